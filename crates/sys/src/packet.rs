@@ -1,0 +1,1 @@
+//! Raw packets on a link.

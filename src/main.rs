@@ -1,0 +1,2 @@
+//! The binary: parse, build, run, drain.
+fn main() {}
