@@ -2,3 +2,29 @@
 //!
 //! Absent on purpose: typed structs as the model. Objects are `serde_json::Value`, so that a field this version does not
 //! know survives a read and a write; the typed structs of `k8s-openapi` only check what comes in.
+//!
+//! The way of a write through this crate, as the server walks it:
+//!
+//! - create: [`Kind::decode`], then [`Kind::prepare_create`], for a Service [`service::allocate`], then
+//!   [`Kind::check_create`];
+//! - update and patch: the same with [`Kind::prepare_update`] and [`Kind::check_update`], which know the stored object;
+//! - `/status`: [`Kind::prepare_status_update`] and [`Kind::check_status_update`].
+
+pub mod decode;
+pub mod duration;
+pub mod fielderror;
+pub mod kind;
+pub mod kinds;
+pub mod mergekeys;
+pub mod meta;
+pub mod patch;
+pub mod scale;
+pub mod selector;
+pub mod service;
+pub mod status;
+pub mod walk;
+
+pub use fielderror::{ErrorKind, FieldError};
+pub use kind::{Column, KINDS, Kind, Strategy, find, find_kind};
+pub use selector::{FieldSelector, LabelSelector};
+pub use status::Status;

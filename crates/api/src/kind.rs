@@ -1,0 +1,294 @@
+//! A kind is one table entry and pure functions: how it is named, decoded, defaulted, checked, selected and shown.
+
+use serde_json::Value;
+
+use crate::fielderror::FieldError;
+use crate::meta::NameRule;
+use crate::{decode, kinds, meta};
+
+/// One column of a Table (`meta.k8s.io/v1 TableColumnDefinition`).
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    /// The heading; kubectl prints it in capitals.
+    pub name: &'static str,
+    /// `string`, `integer`, `boolean`, `date`.
+    pub r#type: &'static str,
+    /// `name` for the first column, else empty.
+    pub format: &'static str,
+    /// What the column shows.
+    pub description: &'static str,
+    /// 0 is shown always, more only with `-o wide`.
+    pub priority: i32,
+}
+
+impl Column {
+    /// A column that is always shown.
+    pub const fn new(name: &'static str, r#type: &'static str, description: &'static str) -> Self {
+        Self { name, r#type, format: "", description, priority: 0 }
+    }
+
+    /// A column that is shown with `-o wide`.
+    pub const fn wide(name: &'static str, r#type: &'static str, description: &'static str) -> Self {
+        Self { name, r#type, format: "", description, priority: 1 }
+    }
+
+    /// The first column of every kind.
+    pub const fn object_name() -> Self {
+        Self {
+            name: "Name",
+            r#type: "string",
+            format: "name",
+            description: "Name of the object",
+            priority: 0,
+        }
+    }
+}
+
+/// What is particular to a kind on its way into the store. What all kinds share ([`meta`]) is not here.
+#[derive(Clone, Copy)]
+pub struct Strategy {
+    /// Fills in what the client left out.
+    pub default: fn(&mut Value),
+    /// Makes a decoded, defaulted object ready to be checked and created: wipes what a client may not set.
+    pub prepare_create: fn(&mut Value),
+    /// The same for an update of the main resource.
+    pub prepare_update: fn(new: &mut Value, old: &Value),
+    /// The same for an update through `/status`.
+    pub prepare_status_update: fn(new: &mut Value, old: &Value),
+    /// The rules an object must keep at any time (metadata apart).
+    pub validate: fn(&Value) -> Vec<FieldError>,
+    /// The rules of a change, beyond those of `validate`.
+    pub validate_update: fn(new: &Value, old: &Value) -> Vec<FieldError>,
+    /// The rules of a change through `/status`.
+    pub validate_status_update: fn(new: &Value, old: &Value) -> Vec<FieldError>,
+    /// What goes into `Warning:` headers.
+    pub warnings: fn(&Value) -> Vec<String>,
+}
+
+fn nothing(_: &mut Value) {}
+fn no_finding(_: &Value) -> Vec<FieldError> {
+    Vec::new()
+}
+fn no_change_finding(_: &Value, _: &Value) -> Vec<FieldError> {
+    Vec::new()
+}
+fn no_warning(_: &Value) -> Vec<String> {
+    Vec::new()
+}
+fn as_is(_: &mut Value, _: &Value) {}
+
+/// Drops `status` from a new object: only `/status` writes it.
+pub fn wipe_status(object: &mut Value) {
+    if let Some(map) = object.as_object_mut() {
+        map.shift_remove("status");
+    }
+}
+
+/// Keeps the stored `status` in an update of the main resource.
+pub fn keep_status(new: &mut Value, old: &Value) {
+    keep(new, old, "status");
+}
+
+/// Keeps everything but `status` and the free parts of metadata in an update through `/status`.
+pub fn keep_all_but_status(new: &mut Value, old: &Value) {
+    keep(new, old, "spec");
+    // Kubernetes lets `/status` change labels, annotations and finalizers of most kinds, and nothing else of metadata.
+    if let (Some(n), Some(o)) = (new.get_mut("metadata").and_then(Value::as_object_mut), old.get("metadata"))
+    {
+        match o.get("ownerReferences") {
+            Some(refs) => {
+                n.insert("ownerReferences".into(), refs.clone());
+            }
+            None => {
+                n.shift_remove("ownerReferences");
+            }
+        }
+    }
+}
+
+fn keep(new: &mut Value, old: &Value, field: &str) {
+    if let Some(map) = new.as_object_mut() {
+        match old.get(field) {
+            Some(value) => {
+                map.insert(field.into(), value.clone());
+            }
+            None => {
+                map.shift_remove(field);
+            }
+        }
+    }
+}
+
+impl Strategy {
+    /// A kind with no rules of its own and no status.
+    pub const PLAIN: Strategy = Strategy {
+        default: nothing,
+        prepare_create: nothing,
+        prepare_update: as_is,
+        prepare_status_update: as_is,
+        validate: no_finding,
+        validate_update: no_change_finding,
+        validate_status_update: no_change_finding,
+        warnings: no_warning,
+    };
+
+    /// A kind whose `status` is written through `/status` alone.
+    pub const WITH_STATUS: Strategy = Strategy {
+        prepare_create: wipe_status,
+        prepare_update: keep_status,
+        prepare_status_update: keep_all_but_status,
+        ..Self::PLAIN
+    };
+}
+
+/// A field that a field selector may name: its label and how its value is read.
+pub type SelectableField = (&'static str, fn(&Value) -> String);
+
+/// One kind of object.
+pub struct Kind {
+    /// API group, empty for the core group.
+    pub group: &'static str,
+    /// API version.
+    pub version: &'static str,
+    /// The name of the kind: `Service`.
+    pub kind: &'static str,
+    /// The name of a list of it: `ServiceList`.
+    pub list_kind: &'static str,
+    /// The name in paths: `services`.
+    pub plural: &'static str,
+    /// What kubectl accepts for one.
+    pub singular: &'static str,
+    /// Abbreviations: `svc`.
+    pub short_names: &'static [&'static str],
+    /// Groups of kinds: `all`.
+    pub categories: &'static [&'static str],
+    /// Whether objects live in a namespace.
+    pub namespaced: bool,
+    /// `status`, `scale`, `log`, `eviction`, `binding`, `finalize`.
+    pub subresources: &'static [&'static str],
+    /// Whether `metadata.generation` counts changes of the desired state.
+    pub generation: bool,
+    /// What a name must look like.
+    pub names: NameRule,
+    /// Decodes strictly: the paths of unknown fields, or what does not fit its type.
+    pub decode: fn(&Value) -> Result<Vec<String>, String>,
+    /// What is particular to the kind on its way into the store.
+    pub strategy: Strategy,
+    /// Field selectors beyond `metadata.name` and `metadata.namespace`.
+    pub fields: &'static [SelectableField],
+    /// The columns of a Table.
+    pub columns: &'static [Column],
+    /// The cells of an object's row.
+    pub cells: fn(&Value, now: jiff::Timestamp) -> Vec<Value>,
+}
+
+impl Kind {
+    /// `v1` or `apps/v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.into() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// `services` or `deployments.apps`, as error texts name it.
+    pub fn resource(&self) -> String {
+        if self.group.is_empty() { self.plural.into() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    /// `Service` or `Deployment.apps`, as the text of an invalid object names it.
+    pub fn qualified(&self) -> String {
+        if self.group.is_empty() { self.kind.into() } else { format!("{}.{}", self.kind, self.group) }
+    }
+
+    /// Whether the kind serves this subresource.
+    pub fn has(&self, subresource: &str) -> bool {
+        self.subresources.contains(&subresource)
+    }
+
+    /// Decodes strictly: the paths of unknown fields, or what does not fit its type.
+    pub fn decode(&self, object: &Value) -> Result<Vec<String>, String> {
+        (self.decode)(object)
+    }
+
+    /// Fills in `apiVersion` and `kind`, drops nulls, fills in defaults.
+    pub fn default(&self, object: &mut Value) {
+        decode::normalize(object);
+        if let Some(map) = object.as_object_mut() {
+            map.entry("kind").or_insert_with(|| self.kind.into());
+            map.entry("apiVersion").or_insert_with(|| self.api_version().into());
+        }
+        (self.strategy.default)(object);
+    }
+
+    /// Everything between decoding and checking of a new object, except allocation: defaults, wiped fields, generation.
+    pub fn prepare_create(&self, object: &mut Value) {
+        self.default(object);
+        (self.strategy.prepare_create)(object);
+        meta::set_generation(object, self.generation.then_some(1));
+    }
+
+    /// Everything between decoding and checking of a changed object, except allocation. Kept from the stored object are
+    /// the metadata that clients do not own, and `status`.
+    pub fn prepare_update(&self, new: &mut Value, old: &Value) {
+        self.default(new);
+        meta::keep_system_fields(new, old);
+        (self.strategy.prepare_update)(new, old);
+        self.count_generation(new, old);
+    }
+
+    /// The same through `/status`: only the status (and labels, annotations, finalizers) may change.
+    pub fn prepare_status_update(&self, new: &mut Value, old: &Value) {
+        self.default(new);
+        meta::keep_system_fields(new, old);
+        (self.strategy.prepare_status_update)(new, old);
+    }
+
+    /// Counts `metadata.generation` up when the desired state differs. Also to be called after an allocation has changed
+    /// the object; calling it twice counts once.
+    pub fn count_generation(&self, new: &mut Value, old: &Value) {
+        if !self.generation {
+            return;
+        }
+        let before = meta::generation(old);
+        let next = if kinds::desired_differs(self, new, old) { before + 1 } else { before };
+        meta::set_generation(new, Some(next));
+    }
+
+    /// What is wrong with a new object, metadata included.
+    pub fn check_create(&self, object: &Value) -> Vec<FieldError> {
+        let mut errors = meta::validate(object, self.namespaced, self.names);
+        errors.extend((self.strategy.validate)(object));
+        errors
+    }
+
+    /// What is wrong with a changed object, metadata included.
+    pub fn check_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = meta::validate_update(new, old);
+        errors.extend((self.strategy.validate)(new));
+        errors.extend((self.strategy.validate_update)(new, old));
+        errors
+    }
+
+    /// What is wrong with a change through `/status`.
+    pub fn check_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = meta::validate_update(new, old);
+        errors.extend((self.strategy.validate_status_update)(new, old));
+        errors
+    }
+
+    /// What goes into `Warning:` headers.
+    pub fn warnings(&self, object: &Value) -> Vec<String> {
+        (self.strategy.warnings)(object)
+    }
+}
+
+pub use crate::kinds::KINDS;
+
+/// The kind behind a path.
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+    KINDS.iter().copied().find(|k| k.group == group && k.version == version && k.plural == plural)
+}
+
+/// The kind that an object says it is.
+pub fn find_kind(api_version: &str, kind: &str) -> Option<&'static Kind> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    KINDS.iter().copied().find(|k| k.group == group && k.version == version && k.kind == kind)
+}

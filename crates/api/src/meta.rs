@@ -1,0 +1,184 @@
+//! What all objects share: names, labels, owners, versions, and the rules of `metadata`.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::walk;
+
+mod rules;
+pub use rules::*;
+
+/// The object's name.
+pub fn name(object: &Value) -> &str {
+    walk::text(object, "metadata.name")
+}
+
+/// The object's namespace, empty if it has none.
+pub fn namespace(object: &Value) -> &str {
+    walk::text(object, "metadata.namespace")
+}
+
+/// The object's UID.
+pub fn uid(object: &Value) -> &str {
+    walk::text(object, "metadata.uid")
+}
+
+/// The object's resource version, empty if it has none.
+pub fn resource_version(object: &Value) -> &str {
+    walk::text(object, "metadata.resourceVersion")
+}
+
+/// Writes the resource version, which is the store's revision in decimal.
+pub fn set_resource_version(object: &mut Value, revision: u64) {
+    walk::set(object, "metadata.resourceVersion", revision.to_string());
+}
+
+/// Removes the resource version: the store adds it when it reads.
+pub fn clear_resource_version(object: &mut Value) {
+    walk::remove(object, "metadata.resourceVersion");
+}
+
+/// How often the desired state has changed.
+pub fn generation(object: &Value) -> i64 {
+    walk::int(object, "metadata.generation").unwrap_or(0)
+}
+
+/// Writes or removes the generation.
+pub fn set_generation(object: &mut Value, generation: Option<i64>) {
+    match generation {
+        Some(n) => walk::set(object, "metadata.generation", n),
+        None => {
+            walk::remove(object, "metadata.generation");
+        }
+    }
+}
+
+/// The object's labels.
+pub fn labels(object: &Value) -> &Map<String, Value> {
+    walk::map(object, "metadata.labels")
+}
+
+/// One annotation.
+pub fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+    walk::map(object, "metadata.annotations").get(key).and_then(Value::as_str)
+}
+
+/// The objects that own this one.
+pub fn owner_references(object: &Value) -> &[Value] {
+    walk::list(object, "metadata.ownerReferences")
+}
+
+/// The one owner that controls this object.
+pub fn controller_of(object: &Value) -> Option<&Value> {
+    owner_references(object).iter().find(|r| walk::flag(r, "controller") == Some(true))
+}
+
+/// When deletion was asked for.
+pub fn deletion_timestamp(object: &Value) -> Option<&str> {
+    walk::at(object, "metadata.deletionTimestamp").and_then(Value::as_str)
+}
+
+/// Who must agree before the object goes.
+pub fn finalizers(object: &Value) -> Vec<&str> {
+    walk::list(object, "metadata.finalizers").iter().filter_map(Value::as_str).collect()
+}
+
+/// Marks an object as being deleted. Asking again may shorten the grace and never lengthens it.
+pub fn mark_deleted(object: &mut Value, now: Timestamp, grace_seconds: i64) {
+    let grace = grace_seconds.max(0);
+    let at = rfc3339(now.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(now));
+    if deletion_timestamp(object).is_none() {
+        // Deletion is a change of the desired state and counts as one (apiserver registry/rest/delete.go).
+        if generation(object) > 0 {
+            let next = generation(object) + 1;
+            set_generation(object, Some(next));
+        }
+        walk::set(object, "metadata.deletionTimestamp", at);
+        walk::set(object, "metadata.deletionGracePeriodSeconds", grace);
+    } else if walk::int(object, "metadata.deletionGracePeriodSeconds").unwrap_or(0) > grace {
+        walk::set(object, "metadata.deletionTimestamp", at);
+        walk::set(object, "metadata.deletionGracePeriodSeconds", grace);
+    }
+}
+
+/// Gives a new object what only the server may give: UID, time of creation, namespace; and drops what it may not bring.
+pub fn fill_system_fields(object: &mut Value, namespace: Option<&str>, uid: &str, now: Timestamp) {
+    let Some(meta) = walk::map_mut(object, "metadata") else { return };
+    for field in
+        ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"]
+    {
+        meta.shift_remove(field);
+    }
+    meta.insert("uid".into(), uid.into());
+    meta.insert("creationTimestamp".into(), rfc3339(now).into());
+    match namespace {
+        Some(ns) => {
+            meta.insert("namespace".into(), ns.into());
+        }
+        None => {
+            meta.shift_remove("namespace");
+        }
+    }
+}
+
+/// Makes a name out of `generateName` if the object has none. `random` draws a number below its argument.
+pub fn generate_name(object: &mut Value, random: &mut dyn FnMut(u64) -> u64) {
+    if !name(object).is_empty() {
+        return;
+    }
+    let base = walk::text(object, "metadata.generateName");
+    if base.is_empty() {
+        return;
+    }
+    // Five letters without vowels or look-alikes, after at most 58 of the base, so that 63 are never passed
+    // (apiserver storage/names/generate.go).
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    let mut made: String = base.chars().take(58).collect();
+    for _ in 0..5 {
+        let i = random(LETTERS.len() as u64) as usize % LETTERS.len();
+        made.push(char::from(LETTERS[i]));
+    }
+    walk::set(object, "metadata.name", made);
+}
+
+/// In an update, keeps the parts of metadata that clients do not own: a field left out or changed there is no change.
+pub fn keep_system_fields(new: &mut Value, old: &Value) {
+    let old_meta = walk::map(old, "metadata");
+    let Some(meta) = walk::map_mut(new, "metadata") else { return };
+    for field in
+        ["generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"]
+    {
+        match old_meta.get(field) {
+            Some(value) => {
+                meta.insert(field.into(), value.clone());
+            }
+            None => {
+                meta.shift_remove(field);
+            }
+        }
+    }
+    for field in ["uid", "name", "namespace", "generateName"] {
+        let absent = meta.get(field).and_then(Value::as_str).is_none_or(str::is_empty);
+        if let (true, Some(value)) = (absent, old_meta.get(field)) {
+            meta.insert(field.into(), value.clone());
+        }
+    }
+}
+
+/// A timestamp as Kubernetes writes it: whole seconds, UTC.
+pub fn rfc3339(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// A timestamp with microseconds, as Lease and Event carry it.
+pub fn rfc3339_micro(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}
+
+/// A reference to an owner that controls.
+pub fn controller_reference(api_version: &str, kind: &str, owner: &Value) -> Value {
+    json!({
+        "apiVersion": api_version, "kind": kind, "name": name(owner), "uid": uid(owner),
+        "controller": true, "blockOwnerDeletion": true,
+    })
+}

@@ -1,0 +1,288 @@
+//! The rules of `metadata`: names, labels, annotations, owners, and what may not change.
+
+use serde_json::Value;
+
+use crate::fielderror::FieldError;
+use crate::walk;
+
+/// What an object's name must look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameRule {
+    /// RFC 1123 subdomain, at most 253 bytes.
+    Subdomain,
+    /// RFC 1123 label, at most 63 bytes.
+    Label,
+}
+
+const LABEL_TEXT: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must \
+    start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
+    '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+const SUBDOMAIN_TEXT: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', \
+    and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+    '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const QUALIFIED_TEXT: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end \
+    with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
+    '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+const LABEL_VALUE_TEXT: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or \
+    '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for \
+    validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+
+/// The annotations of an object may not be larger than this together (apimachinery `TotalAnnotationSizeLimitB`).
+const ANNOTATIONS_LIMIT: usize = 256 * 1024;
+
+fn label_shape(text: &str) -> bool {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    let edge = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let b = text.as_bytes();
+    !b.is_empty() && b.iter().all(|&c| inner(c)) && edge(b[0]) && edge(b[b.len() - 1])
+}
+
+fn too_long_text(max: usize) -> String {
+    format!("must be no more than {max} bytes")
+}
+
+/// What keeps a text from being an RFC 1123 label.
+pub fn label_faults(text: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    if text.len() > 63 {
+        out.push(too_long_text(63));
+    }
+    if !label_shape(text) {
+        out.push(LABEL_TEXT.into());
+    }
+    out
+}
+
+/// What keeps a text from being an RFC 1123 subdomain.
+pub fn subdomain_faults(text: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    if text.len() > 253 {
+        out.push(too_long_text(253));
+    }
+    if text.is_empty() || !text.split('.').all(label_shape) {
+        out.push(SUBDOMAIN_TEXT.into());
+    }
+    out
+}
+
+fn qualified_shape(text: &str) -> bool {
+    let b = text.as_bytes();
+    !b.is_empty()
+        && b.iter().all(|&c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.'))
+        && b[0].is_ascii_alphanumeric()
+        && b[b.len() - 1].is_ascii_alphanumeric()
+}
+
+/// What keeps a text from being a qualified name: `example.com/MyName`.
+pub fn qualified_faults(text: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut name = text;
+    if let Some((prefix, rest)) = text.split_once('/') {
+        if rest.contains('/') {
+            return vec![format!(
+                "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
+                 alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
+                 '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. \
+                 'example.com/MyName')"
+            )];
+        }
+        name = rest;
+        if prefix.is_empty() {
+            out.push("prefix part must be non-empty".into());
+        } else {
+            out.extend(subdomain_faults(prefix).into_iter().map(|f| format!("prefix part {f}")));
+        }
+    }
+    if name.is_empty() {
+        out.push("name part must be non-empty".into());
+    } else if name.len() > 63 {
+        out.push(format!("name part {}", too_long_text(63)));
+    }
+    if !qualified_shape(name) {
+        out.push(QUALIFIED_TEXT.into());
+    }
+    out
+}
+
+/// What keeps a text from being the value of a label.
+pub fn label_value_faults(text: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    if text.len() > 63 {
+        out.push(too_long_text(63));
+    }
+    if !text.is_empty() && !qualified_shape(text) {
+        out.push(LABEL_VALUE_TEXT.into());
+    }
+    out
+}
+
+/// What keeps a text from being the name of a port: an IANA service name.
+pub fn port_name_faults(text: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    if text.len() > 15 {
+        out.push("must be no more than 15 characters".into());
+    }
+    let b = text.as_bytes();
+    if !b.iter().all(|&c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-') {
+        out.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".into());
+    }
+    if !b.iter().any(u8::is_ascii_lowercase) {
+        out.push("must contain at least one letter (a-z)".into());
+    }
+    if text.contains("--") {
+        out.push("must not contain consecutive hyphens".into());
+    }
+    if text.starts_with('-') || text.ends_with('-') {
+        out.push("must not begin or end with a hyphen".into());
+    }
+    out
+}
+
+/// The rule that port numbers keep.
+pub const PORT_TEXT: &str = "must be between 1 and 65535, inclusive";
+
+/// Whether a number is a port.
+pub fn is_port(n: i64) -> bool {
+    (1..=65535).contains(&n)
+}
+
+/// The findings of a list of faults at one path.
+pub fn findings(path: &str, value: &str, faults: Vec<String>) -> Vec<FieldError> {
+    faults.into_iter().map(|f| FieldError::invalid(path, value, f)).collect()
+}
+
+impl NameRule {
+    /// What keeps a text from being a name of this kind.
+    pub fn faults(self, text: &str) -> Vec<String> {
+        match self {
+            Self::Subdomain => subdomain_faults(text),
+            Self::Label => label_faults(text),
+        }
+    }
+}
+
+/// What is wrong with a map of labels (also of a selector, or a template).
+pub fn validate_labels(labels: &serde_json::Map<String, Value>, path: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (key, value) in labels {
+        errors.extend(findings(path, key, qualified_faults(key)));
+        let value = value.as_str().unwrap_or("");
+        errors.extend(findings(path, value, label_value_faults(value)));
+    }
+    errors
+}
+
+/// What is wrong with a map of annotations.
+pub fn validate_annotations(annotations: &serde_json::Map<String, Value>, path: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let mut size = 0;
+    for (key, value) in annotations {
+        errors.extend(findings(path, key, qualified_faults(&key.to_lowercase())));
+        size += key.len() + value.as_str().map_or(0, str::len);
+    }
+    if size > ANNOTATIONS_LIMIT {
+        errors.push(FieldError::too_long(path, ANNOTATIONS_LIMIT));
+    }
+    errors
+}
+
+fn validate_shared(object: &Value) -> Vec<FieldError> {
+    let mut errors = validate_labels(walk::map(object, "metadata.labels"), "metadata.labels");
+    errors.extend(validate_annotations(walk::map(object, "metadata.annotations"), "metadata.annotations"));
+    let mut controllers = Vec::new();
+    for (i, owner) in walk::list(object, "metadata.ownerReferences").iter().enumerate() {
+        let path = format!("metadata.ownerReferences[{i}]");
+        if !walk::text(owner, "apiVersion").contains(|c: char| c.is_ascii_alphanumeric()) {
+            errors.push(FieldError::invalid(
+                format!("{path}.apiVersion"),
+                walk::text(owner, "apiVersion"),
+                "version must not be empty",
+            ));
+        }
+        for field in ["kind", "name", "uid"] {
+            if walk::text(owner, field).is_empty() {
+                errors.push(FieldError::invalid(
+                    format!("{path}.{field}"),
+                    "",
+                    if field == "uid" { "uid must not be empty" } else { "must not be empty" },
+                ));
+            }
+        }
+        if walk::flag(owner, "controller") == Some(true) {
+            controllers.push(i);
+        }
+    }
+    if controllers.len() > 1 {
+        errors.push(FieldError::invalid(
+            "metadata.ownerReferences",
+            walk::at(object, "metadata.ownerReferences").cloned().unwrap_or(Value::Null),
+            "Only one reference can have Controller set to true. Found \"true\" in references for several owners",
+        ));
+    }
+    for (i, finalizer) in walk::list(object, "metadata.finalizers").iter().enumerate() {
+        let text = finalizer.as_str().unwrap_or("");
+        errors.extend(findings(&format!("metadata.finalizers[{i}]"), text, qualified_faults(text)));
+    }
+    errors
+}
+
+/// What is wrong with the metadata of a new object.
+pub fn validate(object: &Value, namespaced: bool, names: NameRule) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let base = walk::text(object, "metadata.generateName");
+    if !base.is_empty() {
+        // The base may end in a dash: something follows it.
+        let trimmed = base.strip_suffix('-').map_or(base.to_owned(), |b| format!("{b}a"));
+        errors.extend(findings("metadata.generateName", base, names.faults(&trimmed)));
+    }
+    let name = walk::text(object, "metadata.name");
+    if name.is_empty() {
+        errors.push(FieldError::required("metadata.name", "name or generateName is required"));
+    } else {
+        errors.extend(findings("metadata.name", name, names.faults(name)));
+    }
+    let namespace = walk::text(object, "metadata.namespace");
+    if namespaced {
+        if namespace.is_empty() {
+            errors.push(FieldError::required("metadata.namespace", ""));
+        } else {
+            errors.extend(findings("metadata.namespace", namespace, label_faults(namespace)));
+        }
+    } else if !namespace.is_empty() {
+        errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
+    }
+    errors.extend(validate_shared(object));
+    errors
+}
+
+/// What is wrong with the metadata of a changed object.
+pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for field in ["name", "namespace", "uid", "creationTimestamp"] {
+        let path = format!("metadata.{field}");
+        let (n, o) = (walk::text(new, &path), walk::text(old, &path));
+        if n != o {
+            errors.push(FieldError::invalid(path, n, "field is immutable"));
+        }
+    }
+    // On the way out, finalizers may go and none may come.
+    if walk::at(old, "metadata.deletionTimestamp").is_some() {
+        let had = walk::list(old, "metadata.finalizers");
+        let added: Vec<&str> = walk::list(new, "metadata.finalizers")
+            .iter()
+            .filter(|f| !had.contains(f))
+            .filter_map(Value::as_str)
+            .collect();
+        if !added.is_empty() {
+            let list = added.iter().map(|f| format!("\"{f}\"")).collect::<Vec<_>>().join(", ");
+            errors.push(FieldError::forbidden(
+                "metadata.finalizers",
+                format!(
+                    "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{list}}}"
+                ),
+            ));
+        }
+    }
+    errors.extend(validate_shared(new));
+    errors
+}

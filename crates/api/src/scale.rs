@@ -1,0 +1,51 @@
+//! The `scale` subresource: a Deployment or ReplicaSet seen as a number of replicas, and back.
+
+use serde_json::{Value, json};
+
+use crate::fielderror::FieldError;
+use crate::selector::LabelSelector;
+use crate::walk;
+
+/// The `autoscaling/v1 Scale` of an object.
+pub fn to_scale(object: &Value) -> Value {
+    let mut meta = json!({});
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(value) = walk::at(object, &format!("metadata.{field}")) {
+            walk::set(&mut meta, field, value.clone());
+        }
+    }
+    let selector = walk::at(object, "spec.selector")
+        .and_then(|s| LabelSelector::from_object(s).ok())
+        .map(|s| s.to_string())
+        .unwrap_or_default();
+    let mut status = json!({"replicas": walk::int(object, "status.replicas").unwrap_or(0)});
+    if !selector.is_empty() {
+        walk::set(&mut status, "selector", selector);
+    }
+    let mut spec = json!({});
+    // `replicas: 0` is left out on the wire, as Kubernetes does.
+    if let Some(n) = walk::int(object, "spec.replicas").filter(|n| *n != 0) {
+        walk::set(&mut spec, "replicas", n);
+    }
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta, "spec": spec, "status": status})
+}
+
+/// Writes the number of a Scale into the object it scales. The caller compares resource versions and stores the object
+/// as any other update.
+pub fn apply_scale(object: &mut Value, scale: &Value) -> Result<(), Vec<FieldError>> {
+    let replicas = match walk::at(scale, "spec.replicas") {
+        None => 0,
+        Some(value) => value.as_i64().ok_or_else(|| {
+            vec![FieldError::invalid("spec.replicas", value.clone(), "must be a whole number")]
+        })?,
+    };
+    if replicas < 0 {
+        return Err(vec![FieldError::invalid(
+            "spec.replicas",
+            replicas,
+            "must be greater than or equal to 0",
+        )]);
+    }
+    walk::set(object, "spec.replicas", replicas);
+    Ok(())
+}

@@ -1,0 +1,288 @@
+//! Answers that are not objects: `Status`, with the texts and reasons that clients match on.
+
+use serde_json::{Map, Value, json};
+
+use crate::fielderror::{FieldError, aggregate, quote};
+use crate::kind::Kind;
+
+/// A `v1 Status` that says no (or, for a finished deletion, yes).
+#[derive(Clone, Debug, PartialEq)]
+#[must_use]
+pub struct Status {
+    /// The HTTP status code.
+    pub code: u16,
+    /// The machine's word: `NotFound`.
+    pub reason: &'static str,
+    /// The human's sentence.
+    pub message: String,
+    /// `name`, `group`, `kind`, `uid`, `causes`, `retryAfterSeconds`; empty if none.
+    pub details: Map<String, Value>,
+}
+
+fn details(name: &str, group: &str, kind: &str) -> Map<String, Value> {
+    let mut map = Map::new();
+    for (key, value) in [("name", name), ("group", group), ("kind", kind)] {
+        if !value.is_empty() {
+            map.insert(key.into(), value.into());
+        }
+    }
+    map
+}
+
+impl Status {
+    fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), details: Map::new() }
+    }
+
+    fn about(self, kind: &Kind, name: &str) -> Self {
+        Self { details: details(name, kind.group, kind.plural), ..self }
+    }
+
+    fn causes(mut self, causes: Vec<Value>) -> Self {
+        if !causes.is_empty() {
+            self.details.insert("causes".into(), causes.into());
+        }
+        self
+    }
+
+    /// 404: `services "x" not found`.
+    pub fn not_found(kind: &Kind, name: &str) -> Self {
+        Self::new(404, "NotFound", format!("{} {} not found", kind.resource(), quote(name))).about(kind, name)
+    }
+
+    /// 404 for a path that names nothing.
+    pub fn no_such_path() -> Self {
+        Self::new(404, "NotFound", "the server could not find the requested resource")
+    }
+
+    /// 409: `services "x" already exists`.
+    pub fn already_exists(kind: &Kind, name: &str) -> Self {
+        Self::new(409, "AlreadyExists", format!("{} {} already exists", kind.resource(), quote(name)))
+            .about(kind, name)
+    }
+
+    /// 409 with the reason in the caller's words.
+    pub fn conflict(kind: &Kind, name: &str, why: &str) -> Self {
+        let message = format!("Operation cannot be fulfilled on {} {}: {why}", kind.resource(), quote(name));
+        Self::new(409, "Conflict", message).about(kind, name)
+    }
+
+    /// 409 because `resourceVersion` is not the stored one.
+    pub fn modified(kind: &Kind, name: &str) -> Self {
+        let why =
+            "the object has been modified; please apply your changes to the latest version and try again";
+        Self::conflict(kind, name, why)
+    }
+
+    /// 409 because the UID that the client expects is not the stored one.
+    pub fn uid_precondition(kind: &Kind, name: &str, expected: &str, stored: &str) -> Self {
+        let why =
+            format!("Precondition failed: UID in precondition: {expected}, UID in object meta: {stored}");
+        Self::conflict(kind, name, &why)
+    }
+
+    /// 409 because the resource version that a deletion expects is not the stored one.
+    pub fn version_precondition(kind: &Kind, name: &str, expected: &str, stored: &str) -> Self {
+        let why = format!(
+            "Precondition failed: ResourceVersion in precondition: {expected}, ResourceVersion in object meta: {stored}"
+        );
+        Self::conflict(kind, name, &why)
+    }
+
+    /// 422: `Service "x" is invalid: spec.ports: Required value`.
+    pub fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Self {
+        let message = format!("{} {} is invalid: {}", kind.qualified(), quote(name), aggregate(errors));
+        let mut status = Self::new(422, "Invalid", message);
+        status.details = details(name, kind.group, kind.kind);
+        status.causes(errors.iter().map(FieldError::cause).collect())
+    }
+
+    /// 400 in the caller's words.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(400, "BadRequest", message)
+    }
+
+    /// 400 because the body does not fit the kind.
+    pub fn undecodable(kind: &Kind, why: &str) -> Self {
+        let message = format!(
+            "{} in version {} cannot be handled as a {}: {why}",
+            kind.kind,
+            quote(kind.version),
+            kind.kind
+        );
+        Self::bad_request(message)
+    }
+
+    /// 400 because of fields that the kind does not have, under `fieldValidation=Strict`.
+    pub fn strict_decoding(kind: &Kind, fields: &[String]) -> Self {
+        Self::undecodable(kind, &strict_decoding_error(fields))
+    }
+
+    /// 401.
+    pub fn unauthorized() -> Self {
+        Self::new(401, "Unauthorized", "Unauthorized")
+    }
+
+    /// 403: `services "x" is forbidden: …`.
+    pub fn forbidden(kind: &Kind, name: &str, why: &str) -> Self {
+        let message = if name.is_empty() {
+            format!("{} is forbidden: {why}", kind.resource())
+        } else {
+            format!("{} {} is forbidden: {why}", kind.resource(), quote(name))
+        };
+        Self::new(403, "Forbidden", message).about(kind, name)
+    }
+
+    /// 403 because the namespace is on its way out, with the cause that controllers look for.
+    pub fn namespace_terminating(kind: &Kind, name: &str, namespace: &str) -> Self {
+        let why =
+            format!("unable to create new content in namespace {namespace} because it is being terminated");
+        let cause = json!({
+            "reason": "NamespaceTerminating",
+            "message": format!("namespace {namespace} is being terminated"),
+            "field": "metadata.namespace",
+        });
+        Self::forbidden(kind, name, &why).causes(vec![cause])
+    }
+
+    /// 405.
+    pub fn method_not_allowed(kind: &Kind, verb: &str) -> Self {
+        let message = format!("{verb} is not supported on resources of kind {}", quote(&kind.resource()));
+        Self::new(405, "MethodNotAllowed", message).about(kind, "")
+    }
+
+    /// 405 for a path that is no kind's.
+    pub fn method_not_supported() -> Self {
+        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+    }
+
+    /// 406: no media type that the client accepts.
+    pub fn not_acceptable(accepted: &[&str]) -> Self {
+        let message = format!("only the following media types are accepted: {}", accepted.join(", "));
+        Self::new(406, "NotAcceptable", message)
+    }
+
+    /// 415: a body in a media type that is not understood.
+    pub fn unsupported_media_type(accepted: &[&str]) -> Self {
+        let message = format!(
+            "the body of the request was in an unknown format - accepted media types include: {}",
+            accepted.join(", ")
+        );
+        Self::new(415, "UnsupportedMediaType", message)
+    }
+
+    /// 410: the revision asked for is no longer kept.
+    pub fn expired(message: impl Into<String>) -> Self {
+        Self::new(410, "Expired", message)
+    }
+
+    /// 410 for a watch or list from a revision that compaction has passed.
+    pub fn too_old(asked: u64, oldest: u64) -> Self {
+        Self::expired(format!("too old resource version: {asked} ({oldest})"))
+    }
+
+    /// 410 for a `continue` token that compaction has passed.
+    pub fn continue_expired() -> Self {
+        Self::expired(
+            "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+             without the continue parameter.",
+        )
+    }
+
+    /// 413.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self::new(413, "RequestEntityTooLarge", message)
+    }
+
+    /// 429: come back in `seconds`.
+    pub fn too_many_requests(message: impl Into<String>, seconds: u32) -> Self {
+        let mut status = Self::new(429, "TooManyRequests", message);
+        status.details.insert("retryAfterSeconds".into(), seconds.into());
+        status
+    }
+
+    /// 500: `Internal error occurred: …`.
+    pub fn internal(why: impl std::fmt::Display) -> Self {
+        let cause = json!({"message": why.to_string()});
+        Self::new(500, "InternalError", format!("Internal error occurred: {why}")).causes(vec![cause])
+    }
+
+    /// 503.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(503, "ServiceUnavailable", message)
+    }
+
+    /// 504: the server did not finish in time.
+    pub fn timeout(message: impl std::fmt::Display) -> Self {
+        Self::new(504, "Timeout", format!("Timeout: {message}"))
+    }
+
+    /// 504: the server waits for something and asks to be asked again in `seconds`.
+    pub fn server_timeout(kind: &Kind, verb: &str, seconds: u32) -> Self {
+        let message = format!(
+            "The {verb} operation against {} could not be completed at this time, please try again.",
+            kind.resource()
+        );
+        let mut status = Self::new(500, "ServerTimeout", message).about(kind, verb);
+        if seconds > 0 {
+            status.details.insert("retryAfterSeconds".into(), seconds.into());
+        }
+        status
+    }
+
+    /// 504: a watch asked for a revision that has not come yet.
+    pub fn too_large_resource_version(asked: u64, current: u64) -> Self {
+        let mut status = Self::new(
+            504,
+            "Timeout",
+            format!("Timeout: Too large resource version: {asked}, current: {current}"),
+        );
+        status.details.insert("retryAfterSeconds".into(), 1.into());
+        status.causes(vec![
+            json!({"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}),
+        ])
+    }
+
+    /// The object on the wire.
+    pub fn to_value(&self) -> Value {
+        let mut out = json!({
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": self.message,
+            "reason": self.reason,
+        });
+        if let Some(map) = out.as_object_mut() {
+            if !self.details.is_empty() {
+                map.insert("details".into(), Value::Object(self.details.clone()));
+            }
+            map.insert("code".into(), self.code.into());
+        }
+        out
+    }
+
+    /// The answer to a deletion that is done and leaves no object to show.
+    pub fn deleted(kind: &Kind, name: &str, uid: &str) -> Value {
+        let mut about = details(name, kind.group, kind.plural);
+        if !uid.is_empty() {
+            about.insert("uid".into(), uid.into());
+        }
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": about})
+    }
+}
+
+/// `strict decoding error: unknown field "spec.foo", unknown field "spec.bar"`; the same text is the warning under
+/// `fieldValidation=Warn`, field by field.
+pub fn strict_decoding_error(fields: &[String]) -> String {
+    let list = fields.iter().map(|f| format!("unknown field {}", quote(f))).collect::<Vec<_>>().join(", ");
+    format!("strict decoding error: {list}")
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Status {}
