@@ -1,0 +1,105 @@
+//! The server over TLS: HTTP/1.1 and HTTP/2 by ALPN, drained when asked to stop.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Result;
+use crate::server::{Caller, Server};
+
+/// How long a connection may be silent before HTTP/2 pings it, and how long its answer may take: client-go pings as
+/// often (http2 ReadIdleTimeout 30 s, PingTimeout 15 s).
+const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(15));
+/// A TLS handshake that takes longer is given up, so that idle connections don't pile up.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long requests that are under way may take to end after `shutdown`. Watches end at once.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Accepts connections until `shutdown` completes, then lets the requests under way finish.
+pub async fn serve(
+    server: Arc<Server>,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls);
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(1000)
+        .keep_alive_interval(PING.0)
+        .keep_alive_timeout(PING.1);
+    let builder = Arc::new(builder);
+    let graceful = GracefulShutdown::new();
+    let drain = CancellationToken::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) if passing(&error) => {
+                    tracing::warn!(%error, "accepting a connection");
+                    // Out of descriptors: room comes only when others close.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            },
+            () = &mut shutdown => break,
+        };
+        // Events are small and single; Nagle's algorithm would hold them back.
+        let _ = stream.set_nodelay(true);
+        let (acceptor, builder, watcher) = (acceptor.clone(), builder.clone(), graceful.watcher());
+        let (server, drain) = (server.clone(), drain.clone());
+        tokio::spawn(async move {
+            let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
+                Err(_) => return tracing::debug!("TLS handshake took too long"),
+            };
+            let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                let (server, drain) = (server.clone(), drain.clone());
+                async move {
+                    let identity = request
+                        .headers()
+                        .get(http::header::AUTHORIZATION)
+                        .and_then(|value| value.to_str().ok())
+                        .and_then(|value| server.identify(value));
+                    Ok::<_, Infallible>(server.answer(Caller { identity, drain }, request).await)
+                }
+            });
+            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+            if let Err(error) = watcher.watch(connection).await {
+                tracing::debug!(%error, "connection");
+            }
+        });
+    }
+
+    drop(listener);
+    drain.cancel();
+    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests were still under way after {DRAIN:?}; leaving them");
+    }
+    Ok(())
+}
+
+/// Errors of `accept` that concern one connection or a shortage, not the listener (accept(2)).
+fn passing(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    // EMFILE, ENFILE, ENOBUFS, ENOMEM.
+    matches!(error.raw_os_error(), Some(24 | 23 | 105 | 12))
+        || matches!(
+            error.kind(),
+            ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted | ErrorKind::WouldBlock
+        )
+}
