@@ -164,7 +164,8 @@ pub struct ServicePlan {
 pub struct NodePlan {
     /// Addresses on which NodePorts answer.
     pub node_addresses: BTreeSet<IpAddr>,
-    /// The ranges of cluster IPs. Anything addressed to them that no Service owns is dropped.
+    /// The ranges of cluster IPs, none overlapping another. Anything addressed to them that no Service owns is dropped.
+    /// A cluster IP outside of the ranges that the node was told of is in here by itself.
     pub service_cidrs: BTreeSet<IpNet>,
     /// Sources that count as inside: the pods of this node.
     pub inside: BTreeSet<IpNet>,
@@ -191,7 +192,8 @@ pub enum FromOutside {
 pub struct Plan {
     /// The node's part.
     pub node: NodePlan,
-    /// Each Service's part. A frontend occurs in one Service only.
+    /// Each Service's part, of those that own a frontend. A frontend occurs in one Service only, and none is an
+    /// address of `NodePlan::node_addresses` at a port that another frontend has as its NodePort.
     pub services: BTreeMap<ServiceName, Arc<ServicePlan>>,
 }
 
@@ -225,6 +227,53 @@ impl Family {
     }
 }
 
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
+        })
+    }
+}
+
+impl FrontendPlan {
+    /// The sets that its actions name.
+    pub fn sets(&self) -> impl Iterator<Item = &SetName> {
+        [Some(&self.action), self.inside.as_ref()].into_iter().flatten().filter_map(|action| match action {
+            Action::Balance(set) => Some(set),
+            Action::Drop | Action::Reject => None,
+        })
+    }
+}
+
+impl FrontendKind {
+    /// The field of a Service that makes such a frontend.
+    pub fn field(self) -> &'static str {
+        match self {
+            FrontendKind::ClusterIp => "spec.clusterIPs",
+            FrontendKind::ExternalIp => "spec.externalIPs",
+            FrontendKind::LoadBalancer => "status.loadBalancer.ingress",
+            FrontendKind::NodePort => "spec.ports[].nodePort",
+        }
+    }
+}
+
+impl fmt::Display for Frontend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Frontend::Address { address: IpAddr::V4(a), protocol, port } => {
+                write!(f, "{a}:{port}/{protocol}")
+            }
+            Frontend::Address { address: IpAddr::V6(a), protocol, port } => {
+                write!(f, "[{a}]:{port}/{protocol}")
+            }
+            Frontend::NodePort { family, protocol, port } => {
+                write!(f, "{family} node port {port}/{protocol}")
+            }
+        }
+    }
+}
+
 impl Frontend {
     /// The frontend's family.
     pub fn family(&self) -> Family {
@@ -255,6 +304,13 @@ impl fmt::Display for Protocol {
             Protocol::Udp => "UDP",
             Protocol::Sctp => "SCTP",
         })
+    }
+}
+
+impl PlanChange {
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.node.is_none() && self.services.is_empty()
     }
 }
 

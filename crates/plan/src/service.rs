@@ -1,0 +1,340 @@
+//! The first step of planning: what one Service asks of a node, from its endpoints and the node alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::finding::Finding;
+use crate::model::*;
+use crate::view::*;
+
+/// What one Service asks for. What it gets is decided with the others ([`crate::claims`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceClaims {
+    /// When the Service was created.
+    pub created: i64,
+    /// What it would own if nobody else claimed any of its frontends.
+    pub wanted: Arc<ServicePlan>,
+    /// Addresses of its endpoints on this node, usable or not.
+    pub local_pods: BTreeSet<IpAddr>,
+}
+
+/// Plans one Service.
+pub fn plan_service(
+    service: &ServiceView,
+    endpoints: &EndpointsView,
+    node: &NodeView,
+) -> (ServiceClaims, Vec<Finding>) {
+    let mut findings = Vec::new();
+    let merged = merge(endpoints, node);
+    let vips = vips(service, node, &mut findings);
+    let families: BTreeSet<Family> = service.cluster_ips.iter().map(|a| Family::of(*a)).collect();
+    let mut plan = ServicePlan::default();
+    for port in &service.ports {
+        for &family in &families {
+            plan_port(service, port, family, &merged, &vips, node, &mut plan);
+        }
+    }
+    let local_pods =
+        merged.values().flat_map(|m| m.values()).filter(|e| is_local(e, node)).map(|e| e.address).collect();
+    (ServiceClaims { created: service.created, wanted: Arc::new(plan), local_pods }, findings)
+}
+
+/// An address of a Service that is captured, and for whom.
+struct Vip {
+    address: IpAddr,
+    kind: FrontendKind,
+    source_ranges: Option<BTreeSet<IpNet>>,
+}
+
+fn vips(service: &ServiceView, node: &NodeView, findings: &mut Vec<Finding>) -> Vec<Vip> {
+    let mut vips: Vec<Vip> = Vec::new();
+    for &address in &service.cluster_ips {
+        vips.push(Vip { address, kind: FrontendKind::ClusterIp, source_ranges: None });
+    }
+    // Before external IPs: if one address is both, the claim with source ranges must be the one that stays.
+    let mut closed = BTreeSet::new();
+    for (i, ingress) in service.load_balancer.iter().enumerate() {
+        if ingress.proxy {
+            continue; // services.md A1.31: the traffic goes to the load balancer
+        }
+        let field = format!("status.loadBalancer.ingress[{i}].ip");
+        if refused(service, node, ingress.ip, &field, findings) {
+            continue;
+        }
+        let source_ranges = ranges_for(service, node, ingress.ip);
+        if source_ranges.as_ref().is_some_and(|r| r.is_empty()) && closed.insert(Family::of(ingress.ip)) {
+            let family = Family::of(ingress.ip);
+            findings.push(Finding::service(
+                &service.name,
+                "spec.loadBalancerSourceRanges",
+                format!(
+                    "no valid {family} range is given, so {} is closed to everyone; add {family} ranges",
+                    ingress.ip
+                ),
+            ));
+        }
+        vips.push(Vip { address: ingress.ip, kind: FrontendKind::LoadBalancer, source_ranges });
+    }
+    for (i, &address) in service.external_ips.iter().enumerate() {
+        let field = format!("spec.externalIPs[{i}]");
+        if refused(service, node, address, &field, findings) {
+            continue;
+        }
+        if node.addresses.contains(&address) || node.local_addresses.contains(&address) {
+            findings.push(Finding::service(
+                &service.name,
+                field,
+                format!("{address} is an address of node {}: connections to these ports of the node itself now go to the Service", node.name),
+            ));
+        }
+        vips.push(Vip { address, kind: FrontendKind::ExternalIp, source_ranges: None });
+    }
+    vips
+}
+
+/// Whether an external or load-balancer address can't be captured at all.
+///
+/// An address inside of the cluster IPs' ranges is not taken from whoever owns it or will own it (CVE-2020-8554).
+fn refused(
+    service: &ServiceView,
+    node: &NodeView,
+    ip: IpAddr,
+    field: &str,
+    findings: &mut Vec<Finding>,
+) -> bool {
+    let why = if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() {
+        format!(
+            "{ip} is a loopback, unspecified or multicast address and is not captured; use a unicast address"
+        )
+    } else if node.service_cidrs.iter().any(|r| r.contains(&ip)) {
+        format!(
+            "{ip} lies in a range of cluster IPs and is not captured; use an address outside of these ranges"
+        )
+    } else if !service.cluster_ips.iter().any(|c| Family::of(*c) == Family::of(ip)) {
+        format!(
+            "{ip} is {} but the Service has no cluster IP of that family; see spec.ipFamilies",
+            Family::of(ip)
+        )
+    } else {
+        return false;
+    };
+    findings.push(Finding::service(&service.name, field.to_owned(), why));
+    true
+}
+
+/// The source ranges that hold for a load balancer's address: only those of its family, so that a family without a
+/// range is closed instead of open (services.md A6.15).
+fn ranges_for(service: &ServiceView, node: &NodeView, vip: IpAddr) -> Option<BTreeSet<IpNet>> {
+    let family = Family::of(vip);
+    let mut ranges: BTreeSet<IpNet> = service
+        .source_ranges
+        .as_ref()?
+        .iter()
+        .filter(|r| Family::of(r.addr()) == family)
+        .map(|r| r.trunc())
+        .collect();
+    if ranges.iter().any(|r| r.prefix_len() == 0) {
+        return None;
+    }
+    // Where the address is bound to an interface, the kernel chooses it as the source of the node's own connections
+    // to it: a node that is let in must be let in under that address too (services.md A6.14).
+    if node.addresses.iter().any(|a| ranges.iter().any(|r| r.contains(a))) {
+        ranges.insert(IpNet::from(vip));
+    }
+    Some(ranges)
+}
+
+fn plan_port(
+    service: &ServiceView,
+    port: &PortView,
+    family: Family,
+    merged: &Merged<'_>,
+    vips: &[Vip],
+    node: &NodeView,
+    plan: &mut ServicePlan,
+) {
+    let no_endpoints = BTreeMap::new();
+    let key = PortKey { name: &port.name, protocol: port.protocol, family };
+    let choice = choose(merged.get(&key).unwrap_or(&no_endpoints), node);
+    let set = |scope| SetName { port: port.name.clone(), protocol: port.protocol, family, scope };
+
+    // No endpoint at all is refused at once; endpoints that this policy doesn't allow here are a matter of routing that
+    // may heal elsewhere, so the client is left to try again (services.md A6.7).
+    let action = |policy| match policy {
+        TrafficPolicy::Cluster if !choice.cluster.is_empty() => Action::Balance(set(Scope::Cluster)),
+        TrafficPolicy::Local if !choice.local.is_empty() => Action::Balance(set(Scope::Local)),
+        TrafficPolicy::Local if !choice.cluster.is_empty() => Action::Drop,
+        _ => Action::Reject,
+    };
+
+    let internal = action(service.internal_policy);
+    let external = action(service.external_policy);
+    // What starts on this node and in its pods need not enter by a node that has an endpoint (services.md A6.8).
+    let inside = Some(action(TrafficPolicy::Cluster)).filter(|i| *i != external);
+    let external_masquerade = match service.external_policy {
+        TrafficPolicy::Cluster => Masquerade::Everyone,
+        TrafficPolicy::Local => Masquerade::Node,
+    };
+
+    for vip in vips.iter().filter(|v| Family::of(v.address) == family) {
+        let frontend = Frontend::Address { address: vip.address, protocol: port.protocol, port: port.port };
+        plan.frontends.entry(frontend).or_insert_with(|| match vip.kind {
+            FrontendKind::ClusterIp => FrontendPlan {
+                kind: vip.kind,
+                action: internal.clone(),
+                inside: None,
+                masquerade: Masquerade::Outsiders,
+                source_ranges: None,
+            },
+            kind => FrontendPlan {
+                kind,
+                action: external.clone(),
+                inside: inside.clone(),
+                masquerade: external_masquerade,
+                source_ranges: vip.source_ranges.clone(),
+            },
+        });
+    }
+    if let Some(node_port) = port.node_port {
+        let frontend = Frontend::NodePort { family, protocol: port.protocol, port: node_port };
+        plan.frontends.entry(frontend).or_insert_with(|| FrontendPlan {
+            kind: FrontendKind::NodePort,
+            action: external.clone(),
+            inside: inside.clone(),
+            masquerade: external_masquerade,
+            source_ranges: None, // never on NodePorts: services.md A1.14
+        });
+    }
+
+    let used: BTreeSet<&SetName> = plan.frontends.values().flat_map(FrontendPlan::sets).collect();
+    for (scope, backends) in [(Scope::Cluster, choice.cluster), (Scope::Local, choice.local)] {
+        let name = set(scope);
+        if used.contains(&name) {
+            plan.sets.insert(name, BackendSet { backends, affinity: service.affinity });
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct PortKey<'a> {
+    name: &'a str,
+    protocol: Protocol,
+    family: Family,
+}
+
+/// The endpoints of each port, each address and port once.
+type Merged<'a> = BTreeMap<PortKey<'a>, BTreeMap<Backend, &'a EndpointView>>;
+
+/// While the control plane moves an endpoint from one slice to another it may be in both: the entry that says most in
+/// its favour wins, and one that isn't terminating before all (services.md A6.4).
+fn merge<'a>(endpoints: &'a EndpointsView, node: &NodeView) -> Merged<'a> {
+    let rank = |e: &EndpointView| (!e.terminating, e.ready, e.serving, is_local(e, node));
+    let mut merged: Merged<'a> = BTreeMap::new();
+    for slice in endpoints.slices.values() {
+        for port in &slice.ports {
+            let key = PortKey { name: &port.name, protocol: port.protocol, family: slice.family };
+            let of_port = merged.entry(key).or_default();
+            for endpoint in slice.endpoints.iter().filter(|e| Family::of(e.address) == slice.family) {
+                of_port
+                    .entry(Backend { address: endpoint.address, port: port.port })
+                    .and_modify(|e| {
+                        if rank(endpoint) > rank(e) {
+                            *e = endpoint;
+                        }
+                    })
+                    .or_insert(endpoint);
+            }
+        }
+    }
+    merged
+}
+
+fn is_local(endpoint: &EndpointView, node: &NodeView) -> bool {
+    endpoint.node.as_deref() == Some(&*node.name)
+}
+
+/// The usable endpoints of a port.
+struct Choice {
+    cluster: BTreeSet<Backend>,
+    local: BTreeSet<Backend>,
+}
+
+fn choose(endpoints: &BTreeMap<Backend, &EndpointView>, node: &NodeView) -> Choice {
+    let topology = topology(endpoints, node);
+    Choice {
+        cluster: usable(endpoints, |_| true, |e| topology.allows(e, node)),
+        // Hints never apply to it: services.md A6.6.
+        local: usable(endpoints, |e| is_local(e, node), |_| true),
+    }
+}
+
+/// The ready endpoints that are preferred; if there is none ready, those that are terminating and still serve, where
+/// preferences no longer count (services.md A6.5, KEP-1669).
+fn usable(
+    endpoints: &BTreeMap<Backend, &EndpointView>,
+    eligible: impl Fn(&EndpointView) -> bool,
+    preferred: impl Fn(&EndpointView) -> bool,
+) -> BTreeSet<Backend> {
+    let pick = |wanted: &dyn Fn(&EndpointView) -> bool| -> BTreeSet<Backend> {
+        endpoints.iter().filter(|(_, e)| eligible(e) && wanted(e)).map(|(b, _)| *b).collect()
+    };
+    let ready = pick(&|e| e.ready && preferred(e));
+    if !ready.is_empty() { ready } else { pick(&|e| e.serving && e.terminating) }
+}
+
+/// What the hints of a port's ready endpoints amount to on this node.
+enum Topology<'a> {
+    Anywhere,
+    ThisZone(&'a str),
+    ThisNode,
+}
+
+impl Topology<'_> {
+    fn allows(&self, endpoint: &EndpointView, node: &NodeView) -> bool {
+        let Some(hints) = &endpoint.hints else { return matches!(self, Topology::Anywhere) };
+        match self {
+            Topology::Anywhere => true,
+            Topology::ThisZone(zone) => hints.zones.iter().any(|z| &**z == *zone),
+            Topology::ThisNode => hints.nodes.contains(&node.name),
+        }
+    }
+}
+
+/// Hints count only if every ready endpoint has them and at least one is meant for here: half-written hints must not
+/// concentrate all traffic on few endpoints (services.md A6.6).
+fn topology<'a>(endpoints: &BTreeMap<Backend, &EndpointView>, node: &'a NodeView) -> Topology<'a> {
+    let ready = || endpoints.values().filter(|e| e.ready);
+    let all = |has: &dyn Fn(&Hints) -> bool| ready().all(|e| e.hints.as_deref().is_some_and(has));
+    let any = |is: &dyn Fn(&Hints) -> bool| ready().any(|e| e.hints.as_deref().is_some_and(is));
+    if all(&|h| !h.nodes.is_empty()) && any(&|h| h.nodes.contains(&node.name)) {
+        return Topology::ThisNode;
+    }
+    match &node.zone {
+        Some(zone) if all(&|h| !h.zones.is_empty()) && any(&|h| h.zones.contains(zone)) => {
+            Topology::ThisZone(zone)
+        }
+        _ => Topology::Anywhere,
+    }
+}
+
+/// The addresses on which NodePorts answer (services.md A6.16).
+pub(crate) fn node_port_addresses(node: &NodeView) -> BTreeSet<IpAddr> {
+    let known = || node.addresses.iter().chain(&node.local_addresses).copied().filter(|a| !a.is_loopback());
+    match &node.node_ports {
+        NodePortAddresses::Primary => [Family::V4, Family::V6]
+            .into_iter()
+            .filter_map(|f| node.addresses.iter().copied().find(|a| Family::of(*a) == f))
+            .collect(),
+        NodePortAddresses::All => known().collect(),
+        NodePortAddresses::Ranges(ranges) => known()
+            .filter(|a| {
+                let mut of_family =
+                    ranges.iter().filter(|r| Family::of(r.addr()) == Family::of(*a)).peekable();
+                of_family.peek().is_none() || of_family.any(|r| r.contains(a))
+            })
+            .collect(),
+    }
+}
