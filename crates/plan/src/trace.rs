@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -90,5 +91,259 @@ impl Origin {
         match self {
             Origin::Pod(a) | Origin::Node(a) | Origin::Outside(a) => a,
         }
+    }
+}
+
+impl Plan {
+    /// Where a new connection would go.
+    pub fn trace(&self, flow: &Flow) -> Verdict {
+        let source = flow.from.address();
+        let inside = self.is_inside(flow.from);
+        let mut because = Vec::new();
+        let found = self.find(flow);
+        let in_service_range = self.node.service_cidrs.iter().any(|r| r.contains(&flow.destination));
+
+        if in_service_range && !inside && self.node.cluster_ip_from_outside == FromOutside::Refuse {
+            because.push(Reason::of_config(
+                "clusterIPFromOutside",
+                format!(
+                    "{source} is neither this node nor one of its pods, and cluster IPs are closed to others"
+                ),
+            ));
+            return Verdict { outcome: Outcome::Drop, because };
+        }
+        let Some((service, part, frontend, plan)) = found else {
+            let outcome = self.nobodys(flow, in_service_range, &mut because);
+            return Verdict { outcome, because };
+        };
+
+        because.push(Reason::of_service(
+            service,
+            plan.kind.field(),
+            match frontend {
+                Frontend::Address { .. } => format!("{frontend} is an address of this Service"),
+                Frontend::NodePort { .. } => {
+                    format!("{} is an address of this node, {frontend}", flow.destination)
+                }
+            },
+        ));
+        if let Some(ranges) = &plan.source_ranges {
+            let allowed = ranges.iter().find(|r| r.contains(&source));
+            because.push(Reason::of_service(
+                service,
+                "spec.loadBalancerSourceRanges",
+                match allowed {
+                    Some(range) => format!("{source} is in {range}"),
+                    None => format!("{source} is in none of the {} ranges", frontend.family()),
+                },
+            ));
+            if allowed.is_none() {
+                return Verdict { outcome: Outcome::Drop, because };
+            }
+        }
+
+        let policy = match plan.kind {
+            FrontendKind::ClusterIp => "spec.internalTrafficPolicy",
+            _ => "spec.externalTrafficPolicy",
+        };
+        let action = match &plan.inside {
+            Some(action) if inside => {
+                because.push(Reason::of_service(
+                    service,
+                    policy,
+                    "Local, but the connection starts on this node or in one of its pods: endpoints anywhere count".into(),
+                ));
+                action
+            }
+            _ => &plan.action,
+        };
+        let set = match action {
+            Action::Balance(name) => match part.sets.get(name) {
+                Some(set) => {
+                    because.push(Reason::of_service(
+                        service,
+                        policy,
+                        match name.scope {
+                            Scope::Cluster => "usable endpoints anywhere".into(),
+                            Scope::Local => "Local: usable endpoints on this node".into(),
+                        },
+                    ));
+                    set
+                }
+                // Not a plan of ours: a frontend never names a set that isn't there.
+                None => {
+                    because.push(Reason::of_service(
+                        service,
+                        policy,
+                        "the plan lacks the set that it names".into(),
+                    ));
+                    return Verdict { outcome: Outcome::Drop, because };
+                }
+            },
+            Action::Drop => {
+                because.push(Reason::of_service(
+                    service,
+                    policy,
+                    "Local, and all usable endpoints are on other nodes".into(),
+                ));
+                return Verdict { outcome: Outcome::Drop, because };
+            }
+            Action::Reject => {
+                because.push(Reason {
+                    object: Object::Endpoints(service.clone()),
+                    field: "endpoints[].conditions".into(),
+                    text: "no endpoint for this port and family is ready, nor serving while it terminates"
+                        .into(),
+                });
+                return Verdict { outcome: Outcome::Reject, because };
+            }
+        };
+
+        let source_seen = self.source_seen(flow, plan, set);
+        if source_seen != SourceSeen::Kept {
+            because.push(Reason::of_service(
+                service,
+                policy,
+                match (source_seen, plan.masquerade) {
+                    (SourceSeen::KeptUnlessItself, _) => {
+                        "a pod that reaches itself sees the node's address as the source".into()
+                    }
+                    (_, Masquerade::Outsiders) => {
+                        format!("{source} is not a pod's address: the source becomes the node's")
+                    }
+                    (_, Masquerade::Everyone) => "Cluster: the source becomes the node's".into(),
+                    (_, Masquerade::Node) => {
+                        "the connection starts on the node: the source becomes the node's".into()
+                    }
+                },
+            ));
+        }
+        if let Some(timeout) = set.affinity {
+            because.push(Reason::of_service(
+                service,
+                "spec.sessionAffinity",
+                format!(
+                    "ClientIP: {source} keeps its endpoint for {} s after its last connection",
+                    timeout.as_secs()
+                ),
+            ));
+        }
+        let outcome = Outcome::Forward { set: set.backends.clone(), source_seen, affinity: set.affinity };
+        Verdict { outcome, because }
+    }
+
+    /// Whether a flow counts as inside: it starts on the node, or comes from the address of one of its pods.
+    fn is_inside(&self, from: Origin) -> bool {
+        match from {
+            Origin::Node(_) => true,
+            Origin::Pod(source) | Origin::Outside(source) => {
+                self.node.inside.iter().any(|r| r.contains(&source))
+            }
+        }
+    }
+
+    /// The frontend that a flow is addressed to.
+    fn find(&self, flow: &Flow) -> Option<(&ServiceName, &ServicePlan, Frontend, &FrontendPlan)> {
+        let Flow { destination, protocol, port, .. } = *flow;
+        let address = Frontend::Address { address: destination, protocol, port };
+        let node_port = Frontend::NodePort { family: Family::of(destination), protocol, port };
+        let on_node = self.node.node_addresses.contains(&destination);
+        let wanted = [Some(address), on_node.then_some(node_port)];
+        wanted.into_iter().flatten().find_map(|frontend| {
+            self.services.iter().find_map(|(name, part)| {
+                part.frontends.get(&frontend).map(|plan| (name, &**part, frontend, plan))
+            })
+        })
+    }
+
+    /// What becomes of a flow to an address and port that is no frontend.
+    fn nobodys(&self, flow: &Flow, in_service_range: bool, because: &mut Vec<Reason>) -> Outcome {
+        if !in_service_range {
+            because.push(Reason::of_config(
+                "services",
+                format!("no Service has {} at {} port {}", flow.destination, flow.protocol, flow.port),
+            ));
+            return Outcome::NotAService;
+        }
+        // services.md A6.11
+        let owner = self.services.iter().find(|(_, part)| {
+            part.frontends.iter().any(|(f, p)| {
+                p.kind == FrontendKind::ClusterIp
+                    && matches!(f, Frontend::Address { address, .. } if *address == flow.destination)
+            })
+        });
+        match owner {
+            Some((service, _)) => {
+                let text = format!("the Service has no {} port {}", flow.protocol, flow.port);
+                because.push(Reason::of_service(service, "spec.ports", text));
+                Outcome::Reject
+            }
+            None => {
+                let text =
+                    format!("{} is in a range of cluster IPs, but no Service has it", flow.destination);
+                because.push(Reason::of_config("serviceCIDRs", text));
+                Outcome::Drop
+            }
+        }
+    }
+
+    fn source_seen(&self, flow: &Flow, plan: &FrontendPlan, set: &BackendSet) -> SourceSeen {
+        let source = flow.from.address();
+        let masqueraded = match plan.masquerade {
+            Masquerade::Outsiders => !self.node.unmasqueraded.iter().any(|r| r.contains(&source)),
+            Masquerade::Everyone => true,
+            Masquerade::Node => matches!(flow.from, Origin::Node(_)),
+        };
+        let reaches_itself =
+            || self.node.local_pods.contains(&source) && set.backends.iter().any(|b| b.address == source);
+        match masqueraded {
+            true => SourceSeen::Node,
+            false if reaches_itself() => SourceSeen::KeptUnlessItself,
+            false => SourceSeen::Kept,
+        }
+    }
+}
+
+impl Reason {
+    fn of_service(service: &ServiceName, field: &'static str, text: String) -> Reason {
+        Reason { object: Object::Service(service.clone()), field: field.into(), text }
+    }
+
+    fn of_config(field: &'static str, text: String) -> Reason {
+        Reason { object: Object::Config, field: field.into(), text }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.outcome {
+            Outcome::Forward { set, source_seen, affinity } => {
+                f.write_str("forward to ")?;
+                for (i, backend) in set.iter().enumerate() {
+                    write!(f, "{}{backend}", if i == 0 { "" } else { ", " })?;
+                }
+                f.write_str(match source_seen {
+                    SourceSeen::Kept => "; the client's address is kept",
+                    SourceSeen::Node => "; with this node's address as source",
+                    SourceSeen::KeptUnlessItself => "; the client's address is kept, except to itself",
+                })?;
+                if let Some(timeout) = affinity {
+                    write!(f, "; sticky for {} s", timeout.as_secs())?;
+                }
+            }
+            Outcome::Drop => f.write_str("drop")?,
+            Outcome::Reject => f.write_str("reject")?,
+            Outcome::NotAService => f.write_str("not a Service's")?,
+        }
+        for reason in &self.because {
+            write!(f, "\n  {reason}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.object, self.field, self.text)
     }
 }
