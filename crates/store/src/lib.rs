@@ -4,6 +4,13 @@
 //! The trait is shaped so that etcd v3 fits behind it unchanged: revisions are assigned by the engine, compares are
 //! evaluated by the engine, and a watch is the engine's own. Memory above this trait is a cache, never the authority.
 
+pub mod embedded;
+mod engine;
+mod ring;
+mod schema;
+mod watch;
+mod writer;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -51,6 +58,39 @@ pub struct Txn {
     pub compares: Vec<Compare>,
     /// The writes.
     pub ops: Vec<Op>,
+}
+
+impl Op {
+    /// The key that is written.
+    pub fn key(&self) -> &Arc<str> {
+        match self {
+            Op::Put(key, _) | Op::Delete(key) => key,
+        }
+    }
+}
+
+impl Compare {
+    /// The key that is looked at.
+    pub fn key(&self) -> &Arc<str> {
+        match self {
+            Compare::Absent(key) | Compare::ModRevision(key, _) => key,
+        }
+    }
+}
+
+impl Txn {
+    /// Refuses what no engine can do: two writes of one key at one revision (etcd: "duplicate key given in txn request").
+    pub fn check(&self) -> Result<()> {
+        let mut keys: Vec<&str> = self.ops.iter().map(|op| &**op.key()).collect();
+        keys.sort_unstable();
+        match keys.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(Error::Invalid(format!(
+                "key {:?} is written twice; write each key once in a transaction",
+                pair[0]
+            ))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What became of a transaction. It is handed out only after the commit is durable.
@@ -124,6 +164,16 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// The key that changed.
+    pub fn key(&self) -> &Arc<str> {
+        match self {
+            Change::Put { entry, .. } => &entry.key,
+            Change::Delete { key, .. } => key,
+        }
+    }
+}
+
 /// All changes of one revision within the watched range, or news that there was none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchBatch {
@@ -153,12 +203,16 @@ pub enum Error {
         /// Where the store is.
         current: u64,
     },
-    /// The watcher fell behind further than the store buffers: watch again from the last revision seen.
+    /// The watcher fell behind further than the store buffers: watch again from the last revision seen. (An engine that
+    /// holds history lets a slow watcher read on from there instead, and says [`Error::Compacted`] once that is gone.)
     #[error("the watcher fell behind; watch again from the last revision seen")]
     Lagged,
     /// The engine failed (a full disk, a lost connection). The transaction may not have happened; nothing acknowledged is lost.
     #[error("the store failed: {0}")]
     Engine(String),
+    /// The request can't be carried out by any engine; see [`Txn::check`].
+    #[error("{0}")]
+    Invalid(String),
     /// The store is being closed.
     #[error("the store is closed")]
     Closed,
@@ -183,6 +237,7 @@ pub trait Store: Send + Sync + 'static {
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome>;
     /// Every change in `[start, end)` with a revision greater than `after`, once, in order.
     async fn watch(&self, start: &str, end: &str, after: Revision) -> Result<WatchStream>;
-    /// Forget history before `revision`: reads and watches below it say [`Error::Compacted`].
+    /// Forget history before `revision`: reads and watches below it say [`Error::Compacted`]. What has been forgotten
+    /// already stays so (no error); what has not happened yet is [`Error::Future`]. Space may be given back later.
     async fn compact(&self, revision: Revision) -> Result<()>;
 }

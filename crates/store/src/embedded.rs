@@ -1,0 +1,192 @@
+//! The engine in the process: one file, one writer, any number of readers.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redb::StorageBackend;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::engine::{self, Engine, Medium};
+use crate::ring::Ring;
+use crate::schema::Snapshot;
+use crate::writer::{Command, Writer};
+use crate::{Entry, Error, Range, RangeResult, Result, Revision, Store, Txn, TxnOutcome, WatchStream};
+
+/// How much an [`Embedded`] store may use of what.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Memory for pages of the file.
+    pub cache_bytes: usize,
+    /// So many of the newest revisions stay in memory for watchers; who is further behind reads from the file.
+    pub watch_buffer: usize,
+    /// And no more of them than this many bytes.
+    pub watch_buffer_bytes: usize,
+    /// So many requests may wait for the writer; further ones wait in their callers.
+    pub queue: usize,
+    /// At most so many transactions share one commit.
+    pub group: usize,
+    /// After a compaction, so many changes are cleared away at a time; writers wait no longer than that.
+    pub sweep_rows: usize,
+    /// After an error of the disk, the time between attempts to open the file again.
+    pub retry_after: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            cache_bytes: 64 << 20,
+            watch_buffer: 16 << 10,
+            watch_buffer_bytes: 16 << 20,
+            queue: 1024,
+            group: 512,
+            sweep_rows: 1024,
+            retry_after: Duration::from_millis(250),
+        }
+    }
+}
+
+/// What writer, readers and watchers share.
+pub(crate) struct Shared {
+    pub engine: Engine,
+    pub ring: Ring,
+    /// Tells the writer that a reader met an error.
+    pub trouble: Notify,
+}
+
+impl Shared {
+    /// Reads one moment of history on a blocking thread, as a page may have to come from the disk.
+    pub async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Self, Snapshot) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let shared = self.clone();
+        let work = move || shared.engine.read(|snapshot| read(&shared, snapshot));
+        let result = tokio::task::spawn_blocking(work).await;
+        let result = result.unwrap_or_else(|error| Err(Error::Engine(error.to_string())));
+        if let Err(Error::Engine(_)) = &result {
+            self.trouble.notify_one();
+        }
+        result
+    }
+}
+
+/// A store in one file of this process, which no other process may open meanwhile.
+///
+/// When it is dropped, the file is closed soon after, by the writer's thread; [`Embedded::close`] waits for that.
+pub struct Embedded {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Embedded {
+    /// Opens the file, or makes it. This blocks on the disk, longer after a crash: everything is then checked.
+    pub fn open(path: &Path, options: Options) -> Result<Arc<Embedded>> {
+        Embedded::open_medium(engine::file(path), options)
+    }
+
+    /// A store over something else than a file. `backend` gives a backend of the same storage each time it is called: once
+    /// now, and again after each I/O error, when the one before has been closed.
+    pub fn open_backend<B: StorageBackend>(
+        backend: impl Fn() -> io::Result<B> + Send + Sync + 'static,
+        options: Options,
+    ) -> Result<Arc<Embedded>> {
+        Embedded::open_medium(Box::new(move || Ok(Box::new(backend()?) as Box<dyn StorageBackend>)), options)
+    }
+
+    /// A store that is gone when it is dropped, for tests.
+    pub fn in_memory() -> Arc<Embedded> {
+        Embedded::open_backend(|| Ok(redb::backends::InMemoryBackend::new()), Options::default())
+            .expect("memory does not fail")
+    }
+
+    fn open_medium(medium: Medium, options: Options) -> Result<Arc<Embedded>> {
+        let (engine, marks) = Engine::open(medium, options.cache_bytes)?;
+        let ring = Ring::new(marks.revision, options.watch_buffer, options.watch_buffer_bytes);
+        let shared = Arc::new(Shared { engine, ring, trouble: Notify::new() });
+        let (commands, queue) = mpsc::channel(options.queue.max(1));
+        Writer::spawn(shared.clone(), queue, options, marks)?;
+        Ok(Arc::new(Embedded { shared, commands }))
+    }
+
+    /// Carries out what was asked before, closes the file and returns when it is closed. Everything asked later, and every
+    /// watch that has delivered all, is told [`Error::Closed`].
+    pub async fn close(&self) {
+        // An error says that the writer is gone already.
+        let _ = self.commands.send(Command::Close).await;
+        let mut standing = self.shared.ring.subscribe();
+        let _ = standing.wait_for(|standing| standing.closed).await;
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(command(answer)).await.map_err(|_| Error::Closed)?;
+        answered.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Reads one moment of history; `read` is given the newest revision of it that may be known. An unacknowledged commit
+    /// may be in the database too, and stays unseen.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Snapshot, u64) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.shared
+            .read(move |shared, snapshot| {
+                // Asked after the snapshot was taken: what was acknowledged before the call is in both.
+                let newest = shared.ring.standing().revision.0.min(snapshot.marks.revision);
+                read(&snapshot, newest)
+            })
+            .await
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Embedded {
+    async fn revision(&self) -> Result<Revision> {
+        match self.shared.ring.standing() {
+            standing if standing.closed => Err(Error::Closed),
+            standing => Ok(standing.revision),
+        }
+    }
+
+    async fn get(&self, key: &str) -> Result<(Option<Entry>, Revision)> {
+        let key: Arc<str> = key.into();
+        self.read(move |snapshot, newest| Ok((snapshot.get(&key, newest)?, Revision(newest)))).await
+    }
+
+    async fn range(&self, range: Range) -> Result<RangeResult> {
+        self.read(move |snapshot, newest| {
+            let at = range.revision.map_or(newest, |revision| revision.0);
+            if at > newest {
+                return Err(Error::Future { asked: at, current: newest });
+            }
+            if at < snapshot.marks.compacted {
+                return Err(Error::Compacted { asked: at, oldest: snapshot.marks.compacted });
+            }
+            snapshot.range(&range.start, &range.end, range.limit, at)
+        })
+        .await
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnOutcome> {
+        txn.check()?;
+        self.ask(|answer| Command::Txn(txn, answer)).await
+    }
+
+    async fn watch(&self, start: &str, end: &str, after: Revision) -> Result<WatchStream> {
+        let (compacted, newest) =
+            self.read(move |snapshot, newest| Ok((snapshot.marks.compacted, newest))).await?;
+        if after.0 > newest {
+            return Err(Error::Future { asked: after.0, current: newest });
+        }
+        if after.0 < compacted {
+            return Err(Error::Compacted { asked: after.0, oldest: compacted });
+        }
+        Ok(crate::watch::watch(self.shared.clone(), start, end, after))
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<()> {
+        self.ask(|answer| Command::Compact(revision.0, answer)).await
+    }
+}
