@@ -1,0 +1,23 @@
+# The menu. CI calls the same recipes' commands through .ci/run.
+
+# the main job: a cluster on this machine, all examples, every path checked, nothing left
+lab:
+    cargo run --release -- lab up -f examples/ --check
+
+# all tests
+test:
+    cargo test --workspace
+
+# what else must hold
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# everything that CI runs
+ci:
+    bash .ci/run
+
+# what docs/performance.md quotes
+bench:
+    cargo bench --bench programming
