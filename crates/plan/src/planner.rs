@@ -36,6 +36,9 @@ pub struct Planner {
     stray_cluster_ips: Counts,
     node_findings: Vec<Finding>,
     plan: Plan,
+    /// Of each UDP frontend in the plan: the backends whose flows may go on.
+    udp_serving: BTreeMap<Frontend, Arc<BTreeSet<Backend>>>,
+    stale_udp: BTreeMap<Frontend, Arc<BTreeSet<Backend>>>,
     dirty: BTreeSet<ServiceName>,
     node_dirty: bool,
 }
@@ -68,6 +71,8 @@ impl Planner {
             stray_cluster_ips: Counts::default(),
             node_findings: Vec::new(),
             plan: Plan::default(),
+            udp_serving: BTreeMap::new(),
+            stale_udp: BTreeMap::new(),
             dirty: BTreeSet::new(),
             node_dirty: true,
         }
@@ -138,11 +143,19 @@ impl Planner {
         }
 
         let mut change = PlanChange::default();
+        let mut udp = (BTreeSet::new(), BTreeMap::new());
         for name in unsettled {
-            if let Some(part) = self.settle_one(&name) {
-                change.services.insert(name, part);
+            udp.0.extend(self.plan.services.get(&name).into_iter().flat_map(|p| udp_frontends(p)));
+            let settled = self.settle_one(&name);
+            if let (Some(part), Some(planned)) = (&settled, self.planned.get(&name)) {
+                let serving = |f: Frontend| Some((f, planned.claims.udp_serving.get(&f)?.clone()));
+                udp.1.extend(udp_frontends(part).filter_map(serving));
+            }
+            if settled.as_ref() != self.plan.services.get(&name) {
+                change.services.insert(name, settled);
             }
         }
+        self.note_stale_udp(udp.0, udp.1);
         if node_dirty || self.local_pods.take_changed() | self.stray_cluster_ips.take_changed() {
             let (node, findings) = self.plan_node();
             self.node_findings = findings;
@@ -182,15 +195,35 @@ impl Planner {
         touched
     }
 
-    /// The second step for one Service. Gives its part of the plan if that changed.
-    fn settle_one(&mut self, name: &ServiceName) -> Option<Option<Arc<ServicePlan>>> {
-        let part = self.planned.get_mut(name).map(|planned| {
-            let (part, findings) = self.claims.settle(name, &planned.claims, &self.node_addresses);
-            planned.findings[1] = findings;
-            part
-        });
-        let part = part.filter(|p| !p.frontends.is_empty());
-        (part.as_ref() != self.plan.services.get(name)).then_some(part)
+    /// The second step for one Service: its part of the plan, if it has one.
+    fn settle_one(&mut self, name: &ServiceName) -> Option<Arc<ServicePlan>> {
+        let planned = self.planned.get_mut(name)?;
+        let (part, findings) = self.claims.settle(name, &planned.claims, &self.node_addresses);
+        planned.findings[1] = findings;
+        (!part.frontends.is_empty()).then_some(part)
+    }
+
+    /// A UDP flow lives on in the connection table for as long as packets come, whatever the plan says by then. It is to
+    /// be forgotten when its frontend is gone or its backend no longer serves; also when the frontend is new, since the
+    /// flow may be older than it.
+    fn note_stale_udp(
+        &mut self,
+        before: BTreeSet<Frontend>,
+        after: BTreeMap<Frontend, Arc<BTreeSet<Backend>>>,
+    ) {
+        for frontend in before {
+            if !after.contains_key(&frontend) {
+                self.udp_serving.remove(&frontend);
+                self.stale_udp.insert(frontend, Arc::default());
+            }
+        }
+        for (frontend, serving) in after {
+            let old = self.udp_serving.insert(frontend, serving.clone());
+            let pending = self.stale_udp.contains_key(&frontend);
+            if pending || old.is_none_or(|old| !old.is_subset(&serving)) {
+                self.stale_udp.insert(frontend, serving);
+            }
+        }
     }
 
     fn plan_node(&self) -> (NodePlan, Vec<Finding>) {
@@ -237,6 +270,13 @@ impl Planner {
         (plan, findings)
     }
 
+    /// UDP frontends whose flows may have become stale since the last time, and the backends whose flows may go on: a
+    /// flow to such a frontend and any other backend, or to none, is to be deleted from the connection table once the
+    /// kernel has the plan.
+    pub fn take_stale_udp(&mut self) -> BTreeMap<Frontend, Arc<BTreeSet<Backend>>> {
+        std::mem::take(&mut self.stale_udp)
+    }
+
     /// The plan as of the last [`take_change`](Planner::take_change).
     pub fn plan(&self) -> &Plan {
         &self.plan
@@ -251,6 +291,15 @@ impl Planner {
     pub fn views(&self) -> &Views {
         &self.views
     }
+}
+
+fn udp_frontends(part: &ServicePlan) -> impl Iterator<Item = Frontend> {
+    let is_udp = |f: &&Frontend| match f {
+        Frontend::Address { protocol, .. } | Frontend::NodePort { protocol, .. } => {
+            *protocol == Protocol::Udp
+        }
+    };
+    part.frontends.keys().filter(is_udp).copied()
 }
 
 fn stray_cluster_ips<'a>(claims: &'a ServiceClaims, node: &'a NodeView) -> impl Iterator<Item = IpAddr> + 'a {

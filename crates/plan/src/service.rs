@@ -19,6 +19,9 @@ pub struct ServiceClaims {
     pub wanted: Arc<ServicePlan>,
     /// Addresses of its endpoints on this node, usable or not.
     pub local_pods: BTreeSet<IpAddr>,
+    /// For each UDP frontend in `wanted`: the endpoints that still serve, usable for new flows or not. A flow to one of
+    /// them goes on; a flow to another has to choose again (services.md A6.19).
+    pub udp_serving: BTreeMap<Frontend, Arc<BTreeSet<Backend>>>,
 }
 
 /// Plans one Service.
@@ -32,14 +35,19 @@ pub fn plan_service(
     let vips = vips(service, node, &mut findings);
     let families: BTreeSet<Family> = service.cluster_ips.iter().map(|a| Family::of(*a)).collect();
     let mut plan = ServicePlan::default();
+    let mut udp_serving = BTreeMap::new();
     for port in &service.ports {
         for &family in &families {
-            plan_port(service, port, family, &merged, &vips, node, &mut plan);
+            let made = plan_port(service, port, family, &merged, &vips, node, &mut plan);
+            if port.protocol == Protocol::Udp {
+                let serving = Arc::new(serving(&merged, port, family));
+                udp_serving.extend(made.into_iter().map(|f| (f, serving.clone())));
+            }
         }
     }
     let local_pods =
         merged.values().flat_map(|m| m.values()).filter(|e| is_local(e, node)).map(|e| e.address).collect();
-    (ServiceClaims { created: service.created, wanted: Arc::new(plan), local_pods }, findings)
+    (ServiceClaims { created: service.created, wanted: Arc::new(plan), local_pods, udp_serving }, findings)
 }
 
 /// An address of a Service that is captured, and for whom.
@@ -147,6 +155,7 @@ fn ranges_for(service: &ServiceView, node: &NodeView, vip: IpAddr) -> Option<BTr
     Some(ranges)
 }
 
+/// Plans one port for one family; gives its frontends.
 fn plan_port(
     service: &ServiceView,
     port: &PortView,
@@ -155,7 +164,8 @@ fn plan_port(
     vips: &[Vip],
     node: &NodeView,
     plan: &mut ServicePlan,
-) {
+) -> Vec<Frontend> {
+    let mut made = Vec::new();
     let no_endpoints = BTreeMap::new();
     let key = PortKey { name: &port.name, protocol: port.protocol, family };
     let choice = choose(merged.get(&key).unwrap_or(&no_endpoints), node);
@@ -181,6 +191,7 @@ fn plan_port(
 
     for vip in vips.iter().filter(|v| Family::of(v.address) == family) {
         let frontend = Frontend::Address { address: vip.address, protocol: port.protocol, port: port.port };
+        made.push(frontend);
         plan.frontends.entry(frontend).or_insert_with(|| match vip.kind {
             FrontendKind::ClusterIp => FrontendPlan {
                 kind: vip.kind,
@@ -200,6 +211,7 @@ fn plan_port(
     }
     if let Some(node_port) = port.node_port {
         let frontend = Frontend::NodePort { family, protocol: port.protocol, port: node_port };
+        made.push(frontend);
         plan.frontends.entry(frontend).or_insert_with(|| FrontendPlan {
             kind: FrontendKind::NodePort,
             action: external.clone(),
@@ -216,6 +228,13 @@ fn plan_port(
             plan.sets.insert(name, BackendSet { backends, affinity: service.affinity });
         }
     }
+    made
+}
+
+fn serving(merged: &Merged<'_>, port: &PortView, family: Family) -> BTreeSet<Backend> {
+    let key = PortKey { name: &port.name, protocol: port.protocol, family };
+    let endpoints = merged.get(&key).into_iter().flatten();
+    endpoints.filter(|(_, e)| e.ready || e.serving).map(|(b, _)| *b).collect()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -16,6 +16,8 @@ use crate::promises::assert_well_formed;
 enum Event {
     Service(ServiceView),
     Gone(ServiceName),
+    /// The same Service, made again at another time.
+    Again(ServiceName, i64),
     Endpoints(ServiceName, EndpointsView),
     Node(NodeView),
     Take,
@@ -137,6 +139,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         5 => service_view().prop_map(Event::Service),
         2 => name().prop_map(Event::Gone),
+        2 => (name(), 0..3i64).prop_map(|(n, created)| Event::Again(n, created)),
         4 => (name(), endpoints_view()).prop_map(|(n, e)| Event::Endpoints(n, e)),
         1 => node_view().prop_map(Event::Node),
         3 => Just(Event::Take),
@@ -189,6 +192,12 @@ proptest! {
             match event {
                 Event::Service(view) => planner.set_service(view),
                 Event::Gone(name) => planner.remove_service(&name),
+                Event::Again(name, created) => {
+                    if let Some(view) = planner.views().services.get(&name) {
+                        let view = ServiceView { created, ..ServiceView::clone(view) };
+                        planner.set_service(view);
+                    }
+                }
                 Event::Endpoints(name, view) => planner.set_endpoints(&name, view),
                 Event::Node(view) => planner.set_node(view),
                 Event::Take => told.apply(&planner.take_change()),

@@ -452,3 +452,38 @@ fn local_pods_are_the_endpoints_of_this_node() {
     planner.set_endpoints(&web().name, EndpointsView::default());
     assert_eq!(planner.take_change().node.unwrap().local_pods, [].into());
 }
+
+#[test]
+fn a_udp_flow_goes_on_while_its_backend_serves_and_is_stale_after() {
+    let mut view = service("dns", 1, VIP);
+    view.ports = vec![PortView { name: "http".into(), protocol: Protocol::Udp, port: 53, node_port: None }];
+    let frontend = Frontend::Address { address: ip(VIP), protocol: Protocol::Udp, port: 53 };
+    let mut planner = Planner::new(node());
+    planner.set_service(view.clone());
+    // What is stale after these are its endpoints.
+    let mut after = |list: Option<Vec<EndpointView>>| {
+        match list {
+            Some(list) => {
+                let mut slice = slice(list);
+                slice.ports[0].protocol = Protocol::Udp;
+                planner.set_endpoints(&view.name, slices([slice]));
+            }
+            None => planner.remove_service(&view.name),
+        }
+        let _ = planner.take_change();
+        let keep = planner.take_stale_udp().remove(&frontend)?;
+        Some(keep.iter().map(|b| b.address.to_string()).collect::<Vec<_>>())
+    };
+    let (here, there) = (|| endpoint(POD_HERE, "here"), || endpoint(POD_THERE, "there"));
+    let keep = |list: &[&str]| Some(list.iter().map(|s| s.to_string()).collect::<Vec<_>>());
+    assert_eq!(
+        after(Some(vec![here(), there()])),
+        keep(&[POD_HERE, POD_THERE]),
+        "flows may be older than the Service"
+    );
+    assert_eq!(after(Some(vec![here(), terminating(POD_THERE, "there")])), None, "it drains");
+    assert_eq!(after(Some(vec![here()])), keep(&[POD_HERE]), "it is gone");
+    assert_eq!(after(Some(vec![not_ready(POD_HERE, "here")])), keep(&[]), "none serves");
+    assert_eq!(after(Some(vec![here()])), None);
+    assert_eq!(after(None), keep(&[]), "the Service is gone");
+}
