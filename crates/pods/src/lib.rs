@@ -4,6 +4,9 @@
 //! one supervisor, which is process 1 of the pod's PID namespace: whoever kills it lets the kernel remove the rest.
 //! Nothing of a pod depends on the process that called [`run`]: it may be killed and started again at any time.
 
+mod protocol;
+mod supervisor;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -66,8 +69,7 @@ pub async fn run(client: kube::Client, config: Config, shutdown: CancellationTok
 ///
 /// Call it from `main` before any thread is started: it forks.
 pub fn pod_main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let _ = args;
-    ExitCode::FAILURE
+    supervisor::main(args)
 }
 
 /// Kills all pods below `data_dir` and removes what they leave. Call it in the node's network namespace.

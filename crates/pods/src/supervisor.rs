@@ -1,0 +1,523 @@
+//! A pod's supervisor: process 1 of the pod, single-threaded, which starts containers, keeps their logs and their records.
+
+mod container;
+mod cri_log;
+mod echo;
+mod root;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use portolan_sys::process::{Signals, Unshare, enter_isolation, exit_now, fork, fork_isolated, signal, unshare};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+
+use crate::protocol::{
+    Exit, Launch, Order, PodDir, ROOT, Record, Report, Request, RunState, SOCKET, Sandbox, boot, read_json, starttime,
+    write_json,
+};
+use cri_log::{LogFile, Stream};
+
+/// A container's log is put aside at this size; one older part is kept.
+const LOG_LIMIT: u64 = 10 << 20;
+/// What is kept of the output of a program run on request.
+const OUTPUT_LIMIT: usize = 8 << 10;
+
+/// See [`crate::pod_main`].
+pub(crate) fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
+    let Some(directory) = args.next() else {
+        eprintln!("__pod: needs a pod's directory; it is not for use by hand");
+        return ExitCode::from(2);
+    };
+    match begin(PathBuf::from(directory)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("__pod: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Makes the pod's namespaces and its process 1, and writes where it is. The pod goes on when this returns.
+fn begin(directory: PathBuf) -> io::Result<()> {
+    let directory = fs::canonicalize(directory)?;
+    // The socket's name is relative: an absolute one may be longer than a socket's address can be (108 bytes).
+    std::env::set_current_dir(&directory)?;
+    let dir = PodDir(directory);
+    let order: Order = read_json(&dir.order())?.ok_or_else(|| io::Error::other("there is no order.json"))?;
+    for path in [dir.0.join("containers"), dir.0.join("logs"), dir.0.join(ROOT)] {
+        root::make_place(&path)?;
+    }
+    let _ = fs::remove_file(SOCKET);
+    let listener = UnixListener::bind(SOCKET)?;
+    listener.set_nonblocking(true)?;
+    let _ = rustix::process::setsid();
+    let own = !order.host_network;
+    unshare(Unshare { net: own, uts: own, mount: true, ipc: true, pid: true })?;
+    // Mounts that the node removes later go here, too; none that are made here show up there.
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    if own {
+        rustix::system::sethostname(order.hostname.as_bytes())?;
+    }
+    let signals = Signals::block(&[Signal::CHILD, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT])?;
+    let Some(child) = fork()? else {
+        let _ = rustix::thread::set_name(c"portolan-pod");
+        let mut supervisor = Supervisor::new(dir, signals, listener);
+        loop {
+            if let Err(error) = supervisor.turn() {
+                eprintln!("{error}");
+            }
+        }
+    };
+    let written = starttime(child.as_raw_pid())
+        .ok_or_else(|| io::Error::other("the pod's process 1 ended at once"))
+        .and_then(|starttime| {
+            let sandbox =
+                Sandbox { pid: child.as_raw_pid(), starttime, boot: boot(), host_network: order.host_network };
+            write_json(&dir.sandbox(), &sandbox)
+        });
+    if written.is_err() {
+        let _ = rustix::process::kill_process(child, Signal::KILL);
+    }
+    written
+}
+
+/// The way from one of a container's streams to its log.
+struct Pump {
+    stream: Stream,
+    pipe: OwnedFd,
+    buffer: Vec<u8>,
+    open: bool,
+}
+
+impl Pump {
+    /// Reads what is there. Closes at the end of the stream.
+    fn read(&mut self, log: &mut LogFile) {
+        let mut buffer = [0; 16 * 1024];
+        while self.open {
+            match rustix::io::read(&self.pipe, &mut buffer[..]) {
+                Ok(0) => self.open = false,
+                Ok(read) => {
+                    self.buffer.extend_from_slice(&buffer[..read]);
+                    self.write(log, false);
+                    if read < buffer.len() {
+                        return;
+                    }
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+        self.write(log, true);
+    }
+
+    fn write(&mut self, log: &mut LogFile, end: bool) {
+        let now = Timestamp::now();
+        for (whole, line) in cri_log::cut(&mut self.buffer, end) {
+            log.append(&cri_log::format_line(now, self.stream, whole, &line));
+        }
+    }
+}
+
+/// A container that runs.
+struct Running {
+    launch: Launch,
+    pid: Pid,
+    pidfd: OwnedFd,
+    started: Timestamp,
+    log: LogFile,
+    pumps: [Pump; 2],
+    kill_at: Option<Instant>,
+    failure: Option<String>,
+}
+
+/// A program run in a container on request.
+struct Execution {
+    token: u64,
+    pid: Pid,
+    output: OwnedFd,
+    kept: Vec<u8>,
+    kill_at: Instant,
+    killed: bool,
+}
+
+impl Execution {
+    fn read(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        loop {
+            match rustix::io::read(&self.output, &mut buffer[..]) {
+                Ok(0) => return false,
+                Ok(read) => {
+                    let room = OUTPUT_LIMIT.saturating_sub(self.kept.len());
+                    self.kept.extend_from_slice(&buffer[..read.min(room)]);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return true,
+            }
+        }
+    }
+}
+
+/// Somebody connected to the socket.
+struct Client {
+    stream: UnixStream,
+    input: Vec<u8>,
+    output: Vec<u8>,
+}
+
+impl Client {
+    fn tell(&mut self, report: &Report) {
+        match serde_json::to_vec(report) {
+            Ok(line) => {
+                self.output.extend_from_slice(&line);
+                self.output.push(b'\n');
+            }
+            Err(error) => eprintln!("{error}"),
+        }
+    }
+
+    /// Sends what the socket takes. `false` when nobody is there any more.
+    fn flush(&mut self) -> bool {
+        while !self.output.is_empty() {
+            match self.stream.write(&self.output) {
+                Ok(0) => return false,
+                Ok(written) => drop(self.output.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// Reads whole lines. `None` when nobody is there any more.
+    fn requests(&mut self) -> Option<Vec<Request>> {
+        let mut buffer = [0; 16 * 1024];
+        let open = loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => break false,
+                Ok(read) => self.input.extend_from_slice(&buffer[..read]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break false,
+            }
+        };
+        let mut requests = Vec::new();
+        while let Some(end) = self.input.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.input.drain(..=end).collect();
+            match serde_json::from_slice(&line) {
+                Ok(request) => requests.push(request),
+                Err(error) => eprintln!("a request that makes no sense: {error}"),
+            }
+        }
+        (open || !requests.is_empty()).then_some(requests)
+    }
+}
+
+struct Supervisor {
+    dir: PodDir,
+    signals: Signals,
+    listener: UnixListener,
+    clients: Vec<Client>,
+    records: BTreeMap<String, Record>,
+    running: BTreeMap<String, Running>,
+    executions: Vec<Execution>,
+}
+
+impl Supervisor {
+    fn new(dir: PodDir, signals: Signals, listener: UnixListener) -> Supervisor {
+        // Records of an earlier sandbox of this pod. Whatever they say is running ended with it.
+        let now = Timestamp::now();
+        let mut records = dir.records();
+        for record in records.values_mut() {
+            record.end_with_sandbox(now);
+        }
+        Supervisor {
+            dir,
+            signals,
+            listener,
+            clients: Vec::new(),
+            records,
+            running: BTreeMap::new(),
+            executions: Vec::new(),
+        }
+    }
+
+    /// Waits for something to happen, and does what follows.
+    fn turn(&mut self) -> io::Result<()> {
+        self.wait()?;
+        while self.signals.take()?.is_some() {}
+        for running in self.running.values_mut() {
+            for pump in running.pumps.iter_mut().filter(|pump| pump.open) {
+                pump.read(&mut running.log);
+            }
+        }
+        for execution in &mut self.executions {
+            execution.read();
+        }
+        self.reap();
+        while let Ok((stream, _)) = self.listener.accept() {
+            stream.set_nonblocking(true)?;
+            let mut client = Client { stream, input: Vec::new(), output: Vec::new() };
+            client.tell(&Report::Containers(self.records.clone()));
+            self.clients.push(client);
+        }
+        let mut requests = Vec::new();
+        self.clients.retain_mut(|client| match client.requests() {
+            Some(more) => {
+                requests.extend(more);
+                true
+            }
+            None => false,
+        });
+        for request in requests {
+            self.obey(request);
+        }
+        self.kill_overdue();
+        self.clients.retain_mut(Client::flush);
+        Ok(())
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let mut all = vec![(self.signals.as_fd(), PollFlags::IN), (self.listener.as_fd(), PollFlags::IN)];
+        for client in &self.clients {
+            let mut flags = PollFlags::IN;
+            flags.set(PollFlags::OUT, !client.output.is_empty());
+            all.push((client.stream.as_fd(), flags));
+        }
+        for running in self.running.values() {
+            for pump in running.pumps.iter().filter(|pump| pump.open) {
+                all.push((pump.pipe.as_fd(), PollFlags::IN));
+            }
+        }
+        let overdue = self.running.values().filter_map(|running| running.kill_at);
+        let overdue = overdue.chain(self.executions.iter().filter(|one| !one.killed).map(|one| one.kill_at)).min();
+        let timeout = overdue.map(|instant| {
+            let left = instant.saturating_duration_since(Instant::now());
+            // A millisecond more, so that it is really over then.
+            Timespec::try_from(left + Duration::from_millis(1)).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 })
+        });
+        let mut all: Vec<PollFd<'_>> =
+            all.into_iter().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)).collect();
+        match poll(&mut all, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes note of every child that has ended.
+    fn reap(&mut self) {
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            let name = self.running.iter().find(|(_, running)| running.pid == pid).map(|(name, _)| name.clone());
+            if let Some(name) = name {
+                self.ended(&name, status);
+            } else if let Some(index) = self.executions.iter().position(|execution| execution.pid == pid) {
+                let mut execution = self.executions.swap_remove(index);
+                execution.read();
+                let code = if execution.killed { None } else { status.exit_status() };
+                let output = String::from_utf8_lossy(&execution.kept).into_owned();
+                self.tell(&Report::Executed { token: execution.token, code, output });
+            }
+        }
+    }
+
+    fn ended(&mut self, name: &str, status: WaitStatus) {
+        let Some(mut running) = self.running.remove(name) else { return };
+        for pump in &mut running.pumps {
+            pump.read(&mut running.log);
+            pump.write(&mut running.log, true);
+        }
+        let signal = status.terminating_signal();
+        let code = status.exit_status().or(signal.map(|signal| 128 + signal)).unwrap_or(-1);
+        let exit = Exit {
+            id: running.launch.id.clone(),
+            code,
+            signal,
+            started: running.started,
+            finished: Timestamp::now(),
+            failure: running.failure,
+        };
+        self.note(&running.launch, RunState::Exited(exit));
+    }
+
+    /// Writes down and tells how a container stands.
+    fn note(&mut self, launch: &Launch, state: RunState) {
+        let previous = match self.records.get(&launch.name) {
+            Some(record) if record.id == launch.id => record.previous.clone(),
+            Some(Record { state: RunState::Exited(exit), .. }) => Some(exit.clone()),
+            Some(record) => record.previous.clone(),
+            None => None,
+        };
+        let record = Record {
+            id: launch.id.clone(),
+            attempt: launch.attempt,
+            streak: launch.streak,
+            image: launch.image.clone(),
+            state,
+            previous,
+        };
+        if let Err(error) = write_json(&self.dir.record(&launch.name), &record) {
+            eprintln!("{}: {error}", launch.name);
+        }
+        self.records.insert(launch.name.clone(), record);
+        self.tell(&Report::Containers(self.records.clone()));
+    }
+
+    fn tell(&mut self, report: &Report) {
+        for client in &mut self.clients {
+            client.tell(report);
+        }
+    }
+
+    fn obey(&mut self, request: Request) {
+        match request {
+            Request::Start(launch) => {
+                let known = self.records.get(&launch.name).is_some_and(|record| record.id == launch.id);
+                if !known && !self.running.contains_key(&launch.name) {
+                    self.start(*launch);
+                }
+            }
+            Request::Stop { name, id, grace } => {
+                let Some(running) = self.running.get_mut(&name).filter(|running| running.launch.id == id) else {
+                    return;
+                };
+                let kill_at = Instant::now() + Duration::from_millis(grace);
+                if running.kill_at.is_none() {
+                    let _ = signal(running.pidfd.as_fd(), Signal::TERM.as_raw());
+                }
+                running.kill_at = Some(running.kill_at.map_or(kill_at, |earlier| earlier.min(kill_at)));
+            }
+            Request::Exec { token, name, command, timeout } => {
+                if let Err(error) = self.execute(token, &name, &command, timeout) {
+                    self.tell(&Report::Executed { token, code: None, output: error.to_string() });
+                }
+            }
+        }
+    }
+
+    fn kill_overdue(&mut self) {
+        let now = Instant::now();
+        for running in self.running.values_mut().filter(|running| running.kill_at.is_some_and(|at| at <= now)) {
+            let _ = signal(running.pidfd.as_fd(), Signal::KILL.as_raw());
+            // Process 1 of the container takes all others with it, and can't refuse. Look again if it takes a while.
+            running.kill_at = Some(now + Duration::from_secs(1));
+        }
+        for execution in self.executions.iter_mut().filter(|one| !one.killed && one.kill_at <= now) {
+            let _ = rustix::process::kill_process(execution.pid, Signal::KILL);
+            execution.killed = true;
+        }
+    }
+
+    fn start(&mut self, launch: Launch) {
+        let started = Timestamp::now();
+        match self.try_start(&launch, started) {
+            // What could not be started ends at once; only that is worth telling.
+            Ok(()) if self.running.get(&launch.name).is_some_and(|running| running.failure.is_some()) => {}
+            Ok(()) => self.note(&launch, RunState::Running(started)),
+            Err(error) => {
+                let exit = Exit {
+                    id: launch.id.clone(),
+                    code: container::NOT_STARTED,
+                    signal: None,
+                    started,
+                    finished: Timestamp::now(),
+                    failure: Some(error.to_string()),
+                };
+                self.note(&launch, RunState::Exited(exit));
+            }
+        }
+    }
+
+    fn try_start(&mut self, launch: &Launch, started: Timestamp) -> io::Result<()> {
+        let logs = self.dir.logs(&launch.name);
+        fs::create_dir_all(&logs)?;
+        forget_old_logs(&logs, launch.attempt);
+        let log = LogFile::open(&self.dir.log(&launch.name, launch.attempt), LOG_LIMIT)?;
+        let nothing = fs::OpenOptions::new().read(true).open("/dev/null")?;
+        let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (failure, failure_end) = pipe_with(PipeFlags::CLOEXEC)?;
+        for pipe in [&stdout, &stderr] {
+            rustix::io::ioctl_fionbio(pipe, true)?;
+        }
+        let Some((pid, pidfd)) = fork_isolated()? else {
+            let standard = [nothing.as_fd(), stdout_end.as_fd(), stderr_end.as_fd()];
+            container::become_container(&self.dir.0.join(ROOT), launch, standard, failure_end.as_fd())
+        };
+        drop((stdout_end, stderr_end, failure_end));
+        // The other end closes when the program has been started, or a reason was given why it can't be.
+        let mut reason = String::new();
+        fs::File::from(failure).read_to_string(&mut reason)?;
+        let pump = |stream, pipe| Pump { stream, pipe, buffer: Vec::new(), open: true };
+        let running = Running {
+            launch: launch.clone(),
+            pid,
+            pidfd,
+            started,
+            log,
+            pumps: [pump(Stream::Stdout, stdout), pump(Stream::Stderr, stderr)],
+            kill_at: None,
+            failure: Some(reason).filter(|reason| !reason.is_empty()),
+        };
+        self.running.insert(launch.name.clone(), running);
+        Ok(())
+    }
+
+    fn execute(&mut self, token: u64, name: &str, command: &[String], timeout: u64) -> io::Result<()> {
+        let running =
+            self.running.get(name).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the container doesn't run"))?;
+        let nothing = fs::OpenOptions::new().read(true).open("/dev/null")?;
+        let (output, output_end) = pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&output, true)?;
+        let Some(pid) = fork()? else {
+            let standard: [BorrowedFd<'_>; 3] = [nothing.as_fd(), output_end.as_fd(), output_end.as_fd()];
+            let code = match run_inside(running, command, standard) {
+                Ok(status) => status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal)),
+                Err(error) => {
+                    let _ = rustix::io::write(&output_end, error.to_string().as_bytes());
+                    None
+                }
+            };
+            exit_now(code.unwrap_or(126))
+        };
+        let kill_at = Instant::now() + Duration::from_millis(timeout);
+        self.executions.push(Execution { token, pid, output, kept: Vec::new(), kill_at, killed: false });
+        Ok(())
+    }
+}
+
+/// In a child of the supervisor: enters the container, starts a program there, and waits for it.
+fn run_inside(running: &Running, command: &[String], standard: [BorrowedFd<'_>; 3]) -> io::Result<WaitStatus> {
+    enter_isolation(running.pidfd.as_fd())?;
+    let Some(guest) = fork()? else {
+        // When the waiting parent is killed for taking too long, so is the program.
+        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+        container::become_guest(&running.launch, command, standard, standard[1])
+    };
+    match rustix::process::waitpid(Some(guest), WaitOptions::empty())? {
+        Some((_, status)) => Ok(status),
+        None => Err(io::Error::other("the program vanished")),
+    }
+}
+
+/// Keeps the logs of the run before this one, for `logs --previous`, and removes older ones.
+fn forget_old_logs(logs: &std::path::Path, attempt: u32) {
+    let Ok(entries) = fs::read_dir(logs) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.split('.').next()).and_then(|first| first.parse::<u32>().ok());
+        if number.is_some_and(|number| number + 1 < attempt) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
