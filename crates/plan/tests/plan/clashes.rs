@@ -68,6 +68,15 @@ fn when_the_owner_goes_the_next_takes_over_in_the_same_change() {
 }
 
 #[test]
+fn a_service_made_again_is_the_younger_from_then_on() {
+    let (a, b) = (external("a", 1, "10.96.0.1", EXTERNAL), external("b", 2, "10.96.0.2", EXTERNAL));
+    let mut planner = planner(&[&a, &b]);
+    planner.set_service(ServiceView { created: 3, ..a });
+    let _ = planner.take_change();
+    assert_eq!(at(&planner, EXTERNAL, 80), to(&[pod_of(&b)], Node));
+}
+
+#[test]
 fn services_may_share_an_address_at_different_ports() {
     let a = external("a", 1, "10.96.0.1", EXTERNAL);
     let mut b = external("b", 2, "10.96.0.2", EXTERNAL);

@@ -58,7 +58,7 @@ fn port() -> impl Strategy<Value = PortView> {
 }
 
 fn service_view() -> impl Strategy<Value = ServiceView> {
-    let addresses = || prop::collection::vec(address(), 0..3);
+    let addresses = || prop::collection::vec(address(), 0..4);
     let ingress = (address(), prop::bool::weighted(0.2)).prop_map(|(ip, proxy)| IngressView { ip, proxy });
     let ranges = prop::sample::select(vec!["203.0.113.0/24", "0.0.0.0/0", "192.0.2.0/24", "2001:db8::/32"]);
     let ranges = prop::collection::vec(ranges.prop_map(|s| s.parse().unwrap()), 0..3);
@@ -182,10 +182,10 @@ fn owners(views: &Views, plan: &Plan) -> BTreeMap<Frontend, ServiceName> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_history_ends_in_the_plan_of_its_final_state(events in prop::collection::vec(event(), 1..40)) {
+    fn any_history_ends_in_the_plan_of_its_final_state(events in prop::collection::vec(event(), 1..60)) {
         let mut planner = Planner::new(node());
         let mut told = Plan::default();
         for event in events {
