@@ -4,7 +4,7 @@ mod field;
 mod label;
 
 pub use field::FieldSelector;
-pub use label::{LabelSelector, Operator, Requirement};
+pub use label::{LabelSelector, Operator, Requirement, validate as validate_object};
 
 /// Why a selector is no selector.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,269 @@
+//! The merge itself: objects field by field, lists by their merge key, and the directives that say otherwise.
+
+use serde_json::{Map, Value};
+
+use super::PatchError;
+use crate::mergekeys::{PLAIN, Rule, Shape};
+
+const DIRECTIVE: &str = "$patch";
+const RETAIN_KEYS: &str = "$retainKeys";
+const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
+const ORDER: &str = "$setElementOrder/";
+
+/// What becomes of an object under a patch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Kept,
+    Gone,
+}
+
+fn malformed(text: impl Into<String>) -> PatchError {
+    PatchError::Malformed(text.into())
+}
+
+fn directive(patch: &Map<String, Value>) -> Result<Option<&str>, PatchError> {
+    match patch.get(DIRECTIVE) {
+        None => Ok(None),
+        Some(Value::String(word)) if matches!(word.as_str(), "merge" | "replace" | "delete") => {
+            Ok(Some(word))
+        }
+        Some(other) => {
+            Err(malformed(format!("unknown {DIRECTIVE} directive {other}: use merge, replace or delete")))
+        }
+    }
+}
+
+/// A value that a patch adds where nothing was: without nulls and directives.
+fn fresh(patch: &Value, rule: Option<Rule>) -> Result<Option<Value>, PatchError> {
+    match patch {
+        Value::Null => Ok(None),
+        Value::Object(map) => {
+            let shape = match rule {
+                Some(Rule::Map(shape)) => shape,
+                _ => &PLAIN,
+            };
+            let mut out = Map::new();
+            Ok((merge_map(&mut out, map, shape)? == Fate::Kept).then_some(Value::Object(out)))
+        }
+        Value::Array(items) => match rule {
+            Some(Rule::List(key, shape)) => {
+                let mut out = Vec::new();
+                merge_list(&mut out, items, key, shape)?;
+                Ok(Some(Value::Array(out)))
+            }
+            Some(Rule::Set) => {
+                let mut out = Vec::new();
+                merge_set(&mut out, items);
+                Ok(Some(Value::Array(out)))
+            }
+            _ => Ok(Some(patch.clone())),
+        },
+        other => Ok(Some(other.clone())),
+    }
+}
+
+/// Merges a patch into an object.
+pub(super) fn merge_map(
+    target: &mut Map<String, Value>,
+    patch: &Map<String, Value>,
+    shape: &Shape,
+) -> Result<Fate, PatchError> {
+    match directive(patch)? {
+        Some("delete") => return Ok(Fate::Gone),
+        Some("replace") => {
+            target.clear();
+            for (key, value) in patch.iter().filter(|(key, _)| *key != DIRECTIVE) {
+                target.insert(key.clone(), value.clone());
+            }
+            return Ok(Fate::Kept);
+        }
+        _ => {}
+    }
+    if let Some(keep) = patch.get(RETAIN_KEYS) {
+        let keep: Vec<&str> = keep
+            .as_array()
+            .ok_or_else(|| malformed(format!("{RETAIN_KEYS} must be a list of field names")))?
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
+        for (key, value) in patch {
+            if !key.starts_with('$') && !value.is_null() && !keep.contains(&key.as_str()) {
+                return Err(malformed(format!(
+                    "{RETAIN_KEYS} must name every field that the patch sets; {key:?} is missing"
+                )));
+            }
+        }
+        target.retain(|key, _| keep.contains(&key.as_str()));
+    }
+    for (key, value) in patch {
+        if key == DIRECTIVE || key == RETAIN_KEYS || key.starts_with(ORDER) {
+            continue;
+        }
+        if let Some(field) = key.strip_prefix(DELETE_FROM) {
+            let gone = value.as_array().ok_or_else(|| malformed(format!("{key} must be a list")))?;
+            if let Some(Value::Array(items)) = target.get_mut(field) {
+                items.retain(|item| !gone.contains(item));
+            }
+            continue;
+        }
+        let rule = shape.rule(key);
+        match (target.get_mut(key), value) {
+            (_, Value::Null) => {
+                target.shift_remove(key);
+            }
+            (Some(Value::Object(there)), Value::Object(patch)) => {
+                let shape = match rule {
+                    Some(Rule::Map(shape)) => shape,
+                    _ => &PLAIN,
+                };
+                if merge_map(there, patch, shape)? == Fate::Gone {
+                    target.shift_remove(key);
+                }
+            }
+            (Some(Value::Array(there)), Value::Array(patch)) => match rule {
+                Some(Rule::List(merge_key, shape)) => merge_list(there, patch, merge_key, shape)?,
+                Some(Rule::Set) => merge_set(there, patch),
+                _ => *there = patch.clone(),
+            },
+            (_, value) => match fresh(value, rule)? {
+                Some(value) => {
+                    target.insert(key.clone(), value);
+                }
+                None => {
+                    target.shift_remove(key);
+                }
+            },
+        }
+    }
+    for (key, order) in patch {
+        let Some(field) = key.strip_prefix(ORDER) else { continue };
+        let order = order.as_array().ok_or_else(|| malformed(format!("{key} must be a list")))?;
+        let patched = patch.get(field).and_then(Value::as_array);
+        if let Some(Value::Array(items)) = target.get_mut(field) {
+            let merge_key = match shape.rule(field) {
+                Some(Rule::List(merge_key, _)) => Some(merge_key),
+                _ => None,
+            };
+            check_order(order, patched, merge_key, key)?;
+            sort(items, order, merge_key);
+        }
+    }
+    Ok(Fate::Kept)
+}
+
+fn merge_set(target: &mut Vec<Value>, patch: &[Value]) {
+    for item in patch {
+        if !target.contains(item) {
+            target.push(item.clone());
+        }
+    }
+}
+
+fn merge_list(
+    target: &mut Vec<Value>,
+    patch: &[Value],
+    merge_key: &str,
+    shape: &Shape,
+) -> Result<(), PatchError> {
+    let mut maps = Vec::new();
+    let mut replace = false;
+    for item in patch {
+        let Value::Object(map) = item else {
+            return Err(malformed(format!(
+                "a list that merges by {merge_key:?} must hold objects, found {item}"
+            )));
+        };
+        match directive(map)? {
+            // Alone in an item, the word is about the whole list.
+            Some("replace") if !map.contains_key(merge_key) => replace = true,
+            found => maps.push((map, found)),
+        }
+    }
+    if replace {
+        target.clear();
+        for (map, word) in maps {
+            if word != Some("delete") {
+                target.push(Value::Object(
+                    map.iter()
+                        .filter(|(k, _)| *k != DIRECTIVE)
+                        .map(|(k, v)| (k.clone(), v.clone()))
+                        .collect(),
+                ));
+            }
+        }
+        return Ok(());
+    }
+    for (map, word) in maps {
+        let Some(id) = map.get(merge_key) else {
+            return Err(malformed(format!(
+                "map: {} does not contain declared merge key: {merge_key}",
+                Value::Object(map.clone())
+            )));
+        };
+        if word == Some("delete") {
+            target.retain(|item| item.get(merge_key) != Some(id));
+            continue;
+        }
+        match target.iter_mut().find(|item| item.get(merge_key) == Some(id)) {
+            Some(Value::Object(there)) => {
+                merge_map(there, map, shape)?;
+            }
+            _ => {
+                let mut made = Map::new();
+                merge_map(&mut made, map, shape)?;
+                target.push(Value::Object(made));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn identity<'a>(item: &'a Value, merge_key: Option<&str>) -> Option<&'a Value> {
+    match merge_key {
+        Some(key) => item.get(key),
+        None => Some(item),
+    }
+}
+
+/// The order must place every item that the patch sets, in the patch's own order (strategicpatch, `validatePatchWithSetOrderList`).
+fn check_order(
+    order: &[Value],
+    patched: Option<&Vec<Value>>,
+    merge_key: Option<&str>,
+    name: &str,
+) -> Result<(), PatchError> {
+    let mut rest = order.iter().filter_map(|o| identity(o, merge_key));
+    for item in patched.into_iter().flatten() {
+        if item.get(DIRECTIVE).is_some() {
+            continue;
+        }
+        let id = identity(item, merge_key);
+        if !rest.any(|o| Some(o) == id) {
+            return Err(malformed(format!(
+                "the order in patch list doesn't match {name} list: {}",
+                Value::Array(order.to_vec())
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Items that the order names stand as it says; items that only the server knows stay behind the one they followed.
+fn sort(items: &mut Vec<Value>, order: &[Value], merge_key: Option<&str>) {
+    let rank = |item: &Value| {
+        let id = identity(item, merge_key)?;
+        order.iter().position(|o| identity(o, merge_key) == Some(id))
+    };
+    let mut named: Vec<(usize, Vec<Value>)> = Vec::new();
+    let mut first: Vec<Value> = Vec::new();
+    for item in items.drain(..) {
+        match (rank(&item), named.last_mut()) {
+            (Some(rank), _) => named.push((rank, vec![item])),
+            (None, Some((_, group))) => group.push(item),
+            (None, None) => first.push(item),
+        }
+    }
+    named.sort_by_key(|(rank, _)| *rank);
+    items.extend(first);
+    items.extend(named.into_iter().flat_map(|(_, group)| group));
+}
