@@ -218,6 +218,17 @@ impl Message {
         self
     }
 
+    /// Adds a number to the sequence number of every message.
+    pub fn rebase_sequences(&mut self, by: u32) {
+        let mut at = 0;
+        while let Some(head) = self.bytes.get_mut(at..at + HEADER) {
+            let length = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize;
+            let now = u32::from_ne_bytes([head[8], head[9], head[10], head[11]]).wrapping_add(by);
+            head[8..12].copy_from_slice(&now.to_ne_bytes());
+            at += length.next_multiple_of(4).max(HEADER);
+        }
+    }
+
     fn pad(&mut self) {
         while !self.bytes.len().is_multiple_of(4) {
             self.bytes.push(0);
@@ -623,6 +634,11 @@ impl Socket {
     pub fn next_sequence(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1).max(1);
         self.sequence
+    }
+
+    /// Leaves out sequence numbers that a batch uses.
+    pub fn skip_sequences(&mut self, count: u32) {
+        self.sequence = self.sequence.wrapping_add(count);
     }
 
     fn exchange(&mut self, message: &mut Message, each: &mut dyn FnMut(Received<'_>)) -> io::Result<()> {
