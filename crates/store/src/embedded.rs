@@ -190,3 +190,86 @@ impl Store for Embedded {
         self.ask(|answer| Command::Compact(revision.0, answer)).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_embedded_engine_keeps_every_promise() {
+        crate::conformance::check(|| async { Embedded::in_memory() as Arc<dyn Store> }).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_promises_hold_with_hardly_any_memory_too() {
+        let tight = Options {
+            cache_bytes: 0,
+            watch_buffer: 2,
+            watch_buffer_bytes: 10_000,
+            queue: 1,
+            group: 2,
+            sweep_rows: 1,
+            ..Options::default()
+        };
+        let open = || async {
+            let memory = || Ok(redb::backends::InMemoryBackend::new());
+            Embedded::open_backend(memory, tight.clone()).unwrap() as Arc<dyn Store>
+        };
+        crate::conformance::check(open).await;
+    }
+
+    #[tokio::test]
+    async fn a_file_is_its_owners_only_and_keeps_history_when_closed() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store");
+        let store = Embedded::open(&path, Options::default()).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(matches!(Embedded::open(&path, Options::default()), Err(Error::Engine(_))), "one at a time");
+        let put = |value: &'static str| Txn {
+            compares: vec![],
+            ops: vec![crate::Op::Put("k".into(), value.into())],
+        };
+        for value in ["1", "2", "3"] {
+            let _ = store.txn(put(value)).await.unwrap();
+        }
+        store.compact(Revision(2)).await.unwrap();
+        store.close().await;
+        assert_eq!(store.txn(put("4")).await, Err(Error::Closed));
+        assert_eq!(store.get("k").await, Err(Error::Closed));
+        assert_eq!(store.revision().await, Err(Error::Closed));
+
+        let store = Embedded::open(&path, Options::default()).unwrap();
+        assert_eq!(store.revision().await, Ok(Revision(3)));
+        let at = |revision| Range { revision: Some(Revision(revision)), ..Range::prefix("k") };
+        assert_eq!(store.range(at(1)).await, Err(Error::Compacted { asked: 1, oldest: 2 }));
+        assert_eq!(store.range(at(2)).await.unwrap().entries[0].value, "2");
+        assert_eq!(store.txn(put("4")).await, Ok(TxnOutcome::Committed(Revision(4))));
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_dropped_store_gives_up_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store");
+        let store = Embedded::open(&path, Options::default()).unwrap();
+        let mut closed = store.shared.ring.subscribe();
+        drop(store);
+        closed.wait_for(|standing| standing.closed).await.unwrap();
+        Embedded::open(&path, Options::default()).unwrap().close().await;
+    }
+
+    #[tokio::test]
+    async fn a_half_made_file_begins_anew_and_a_strange_one_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store");
+        // As redb leaves it between giving the file its length and writing the magic number.
+        std::fs::write(&path, vec![0; 1 << 20]).unwrap();
+        Embedded::open(&path, Options::default()).unwrap().close().await;
+        let mut strange = vec![0; 1 << 20];
+        strange[500_000] = 1;
+        std::fs::write(&path, &strange).unwrap();
+        assert!(matches!(Embedded::open(&path, Options::default()), Err(Error::Engine(_))));
+        assert_eq!(std::fs::read(&path).unwrap(), strange);
+    }
+}

@@ -4,6 +4,8 @@
 //! The trait is shaped so that etcd v3 fits behind it unchanged: revisions are assigned by the engine, compares are
 //! evaluated by the engine, and a watch is the engine's own. Memory above this trait is a cache, never the authority.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod embedded;
 mod engine;
 mod ring;
