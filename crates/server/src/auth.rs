@@ -31,7 +31,9 @@ pub(crate) struct Tokens(HashMap<[u8; 32], Identity>);
 
 impl Tokens {
     pub(crate) fn new(tokens: impl IntoIterator<Item = (String, Identity)>) -> Tokens {
-        Tokens(tokens.into_iter().map(|(token, identity)| (fingerprint(token.as_bytes()), identity)).collect())
+        Tokens(
+            tokens.into_iter().map(|(token, identity)| (fingerprint(token.as_bytes()), identity)).collect(),
+        )
     }
 
     /// The identity behind an `Authorization` header.
@@ -50,6 +52,15 @@ pub(crate) fn fingerprint(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(digest(&SHA256, bytes).as_ref());
     out
+}
+
+/// 32 bytes from hexadecimal; colons between bytes, as openssl prints them, are allowed.
+pub(crate) fn unhex(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> =
+        text.chars().filter(|c| *c != ':').map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
+    let bytes: Vec<u8> =
+        digits.chunks(2).map(|pair| pair.iter().fold(0, |sum, digit| sum << 4 | digit)).collect();
+    <[u8; 32]>::try_from(bytes).ok().filter(|_| digits.len() == 64)
 }
 
 /// Lower-case hexadecimal.

@@ -4,14 +4,34 @@
 //! by the store's own watch, and a second server over the same store would answer alike.
 
 mod config; // what a server is told at its start
-mod server; // the server, and the in-process client's way in
-mod serve; // the same over TLS
+mod serve;
+mod server; // the server, and the in-process client's way in // the same over TLS
 
 mod auth; // who asks
-mod body; // what goes back
+mod http; // one request, from its head to its answer
+mod negotiate; // in which form the answer goes back
 mod path; // what a URL asks for
 
+mod discovery; // what there is
+mod health; // whether we are well
+mod openapi; // how it is written
+
+mod delete; // deleting, at once or in time
 mod log; // pods' logs, fetched from nodes
+mod read; // get and list
+mod subresource; // scale, binding, eviction, finalize
+mod watch; // a body that grows with events
+mod write; // create, update, patch
+
+mod body; // what goes back: whole or streamed
+mod table; // what of an object kubectl prints
+
+mod bootstrap; // what every cluster has
+mod cache; // a kind's objects in memory, and the recent past
+mod claims; // the addresses and ports that Services hold
+mod compact; // forgetting old history
+mod object; // one object in memory
+mod random; // names, identifiers, spread
 
 pub mod kubeconfig; // the file for kubectl
 mod pin; // TLS towards a known certificate

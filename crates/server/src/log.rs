@@ -5,9 +5,22 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
+use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
+use portolan_api::{Status, meta, walk};
+use serde_json::Value;
 
-use crate::body::StreamError;
+use crate::body::{ServerBody, StreamError};
+use crate::http::{Answer, Call};
+use crate::path::encode;
+use crate::read::object_key;
+use crate::server::Server;
+
+/// The parameters that are passed on to the node.
+const PASSED: [&str; 7] =
+    ["follow", "tailLines", "sinceSeconds", "sinceTime", "previous", "timestamps", "limitBytes"];
+/// The annotation in which a node announces SHA-256 of its serving certificate, in hexadecimal.
+pub(crate) const CERTIFICATE: &str = "portolan.dev/serving-cert-sha256";
 
 /// What is asked of a node.
 #[derive(Clone, Debug)]
@@ -71,8 +84,10 @@ impl NodeLogs for PinnedNodeLogs {
         let answer = sender.send_request(message).await.map_err(|error| unreachable(&error))?;
         let (head, body) = answer.into_parts();
         if !head.status.is_success() {
-            let text = http_body_util::Limited::new(body, 64 * 1024).collect().await.map(|all| all.to_bytes());
-            let text = text.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()).unwrap_or_default();
+            let text =
+                http_body_util::Limited::new(body, 64 * 1024).collect().await.map(|all| all.to_bytes());
+            let text =
+                text.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()).unwrap_or_default();
             return Err((head.status, text));
         }
         let stream = body.into_data_stream().map(move |chunk| {
@@ -82,4 +97,100 @@ impl NodeLogs for PinnedNodeLogs {
         });
         Ok(stream.boxed())
     }
+}
+
+impl Server {
+    /// GET of a pod's `log`.
+    pub(crate) async fn log(&self, call: &Call) -> Answer {
+        let (pod, _) = self.stored(call.kind, &call.key(), call.name()).await?;
+        let container = container(&pod, call.query.get("container"))?;
+        let options = log_options(call)?;
+        let node = walk::text(&pod, "spec.nodeName");
+        if node.is_empty() {
+            // A pod that runs nowhere has said nothing yet (registry/core/pod/strategy.go LogLocation).
+            return Ok(plain(ServerBody::empty()));
+        }
+        let kind = portolan_api::find("", "v1", "nodes").ok_or_else(Status::no_such_path)?;
+        let (node, _) = self.stored(kind, &object_key(kind, None, node), node).await?;
+        let namespace = meta::namespace(&pod);
+        let path = format!("/containerLogs/{namespace}/{}/{container}{options}", meta::name(&pod));
+        let request = locate(&node, path, &self.config.node_log_token)?;
+        let stream = self.config.node_logs.fetch(request).await.map_err(|(code, text)| match code {
+            StatusCode::BAD_REQUEST => Status::bad_request(text),
+            StatusCode::NOT_FOUND => Status { message: text, ..Status::no_such_path() },
+            _ => Status::internal(text),
+        })?;
+        let until = call.caller.drain.clone().cancelled_owned();
+        Ok(plain(ServerBody::stream(stream.take_until(until).boxed())))
+    }
+}
+
+fn plain(body: ServerBody) -> Response<ServerBody> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
+}
+
+/// The container that is meant, with Kubernetes' texts where it isn't clear.
+fn container(pod: &Value, asked: Option<&str>) -> Result<String, Status> {
+    let names = |path| -> Vec<&str> { walk::list(pod, path).iter().map(|c| walk::text(c, "name")).collect() };
+    let (usual, init) = (names("spec.containers"), names("spec.initContainers"));
+    let pod = meta::name(pod);
+    match asked {
+        Some(name) if usual.contains(&name) || init.contains(&name) => Ok(name.to_owned()),
+        Some(name) => Err(Status::bad_request(format!("container {name} is not valid for pod {pod}"))),
+        None => match usual.as_slice() {
+            [only] => Ok((*only).to_owned()),
+            [] => Err(Status::bad_request(format!("a container name must be specified for pod {pod}"))),
+            several => {
+                let mut text = format!(
+                    "a container name must be specified for pod {pod}, choose one of: [{}]",
+                    several.join(" ")
+                );
+                if !init.is_empty() {
+                    text += &format!(" or one of the init containers: [{}]", init.join(" "));
+                }
+                Err(Status::bad_request(text))
+            }
+        },
+    }
+}
+
+/// The options as a query, checked.
+fn log_options(call: &Call) -> Result<String, Status> {
+    let invalid = |text: String| Status { code: 422, reason: "Invalid", ..Status::bad_request(text) };
+    for (name, least) in [("tailLines", 0), ("sinceSeconds", 1), ("limitBytes", 1)] {
+        if let Some(text) = call.query.get(name)
+            && !text.parse::<i64>().is_ok_and(|number| number >= least)
+        {
+            return Err(invalid(format!(
+                "{name}: Invalid value: {text:?}: must be greater than or equal to {least}"
+            )));
+        }
+    }
+    if call.query.get("sinceSeconds").is_some() && call.query.get("sinceTime").is_some() {
+        return Err(invalid("at most one of `sinceTime` or `sinceSeconds` may be specified".into()));
+    }
+    let pairs = call.query.pairs().filter(|(name, value)| PASSED.contains(name) && !value.is_empty());
+    let query: Vec<String> = pairs.map(|(name, value)| format!("{name}={}", encode(value))).collect();
+    Ok(if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) })
+}
+
+/// Where a node answers, and the certificate it will show.
+fn locate(node: &Value, path: String, token: &str) -> Result<LogRequest, Status> {
+    let name = meta::name(node);
+    let missing = |what: &str| Status::internal(format!("node {name} has no {what}: is its agent running?"));
+    let address = walk::list(node, "status.addresses")
+        .iter()
+        .find(|address| walk::text(address, "type") == "InternalIP")
+        .and_then(|address| walk::text(address, "address").parse().ok())
+        .ok_or_else(|| missing("InternalIP"))?;
+    let port = walk::int(node, "status.daemonEndpoints.kubeletEndpoint.Port")
+        .and_then(|port| u16::try_from(port).ok())
+        .filter(|port| *port > 0)
+        .ok_or_else(|| missing("status.daemonEndpoints.kubeletEndpoint.Port"))?;
+    let certificate = meta::annotation(node, CERTIFICATE)
+        .and_then(crate::auth::unhex)
+        .ok_or_else(|| missing(&format!("annotation {CERTIFICATE}")))?;
+    Ok(LogRequest { address, port, certificate, token: token.to_owned(), path })
 }

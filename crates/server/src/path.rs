@@ -55,7 +55,8 @@ pub(crate) struct ObjectPath {
 
 /// Understands a path (without its query).
 pub(crate) fn parse(path: &str) -> Target {
-    let parts: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(|part| decode(part, false)).collect();
+    let parts: Vec<String> =
+        path.split('/').filter(|part| !part.is_empty()).map(|part| decode(part, false)).collect();
     let words: Vec<&str> = parts.iter().map(String::as_str).collect();
     match words.as_slice() {
         [] => Target::Index,
@@ -79,7 +80,9 @@ fn object(group: &str, version: &str, rest: &[&str]) -> ObjectPath {
     // `namespaces/NAME/status` and `/finalize` are subresources of the namespace; any other third word is a collection
     // inside it (apiserver's RequestInfoFactory, `namespaceSubresources`).
     let (namespace, rest) = match rest {
-        ["namespaces", namespace, inner @ ..] if !inner.is_empty() && !matches!(inner[0], "status" | "finalize") => {
+        ["namespaces", namespace, inner @ ..]
+            if !inner.is_empty() && !matches!(inner[0], "status" | "finalize") =>
+        {
             (Some((*namespace).to_owned()), inner)
         }
         other => (None, other),
@@ -112,7 +115,11 @@ impl Query {
 
     /// The first value of a parameter, unless it is empty.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
     }
 
     /// Whether the parameter stands there at all, with or without a value.
@@ -187,11 +194,17 @@ mod tests {
         assert_eq!(pod.subresource.as_deref(), Some("log"));
 
         let namespace = object_of("/api/v1/namespaces/kube-system");
-        assert_eq!((namespace.plural.as_str(), namespace.name.as_deref()), ("namespaces", Some("kube-system")));
+        assert_eq!(
+            (namespace.plural.as_str(), namespace.name.as_deref()),
+            ("namespaces", Some("kube-system"))
+        );
         assert_eq!(namespace.namespace, None);
 
         let finalize = object_of("/api/v1/namespaces/x/finalize");
-        assert_eq!((finalize.plural.as_str(), finalize.subresource.as_deref()), ("namespaces", Some("finalize")));
+        assert_eq!(
+            (finalize.plural.as_str(), finalize.subresource.as_deref()),
+            ("namespaces", Some("finalize"))
+        );
 
         let all = object_of("/apis/apps/v1/deployments");
         assert_eq!((all.group.as_str(), all.plural.as_str(), all.name), ("apps", "deployments", None));

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -51,7 +54,8 @@ impl Authority {
         let key_pem = std::fs::read_to_string(&key).with_context(|| format!("reading {}", key.display()))?;
         let der = CertificateDer::from_pem_slice(pem.as_bytes())
             .with_context(|| format!("{} is no certificate", crt.display()))?;
-        let pair = KeyPair::from_pem(&key_pem).with_context(|| format!("{} is no private key", key.display()))?;
+        let pair =
+            KeyPair::from_pem(&key_pem).with_context(|| format!("{} is no private key", key.display()))?;
         let issuer = Issuer::from_ca_cert_der(&der, pair)?;
         Ok(Authority { dir: dir.to_owned(), pem, der, issuer })
     }
@@ -136,12 +140,7 @@ impl std::str::FromStr for NodeToken {
         let token = token.trim();
         let expected = "a node token is <secret>.<sha256 of the server's CA certificate in hexadecimal>";
         let (_, hash) = token.rsplit_once('.').context(expected)?;
-        anyhow::ensure!(hash.len() == 64 && hash.is_ascii(), expected);
-        let mut authority = [0; 32];
-        for (byte, pair) in authority.iter_mut().zip(hash.as_bytes().chunks(2)) {
-            let digit = |b: u8| char::from(b).to_digit(16).context(expected);
-            *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
-        }
+        let authority = crate::auth::unhex(hash).context(expected)?;
         Ok(NodeToken { bearer: token.to_owned(), authority })
     }
 }
@@ -159,7 +158,9 @@ pub async fn fetch_authority(address: &str, sha256: &[u8; 32]) -> anyhow::Result
 pub fn random_secret() -> anyhow::Result<String> {
     use ring::rand::SecureRandom;
     let mut bytes = [0; 32];
-    ring::rand::SystemRandom::new().fill(&mut bytes).map_err(|_| anyhow::anyhow!("no randomness to be had"))?;
+    ring::rand::SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| anyhow::anyhow!("no randomness to be had"))?;
     Ok(hex(&bytes))
 }
 
@@ -173,10 +174,16 @@ pub fn usual_names(addresses: &[IpAddr]) -> Vec<String> {
         .collect()
 }
 
-fn set_validity(params: &mut CertificateParams, today: jiff::civil::Date, end: jiff::civil::Date) -> anyhow::Result<()> {
+fn set_validity(
+    params: &mut CertificateParams,
+    today: jiff::civil::Date,
+    end: jiff::civil::Date,
+) -> anyhow::Result<()> {
     // From yesterday on: a clock that lags a little, or a time zone taken for UTC, shall not refuse it.
     let start = today.yesterday()?;
-    let day = |date: jiff::civil::Date| rcgen::date_time_ymd(date.year().into(), date.month() as u8, date.day() as u8);
+    let day = |date: jiff::civil::Date| {
+        rcgen::date_time_ymd(date.year().into(), date.month() as u8, date.day() as u8)
+    };
     params.not_before = day(start);
     params.not_after = day(end);
     Ok(())
@@ -193,8 +200,12 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8], mode: u32) -> anyhow
     let beside = path.with_file_name(format!(".{name}.{}", std::process::id()));
     // Left over from a process with our id that died here.
     let _ = std::fs::remove_file(&beside);
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside).with_context(context)?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&beside)
+        .with_context(context)?;
     file.write_all(content).and_then(|()| file.sync_all()).with_context(context)?;
     std::fs::rename(&beside, path).with_context(context)
 }

@@ -12,7 +12,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Result;
-use crate::server::{Caller, Server};
+use crate::http::Caller;
+use crate::server::Server;
 
 /// How long a connection may be silent before HTTP/2 pings it, and how long its answer may take: client-go pings as
 /// often (http2 ReadIdleTimeout 30 s, PingTimeout 15 s).
@@ -100,6 +101,9 @@ fn passing(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(24 | 23 | 105 | 12))
         || matches!(
             error.kind(),
-            ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted | ErrorKind::WouldBlock
+            ErrorKind::ConnectionAborted
+                | ErrorKind::ConnectionReset
+                | ErrorKind::Interrupted
+                | ErrorKind::WouldBlock
         )
 }

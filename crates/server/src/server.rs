@@ -8,40 +8,75 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use portolan_store::Store;
+use portolan_api::service::ServiceConfig;
+use portolan_api::{KINDS, Kind};
+use portolan_store::{Range, Revision, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Identity, Tokens};
 use crate::body::{ServerBody, StreamError};
-use crate::config::{Config, Result};
+use crate::cache::Cache;
+use crate::claims::Claims;
+use crate::config::{Config, Error, Result};
+use crate::http::Caller;
+use crate::{bootstrap, compact};
 
 /// The Kubernetes API over a store.
 pub struct Server {
     pub(crate) config: Config,
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) claims: Arc<Claims>,
+    pub(crate) services: ServiceConfig,
+    caches: Vec<Arc<Cache>>,
+    namespaces: &'static Kind,
     tokens: Tokens,
     close: CancellationToken,
-}
-
-/// Who sends a request, and until when an answer may go on.
-#[derive(Clone)]
-pub(crate) struct Caller {
-    pub identity: Option<Identity>,
-    /// Cancelled when the listener drains: watches then end.
-    pub drain: CancellationToken,
 }
 
 impl Server {
     /// Opens a server over a store: fills its caches and makes the objects that every cluster has.
     pub async fn open(config: Config, store: Arc<dyn Store>) -> Result<Arc<Server>> {
+        let namespaces = portolan_api::find("", "v1", "namespaces").ok_or_else(|| Error::Bootstrap {
+            what: "namespaces".into(),
+            why: "the kind is not served".into(),
+        })?;
+        let close = CancellationToken::new();
+        let stop = close.clone().drop_guard();
+        let base = oldest(&*store).await?;
+        let mut caches = Vec::with_capacity(KINDS.len());
+        for kind in KINDS {
+            caches.push(Cache::open(kind, store.clone(), base, close.clone()).await?);
+        }
+        let claims = Claims::open(store.clone(), close.clone()).await?;
+        let services = ServiceConfig {
+            cidrs: config.service_cidrs.clone(),
+            node_ports: config.node_ports.first..=config.node_ports.last,
+        };
         let tokens = Tokens::new(config.tokens.iter().cloned());
-        let server = Arc::new(Server { config, store, tokens, close: CancellationToken::new() });
+        tokio::spawn(compact::run(store.clone(), config.history, close.clone()));
+        let server = Arc::new(Server { config, store, claims, services, caches, namespaces, tokens, close });
+        bootstrap::run(&server).await?;
+        stop.disarm();
         Ok(server)
+    }
+
+    /// The cache of a kind.
+    pub(crate) fn cache(&self, kind: &Kind) -> &Arc<Cache> {
+        let found = self.caches.iter().find(|cache| std::ptr::eq(cache.kind, kind));
+        found.expect("every kind of the table has a cache from the start")
+    }
+
+    /// The kind `Namespace`.
+    pub(crate) fn namespaces(&self) -> &'static Kind {
+        self.namespaces
     }
 
     /// A client's way in without a socket, under a name of its own: `kube::Client::new(server.service(id), "default")`.
     pub fn service(self: &Arc<Self>, identity: Identity) -> InProcess {
-        InProcess { server: self.clone(), caller: Caller { identity: Some(identity), drain: self.close.clone() } }
+        InProcess {
+            server: self.clone(),
+            caller: Caller { identity: Some(identity), drain: self.close.clone() },
+        }
     }
 
     /// Ends all watches and the background work. Requests are still answered.
@@ -53,16 +88,17 @@ impl Server {
     pub(crate) fn identify(&self, authorization: &str) -> Option<Identity> {
         self.tokens.identify(authorization)
     }
+}
 
-    /// Answers one request.
-    pub(crate) async fn answer<B>(self: &Arc<Self>, _caller: Caller, _request: Request<B>) -> Response<ServerBody>
-    where
-        B: Body<Data = Bytes> + Send,
-        B::Error: Into<StreamError>,
-    {
-        let mut response = Response::new(ServerBody::empty());
-        *response.status_mut() = http::StatusCode::NOT_IMPLEMENTED;
-        response
+/// The oldest revision that the store still knows: the caches begin there and replay what came since, so that watchers
+/// resume across a restart.
+async fn oldest(store: &dyn Store) -> Result<Option<Revision>> {
+    let first = Range { limit: 1, revision: Some(Revision(1)), ..Range::prefix("/registry/") };
+    match store.range(first).await {
+        Ok(_) => Ok(Some(Revision(1))),
+        Err(portolan_store::Error::Compacted { oldest, .. }) => Ok(Some(Revision(oldest))),
+        Err(portolan_store::Error::Future { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -1,0 +1,127 @@
+//! The objects that every cluster has from its first moment on.
+
+use std::net::IpAddr;
+
+use portolan_api::{Kind, Status, find, walk};
+use serde_json::{Value, json};
+
+use crate::config::{Error, Result};
+use crate::server::Server;
+use crate::write::{Part, Subject};
+
+/// The namespaces that clients count on.
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+const KUBERNETES: &str = "kubernetes";
+
+/// Makes what isn't there; of what is there, only the server's own addresses are brought up to date.
+pub(crate) async fn run(server: &Server) -> Result<()> {
+    for name in NAMESPACES {
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        create(server, server.namespaces(), None, object).await?;
+    }
+    let config = &server.config;
+    let Some(primary) = config.service_cidrs.first() else {
+        return Err(Error::Config {
+            field: "service_cidrs",
+            problem: "at least one range is needed, as in 10.96.0.0/16".into(),
+        });
+    };
+    let Some(first) = primary.hosts().next() else {
+        return Err(Error::Config {
+            field: "service_cidrs",
+            problem: format!("{primary} has no address to give"),
+        });
+    };
+    let family = if first.is_ipv4() { "IPv4" } else { "IPv6" };
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": KUBERNETES, "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "type": "ClusterIP", "clusterIP": first.to_string(), "clusterIPs": [first.to_string()],
+            "ipFamilyPolicy": "SingleStack", "ipFamilies": [family], "sessionAffinity": "None",
+            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": config.advertise_port}],
+        },
+    });
+    create(server, kind("", "services")?, Some("default"), service).await?;
+
+    // Endpoints may not be loopback addresses: a pod would reach itself there (Kubernetes refuses them).
+    let usable = |ip: &&IpAddr| ip.is_ipv4() == first.is_ipv4() && !ip.is_loopback();
+    let addresses: Vec<String> =
+        config.advertise_addresses.iter().filter(usable).map(IpAddr::to_string).collect();
+    if addresses.is_empty() {
+        tracing::info!("no {family} address to advertise: pods won't reach the API through its Service");
+    }
+    let endpoints: Vec<Value> =
+        addresses.iter().map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}})).collect();
+    let ports = json!([{"name": "https", "port": config.advertise_port, "protocol": "TCP"}]);
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": KUBERNETES, "namespace": "default", "labels": {"kubernetes.io/service-name": KUBERNETES},
+        },
+        "addressType": family, "endpoints": endpoints, "ports": ports,
+    });
+    ensure(server, kind("discovery.k8s.io", "endpointslices")?, slice, &["endpoints", "ports"]).await?;
+
+    let ips: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
+    let subsets = if ips.is_empty() { json!([]) } else { json!([{"addresses": ips, "ports": ports}]) };
+    let endpoints = json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {
+            "name": KUBERNETES, "namespace": "default",
+            // The slice above is written here; the mirroring controller shall not make a second one.
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": subsets,
+    });
+    ensure(server, kind("", "endpoints")?, endpoints, &["subsets"]).await
+}
+
+fn kind(group: &str, plural: &str) -> Result<&'static Kind> {
+    find(group, "v1", plural)
+        .ok_or_else(|| Error::Bootstrap { what: plural.into(), why: "the kind is not served".into() })
+}
+
+async fn create(
+    server: &Server,
+    kind: &'static Kind,
+    namespace: Option<&str>,
+    object: Value,
+) -> Result<bool> {
+    let name = walk::text(&object, "metadata.name").to_owned();
+    match server.create_object(kind, namespace, object, false).await {
+        Ok(_) => Ok(true),
+        Err(status) if status.reason == "AlreadyExists" => Ok(false),
+        // After a change of the ranges the Service keeps the address it has.
+        Err(status) if status.code == 422 && exists(server, kind, namespace, &name).await => Ok(false),
+        Err(status) => Err(failed(kind, &name, &status)),
+    }
+}
+
+async fn exists(server: &Server, kind: &'static Kind, namespace: Option<&str>, name: &str) -> bool {
+    server.stored(kind, &Subject { kind, namespace, name }.key(), name).await.is_ok()
+}
+
+/// Makes an object in `default`, or gives the one that is there these fields.
+async fn ensure(server: &Server, kind: &'static Kind, object: Value, fields: &[&str]) -> Result<()> {
+    if create(server, kind, Some("default"), object.clone()).await? {
+        return Ok(());
+    }
+    let subject = Subject { kind, namespace: Some("default"), name: KUBERNETES };
+    let make = |old: &Value| {
+        let mut new = old.clone();
+        for field in fields {
+            new[*field] = object[*field].clone();
+        }
+        Ok(new)
+    };
+    let changed = server.modify(subject, Part::Main, false, make).await;
+    changed.map(drop).map_err(|status| failed(kind, KUBERNETES, &status))
+}
+
+fn failed(kind: &Kind, name: &str, status: &Status) -> Error {
+    Error::Bootstrap { what: format!("{} {name}", kind.kind), why: status.message.clone() }
+}

@@ -1,0 +1,278 @@
+//! One kind's objects in memory, fed by the store's watch, with the recent past for watchers that resume.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use parking_lot::RwLock;
+use portolan_api::Kind;
+use portolan_store::{Change, Error, Range, Revision, Store};
+use tokio_util::sync::CancellationToken;
+
+use crate::object::Object;
+
+/// Events kept for watchers that resume: enough for some minutes of a busy cluster; older ones list anew.
+const EVENTS: usize = 8192;
+/// The same bound in bytes, for kinds with large objects.
+const EVENT_BYTES: usize = 32 << 20;
+
+/// A change of one object.
+pub(crate) struct Event {
+    /// The store's revision of the change.
+    pub revision: u64,
+    /// The object after it; for a deletion as it last was, at the revision of the deletion.
+    pub object: Arc<Object>,
+    /// The object before it.
+    pub previous: Option<Arc<Object>>,
+    /// Whether the object is gone.
+    pub deleted: bool,
+    /// The event's line in plain JSON: made by the first watcher that sends it, shared by all others.
+    pub line: OnceLock<Bytes>,
+}
+
+/// A kind's cache.
+pub(crate) struct Cache {
+    /// The kind.
+    pub kind: &'static Kind,
+    prefix: String,
+    state: RwLock<State>,
+    revision: tokio::sync::watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<Arc<str>, Arc<Object>>,
+    revision: u64,
+    events: VecDeque<Arc<Event>>,
+    bytes: usize,
+    /// How many events were dropped from the front of `events` since the cache began.
+    dropped: u64,
+    /// Every event after this revision is in `events`.
+    floor: u64,
+}
+
+/// A watcher's place in the order of events.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cursor(u64);
+
+/// The place is no longer kept: the watcher has to list anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooOld {
+    pub oldest: u64,
+}
+
+/// Objects at one revision.
+pub(crate) struct Snapshot {
+    pub revision: u64,
+    pub objects: Vec<Arc<Object>>,
+    pub cursor: Cursor,
+}
+
+/// The store's key prefix of a kind.
+pub(crate) fn prefix(kind: &Kind) -> String {
+    let group = if kind.group.is_empty() { "core" } else { kind.group };
+    format!("/registry/{group}/{}/", kind.plural)
+}
+
+impl Cache {
+    /// Reads a kind's objects at `base` (or the newest revision if history doesn't reach so far back) and follows.
+    pub(crate) async fn open(
+        kind: &'static Kind,
+        store: Arc<dyn Store>,
+        base: Option<Revision>,
+        close: CancellationToken,
+    ) -> Result<Arc<Cache>, Error> {
+        let cache = Cache {
+            kind,
+            prefix: prefix(kind),
+            state: RwLock::default(),
+            revision: tokio::sync::watch::Sender::new(0),
+        };
+        let cache = Arc::new(cache);
+        match cache.load(&*store, base).await {
+            Err(Error::Compacted { .. } | Error::Future { .. }) if base.is_some() => {
+                cache.load(&*store, None).await?
+            }
+            other => other?,
+        }
+        let feeding = cache.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = feeding.feed(store) => {}
+                () = close.cancelled() => {}
+            }
+        });
+        Ok(cache)
+    }
+
+    /// Replaces everything by the objects at a revision. Watchers find their place gone.
+    async fn load(&self, store: &dyn Store, at: Option<Revision>) -> Result<(), Error> {
+        let result = store.range(Range { revision: at, ..Range::prefix(&self.prefix) }).await?;
+        let mut objects = BTreeMap::new();
+        for entry in &result.entries {
+            if let Some(object) = self.object(&entry.key, &entry.value, entry.mod_revision) {
+                objects.insert(entry.key.clone(), Arc::new(object));
+            }
+        }
+        let mut state = self.state.write();
+        let dropped = state.dropped + state.events.len() as u64 + 1;
+        *state = State {
+            objects,
+            revision: result.revision.0,
+            floor: result.revision.0,
+            dropped,
+            ..State::default()
+        };
+        drop(state);
+        self.revision.send_replace(result.revision.0);
+        Ok(())
+    }
+
+    /// Follows the store for ever.
+    async fn feed(&self, store: Arc<dyn Store>) {
+        let end = Range::prefix(&self.prefix).end;
+        loop {
+            let after = Revision(self.state.read().revision);
+            let error = match store.watch(&self.prefix, &end, after).await {
+                Ok(mut batches) => loop {
+                    match batches.next().await {
+                        Some(Ok(batch)) => self.apply(batch.revision, batch.changes),
+                        Some(Err(error)) => break error,
+                        None => break Error::Closed,
+                    }
+                },
+                Err(error) => error,
+            };
+            match error {
+                // What was seen is good; only go on from there.
+                Error::Lagged => continue,
+                Error::Compacted { .. } => match self.load(&*store, None).await {
+                    Ok(()) => continue,
+                    Err(error) => tracing::error!(kind = self.kind.kind, %error, "listing the store anew"),
+                },
+                error => tracing::error!(kind = self.kind.kind, %error, "watching the store"),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    fn apply(&self, revision: Revision, changes: Vec<Change>) {
+        // Decoding happens before the lock is taken.
+        let decoded: Vec<_> = changes
+            .into_iter()
+            .filter_map(|change| match change {
+                Change::Put { entry, .. } => self
+                    .object(&entry.key, &entry.value, revision)
+                    .map(|object| (entry.key.clone(), Some(object))),
+                Change::Delete { key, .. } => Some((key, None)),
+            })
+            .collect();
+        let mut state = self.state.write();
+        for (key, object) in decoded {
+            let event = match object {
+                Some(object) => {
+                    let object = Arc::new(object);
+                    let previous = state.objects.insert(key, object.clone());
+                    Event { revision: revision.0, object, previous, deleted: false, line: OnceLock::new() }
+                }
+                None => {
+                    let Some(last) = state.objects.remove(&key) else { continue };
+                    let object = Arc::new(last.at(self.kind, revision.0));
+                    Event {
+                        revision: revision.0,
+                        object,
+                        previous: Some(last),
+                        deleted: true,
+                        line: OnceLock::new(),
+                    }
+                }
+            };
+            state.bytes += event.object.bytes.len();
+            state.events.push_back(Arc::new(event));
+        }
+        while state.events.len() > EVENTS || (state.bytes > EVENT_BYTES && state.events.len() > 1) {
+            if let Some(event) = state.events.pop_front() {
+                state.bytes -= event.object.bytes.len();
+                state.dropped += 1;
+                state.floor = event.revision;
+            }
+        }
+        state.revision = state.revision.max(revision.0);
+        drop(state);
+        self.revision.send_if_modified(|seen| std::mem::replace(seen, (*seen).max(revision.0)) < revision.0);
+    }
+
+    fn object(&self, key: &Arc<str>, value: &Bytes, revision: Revision) -> Option<Object> {
+        let object = Object::decode(self.kind, key, value, revision.0);
+        if object.is_none() {
+            // One malformed object never stops the others.
+            tracing::error!(%key, "the store holds something that is no object; leaving it out");
+        }
+        object
+    }
+
+    /// Where the cache is.
+    pub(crate) fn revision(&self) -> u64 {
+        self.state.read().revision
+    }
+
+    /// Waits until the cache has seen a revision; false if it doesn't come in time.
+    pub(crate) async fn reach(&self, revision: u64, patience: Duration) -> bool {
+        let mut seen = self.revision.subscribe();
+        matches!(tokio::time::timeout(patience, seen.wait_for(|seen| *seen >= revision)).await, Ok(Ok(_)))
+    }
+
+    /// Tells of each new revision.
+    pub(crate) fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    /// The objects whose keys begin with `scope`, behind `after` if there is one, as long as `keep` says so.
+    pub(crate) fn snapshot(&self, scope: &str, mut keep: impl FnMut(&Arc<Object>) -> bool) -> Snapshot {
+        let state = self.state.read();
+        let from = (Bound::Included(scope), Bound::Unbounded);
+        let objects = state
+            .objects
+            .range::<str, _>(from)
+            .take_while(|(key, _)| key.starts_with(scope))
+            .map(|(_, object)| object)
+            .filter(|object| keep(object))
+            .cloned()
+            .collect();
+        let cursor = Cursor(state.dropped + state.events.len() as u64);
+        Snapshot { revision: state.revision, objects, cursor }
+    }
+
+    /// The place behind a revision.
+    pub(crate) fn after(&self, revision: u64) -> Result<Cursor, TooOld> {
+        let state = self.state.read();
+        if revision < state.floor {
+            return Err(TooOld { oldest: state.floor });
+        }
+        let passed = state.events.partition_point(|event| event.revision <= revision);
+        Ok(Cursor(state.dropped + passed as u64))
+    }
+
+    /// The next events, at most `limit`, and the revision up to which the watcher has then seen everything.
+    pub(crate) fn next(&self, cursor: &mut Cursor, limit: usize) -> Result<(Vec<Arc<Event>>, u64), TooOld> {
+        let state = self.state.read();
+        let Some(skip) = cursor.0.checked_sub(state.dropped) else {
+            return Err(TooOld { oldest: state.floor });
+        };
+        let mut events: Vec<_> = state.events.iter().skip(skip as usize).take(limit).cloned().collect();
+        let all = skip as usize + events.len() == state.events.len();
+        if !all {
+            // A bookmark's revision must be a place to resume from: never end between two events of one revision.
+            let last = events.last().map_or(0, |event| event.revision);
+            let rest = state.events.iter().skip(skip as usize + events.len());
+            events.extend(rest.take_while(|event| event.revision == last).cloned());
+        }
+        cursor.0 += events.len() as u64;
+        let all = (cursor.0 - state.dropped) as usize == state.events.len();
+        let revision = if all { state.revision } else { events.last().map_or(0, |event| event.revision) };
+        Ok((events, revision))
+    }
+}

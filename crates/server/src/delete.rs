@@ -1,0 +1,244 @@
+//! Deleting: at once, after a grace, or when the last finalizer has gone.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use jiff::Timestamp;
+use portolan_api::{Kind, Status, meta, walk};
+use portolan_store::{Compare, Op, Revision, Txn};
+use serde_json::{Value, json};
+
+use crate::claims;
+use crate::http::{Answer, Call, dry_run, json as respond};
+use crate::object::Selection;
+use crate::read::{Page, object_key, render};
+use crate::server::Server;
+use crate::write::{Subject, is_service};
+
+/// The garbage collector's finalizers (apimachinery `FinalizerOrphanDependents`, `FinalizerDeleteDependents`).
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+
+/// How an object shall go.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    grace_s: Option<i64>,
+    policy: Option<Policy>,
+    uid: Option<String>,
+    version: Option<String>,
+    dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Policy {
+    Background,
+    Foreground,
+    Orphan,
+}
+
+impl Options {
+    /// From the body, else from the query.
+    fn read(call: &Call) -> Result<Options, Status> {
+        let body = if call.body.is_empty() { json!({}) } else { call.json()? };
+        let mut options = Options::from_value(&body)?;
+        if options.grace_s.is_none() {
+            let text = call.query.get("gracePeriodSeconds");
+            let parsed = text.map(str::parse).transpose();
+            options.grace_s =
+                parsed.map_err(|_| Status::bad_request("gracePeriodSeconds: must be a whole number"))?;
+        }
+        if options.policy.is_none() {
+            options.policy = policy(call.query.get("propagationPolicy"))?;
+        }
+        options.dry_run |= call.dry_run()?;
+        Ok(options)
+    }
+
+    /// From a `DeleteOptions` object.
+    pub(crate) fn from_value(body: &Value) -> Result<Options, Status> {
+        let text = |path| Some(walk::text(body, path).to_owned()).filter(|text| !text.is_empty());
+        let mut chosen = policy(walk::at(body, "propagationPolicy").and_then(Value::as_str))?;
+        // The older way to say it.
+        if let (None, Some(orphan)) = (chosen, walk::flag(body, "orphanDependents")) {
+            chosen = Some(if orphan { Policy::Orphan } else { Policy::Background });
+        }
+        Ok(Options {
+            grace_s: walk::int(body, "gracePeriodSeconds"),
+            policy: chosen,
+            uid: text("preconditions.uid"),
+            version: text("preconditions.resourceVersion"),
+            dry_run: dry_run(walk::list(body, "dryRun").iter().filter_map(Value::as_str))?,
+        })
+    }
+}
+
+fn policy(text: Option<&str>) -> Result<Option<Policy>, Status> {
+    match text {
+        None => Ok(None),
+        Some("Background") => Ok(Some(Policy::Background)),
+        Some("Foreground") => Ok(Some(Policy::Foreground)),
+        Some("Orphan") => Ok(Some(Policy::Orphan)),
+        Some(other) => Err(Status::bad_request(format!(
+            "propagationPolicy: Unsupported value: {other:?}: supported values: \"Foreground\", \"Background\", \"Orphan\""
+        ))),
+    }
+}
+
+/// What became of a deletion.
+pub(crate) enum Deleted {
+    /// The object is gone; this is what it was.
+    Gone(Value),
+    /// The object will go; this is what it is now.
+    Going(Value),
+}
+
+/// Whether an object that is written like this is gone with it: it is being deleted, its grace is over, nobody holds it.
+pub(crate) fn vanishes(kind: &Kind, object: &Value) -> bool {
+    meta::deletion_timestamp(object).is_some()
+        && walk::int(object, "metadata.deletionGracePeriodSeconds").unwrap_or(0) == 0
+        && meta::finalizers(object).is_empty()
+        && !held_by_content(kind, object)
+}
+
+/// A namespace stays until its content is gone: its finalizers are in `spec` (removed through `/finalize`).
+fn held_by_content(kind: &Kind, object: &Value) -> bool {
+    kind.kind == "Namespace" && !walk::list(object, "spec.finalizers").is_empty()
+}
+
+/// The transaction that removes a stored object and what is kept beside it.
+pub(crate) fn removal(kind: &Kind, key: &Arc<str>, old: &Value, revision: Revision) -> Txn {
+    let mut ops = vec![Op::Delete(key.clone())];
+    if is_service(kind) {
+        ops.extend(claims::held(old).into_iter().map(Op::Delete));
+        // The Endpoints of the same name go with the Service (registry/core/service/storage `DeleteEndpoints`).
+        if let Some(endpoints) = portolan_api::find("", "v1", "endpoints") {
+            let key = object_key(endpoints, Some(meta::namespace(old)), meta::name(old));
+            ops.push(Op::Delete(key.into()));
+        }
+    }
+    Txn { compares: vec![Compare::ModRevision(key.clone(), revision)], ops }
+}
+
+/// How long an object may take to go.
+fn grace_s(kind: &Kind, object: &Value, asked: Option<i64>) -> i64 {
+    if kind.kind != "Pod" {
+        return 0;
+    }
+    // A pod that runs nowhere, or no longer, has nothing to shut down (registry/core/pod/strategy.go CheckGracefulDelete).
+    let settled = matches!(walk::text(object, "status.phase"), "Succeeded" | "Failed");
+    if walk::text(object, "spec.nodeName").is_empty() || settled {
+        return 0;
+    }
+    let grace = asked.or_else(|| walk::int(object, "spec.terminationGracePeriodSeconds")).unwrap_or(30);
+    if grace < 0 { 1 } else { grace }
+}
+
+impl Server {
+    /// DELETE of an object.
+    pub(crate) async fn delete(&self, call: &Call) -> Answer {
+        let options = Options::read(call)?;
+        let kind = call.kind;
+        match self.delete_object(call.subject(), &options).await? {
+            Deleted::Going(object) => Ok(respond(StatusCode::OK, &call.show(object))),
+            Deleted::Gone(object) if returns_object(kind) => Ok(respond(StatusCode::OK, &call.show(object))),
+            Deleted::Gone(object) => {
+                Ok(respond(StatusCode::OK, &Status::deleted(kind, call.name(), meta::uid(&object))))
+            }
+        }
+    }
+
+    /// DELETE of a collection.
+    pub(crate) async fn delete_collection(&self, call: &Call) -> Answer {
+        let options = Options::read(call)?;
+        let selection: Selection = call.selection()?;
+        let page = self.page(call, &selection).await?;
+        for object in &page.objects {
+            let namespace = Some(object.namespace(call.kind)).filter(|namespace| !namespace.is_empty());
+            let subject = Subject { kind: call.kind, namespace, name: object.name() };
+            match self.delete_object(subject, &options).await {
+                Ok(_) => {}
+                // Somebody else was faster: gone is gone.
+                Err(status) if status.code == 404 => {}
+                Err(status) => return Err(status),
+            }
+        }
+        Ok(render(call, &Page { next: None, remaining: None, ..page }))
+    }
+
+    /// Deletes an object, or marks it for deletion.
+    pub(crate) async fn delete_object(
+        &self,
+        subject: Subject<'_>,
+        options: &Options,
+    ) -> Result<Deleted, Status> {
+        let Subject { kind, name, .. } = subject;
+        if kind.kind == "Namespace" && matches!(name, "default" | "kube-system" | "kube-public") {
+            return Err(Status::forbidden(kind, name, "this namespace may not be deleted"));
+        }
+        let key = subject.key();
+        loop {
+            let (old, revision) = self.stored(kind, &key, name).await?;
+            if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != meta::uid(&old)) {
+                return Err(Status::uid_precondition(kind, name, uid, meta::uid(&old)));
+            }
+            if let Some(version) = options.version.as_deref().filter(|v| *v != meta::resource_version(&old)) {
+                return Err(Status::version_precondition(kind, name, version, meta::resource_version(&old)));
+            }
+            let mut new = old.clone();
+            hold(&mut new, options.policy);
+            meta::mark_deleted(&mut new, Timestamp::now(), grace_s(kind, &old, options.grace_s));
+            if kind.kind == "Namespace" {
+                walk::set(&mut new, "status.phase", "Terminating");
+            }
+            let gone = vanishes(kind, &new);
+            if options.dry_run || (!gone && new == old) {
+                return Ok(if gone { Deleted::Gone(new) } else { Deleted::Going(new) });
+            }
+            let txn = if gone {
+                removal(kind, &key, &old, revision)
+            } else {
+                let mut bare = new.clone();
+                meta::clear_resource_version(&mut bare);
+                Txn {
+                    compares: vec![Compare::ModRevision(key.clone(), revision)],
+                    ops: vec![Op::Put(key.clone(), serde_json::to_vec(&bare).unwrap_or_default().into())],
+                }
+            };
+            let Some(Revision(revision)) = self.commit(txn).await? else { continue };
+            if gone {
+                // As it was: what goes at once was never seen marked.
+                let mut last = old;
+                meta::set_resource_version(&mut last, revision);
+                return Ok(Deleted::Gone(last));
+            }
+            meta::set_resource_version(&mut new, revision);
+            return Ok(Deleted::Going(new));
+        }
+    }
+}
+
+/// Sets the garbage collector's finalizers as the policy wants them; without a policy they stay.
+fn hold(object: &mut Value, policy: Option<Policy>) {
+    let Some(policy) = policy else { return };
+    let before = meta::finalizers(object);
+    let mut after: Vec<&str> = before.iter().copied().filter(|f| *f != ORPHAN && *f != FOREGROUND).collect();
+    match policy {
+        Policy::Background => {}
+        Policy::Foreground => after.push(FOREGROUND),
+        Policy::Orphan => after.push(ORPHAN),
+    }
+    if after == before {
+        return;
+    }
+    let after: Value = after.into_iter().collect();
+    if after.as_array().is_some_and(Vec::is_empty) {
+        walk::remove(object, "metadata.finalizers");
+    } else {
+        walk::set(object, "metadata.finalizers", after);
+    }
+}
+
+/// Kinds whose deletion answers with the object instead of a Status (`ReturnDeletedObject` in kube-apiserver's storages).
+fn returns_object(kind: &Kind) -> bool {
+    kind.group.is_empty() && matches!(kind.kind, "Pod" | "Service" | "ServiceAccount" | "Namespace")
+}

@@ -1,0 +1,261 @@
+//! One request through the server: who asks, for what, by which verb; and the answer's head.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Body;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use portolan_api::{Kind, Status};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::Identity;
+use crate::body::{ServerBody, StreamError};
+use crate::negotiate::{self, Form};
+use crate::path::{self, ObjectPath, Query, Target};
+use crate::server::Server;
+use crate::{discovery, health, openapi};
+
+/// The largest body that is read, as in kube-apiserver (`MaxRequestBodyBytes`).
+const BODY_LIMIT: usize = 3 << 20;
+
+/// Who sends a request, and until when an answer may go on.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    /// None: anonymous.
+    pub identity: Option<Identity>,
+    /// Cancelled when the listener drains: watches then end.
+    pub drain: CancellationToken,
+}
+
+/// A request for an object or a collection, read whole.
+pub(crate) struct Call {
+    pub caller: Caller,
+    pub method: Method,
+    pub path: ObjectPath,
+    pub kind: &'static Kind,
+    pub query: Query,
+    pub form: Form,
+    /// The body's media type, without parameters.
+    pub media: String,
+    pub body: Bytes,
+}
+
+/// What a handler gives back.
+pub(crate) type Answer = Result<Response<ServerBody>, Status>;
+
+impl Call {
+    /// Whether nothing may be written.
+    pub(crate) fn dry_run(&self) -> Result<bool, Status> {
+        dry_run(self.query.all("dryRun"))
+    }
+
+    /// The name in the path.
+    pub(crate) fn name(&self) -> &str {
+        self.path.name.as_deref().unwrap_or_default()
+    }
+
+    /// The body as JSON.
+    pub(crate) fn json(&self) -> Result<Value, Status> {
+        match self.media.as_str() {
+            "application/json" | "" => {}
+            "application/vnd.kubernetes.protobuf" => {
+                let message = "this server reads JSON, not protobuf: set the client's content type to \
+                               application/json (client-go: rest.Config.ContentType), or apply a manifest";
+                return Err(Status { message: message.into(), ..Status::unsupported_media_type(&[]) });
+            }
+            _ => return Err(Status::unsupported_media_type(&["application/json"])),
+        }
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Status::bad_request(format!("the body is not valid JSON: {error}")))
+    }
+}
+
+/// `dryRun` may be `All` or absent (apimachinery `ValidateDryRun`).
+pub(crate) fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
+    let mut dry = false;
+    for value in values {
+        match value {
+            "All" => dry = true,
+            "" => {}
+            other => {
+                let message = format!("dryRun: Unsupported value: {other:?}: supported values: \"All\"");
+                return Err(Status::bad_request(message));
+            }
+        }
+    }
+    Ok(dry)
+}
+
+impl Server {
+    /// Answers one request.
+    pub(crate) async fn answer<B>(
+        self: &Arc<Self>,
+        caller: Caller,
+        request: Request<B>,
+    ) -> Response<ServerBody>
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<StreamError>,
+    {
+        self.route(caller, request).await.unwrap_or_else(refuse)
+    }
+
+    async fn route<B>(self: &Arc<Self>, caller: Caller, request: Request<B>) -> Answer
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<StreamError>,
+    {
+        let (head, body) = request.into_parts();
+        let target = path::parse(head.uri.path());
+        let query = Query::parse(head.uri.query().unwrap_or_default());
+        let text = |name| head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let accept = text(header::ACCEPT);
+
+        // What anybody may see: that we live, and which version (RBAC's `system:public-info-viewer`).
+        match &target {
+            Target::Version => return Ok(json(StatusCode::OK, &self.version())),
+            Target::Health(check) => return Ok(health::answer(self, check, &query).await),
+            _ if caller.identity.is_none() => return Err(Status::unauthorized()),
+            _ => {}
+        }
+        let path = match target {
+            Target::Object(path) => path,
+            other => {
+                if head.method != Method::GET && head.method != Method::HEAD {
+                    return Err(Status::method_not_supported());
+                }
+                return match other {
+                    Target::OpenApiV2 | Target::OpenApiV3 | Target::OpenApiV3Group(_) => {
+                        openapi::answer(&other)
+                    }
+                    other => discovery::answer(&other, accept, &self.config),
+                };
+            }
+        };
+        let kind =
+            portolan_api::find(&path.group, &path.version, &path.plural).ok_or_else(Status::no_such_path)?;
+        if path.namespace.is_some() && !kind.namespaced {
+            return Err(Status::no_such_path());
+        }
+        let form = negotiate::form(accept)?;
+        let media = negotiate::essence(text(header::CONTENT_TYPE));
+        let body = match Limited::new(body, BODY_LIMIT).collect().await {
+            Ok(collected) => collected.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => {
+                let message = format!("Request entity too large: limit is {BODY_LIMIT}");
+                return Err(Status::too_large(message));
+            }
+            Err(error) => return Err(Status::bad_request(format!("reading the request's body: {error}"))),
+        };
+        self.dispatch(Call { caller, method: head.method, path, kind, query, form, media, body }).await
+    }
+
+    async fn dispatch(self: &Arc<Self>, call: Call) -> Answer {
+        let method = call.method.clone();
+        let verb = match method {
+            Method::GET | Method::HEAD => "GET",
+            Method::POST => "POST",
+            Method::PUT => "PUT",
+            Method::PATCH => "PATCH",
+            Method::DELETE => "DELETE",
+            _ => return Err(Status::method_not_supported()),
+        };
+        if let Some(subresource) = call.path.subresource.clone() {
+            if !call.kind.has(&subresource) || !call.path.rest.is_empty() {
+                return Err(Status::no_such_path());
+            }
+            return match (verb, subresource.as_str()) {
+                ("GET", "status") => self.get(&call).await,
+                ("PUT", "status") => self.update_status(&call).await,
+                ("PATCH", "status") => self.patch_status(&call).await,
+                ("GET", "scale") => self.get_scale(&call).await,
+                ("PUT" | "PATCH", "scale") => self.write_scale(&call).await,
+                ("GET", "log") => self.log(&call).await,
+                ("PUT", "finalize") => self.finalize(&call).await,
+                ("POST", "binding") => self.bind(&call).await,
+                ("POST", "eviction") => self.evict(&call).await,
+                _ => Err(Status::method_not_supported()),
+            };
+        }
+        // A namespaced object has a namespace in its path; only reads go across all.
+        let nameable = call.path.namespace.is_some() || !call.kind.namespaced;
+        match (verb, call.path.name.is_some()) {
+            ("GET", true) if nameable => self.get(&call).await,
+            ("GET", false) if call.query.flag("watch") => self.watch(&call).await,
+            ("GET", false) => self.list(&call).await,
+            ("POST", false) if nameable => self.create(&call).await,
+            ("PUT", true) if nameable => self.update(&call).await,
+            ("PATCH", true) if nameable => self.patch(&call).await,
+            ("DELETE", true) if nameable => self.delete(&call).await,
+            ("DELETE", false) => self.delete_collection(&call).await,
+            _ if !nameable => Err(Status::no_such_path()),
+            _ => Err(Status::method_not_supported()),
+        }
+    }
+
+    fn version(&self) -> Value {
+        let version = &self.config.version;
+        serde_json::json!({
+            "major": version.major, "minor": version.minor, "gitVersion": version.git_version,
+            "gitCommit": "", "gitTreeState": "", "buildDate": "1970-01-01T00:00:00Z",
+            "goVersion": "", "compiler": "rustc", "platform": format!("linux/{}", std::env::consts::ARCH),
+        })
+    }
+}
+
+/// A JSON answer.
+pub(crate) fn json(code: StatusCode, value: &Value) -> Response<ServerBody> {
+    typed(code, "application/json", serde_json::to_vec(value).unwrap_or_default())
+}
+
+/// An answer of some media type.
+pub(crate) fn typed(code: StatusCode, media: &'static str, body: impl Into<Bytes>) -> Response<ServerBody> {
+    let mut response = Response::new(ServerBody::whole(body));
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    // Answers are of this moment and of this user.
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// Adds `Warning: 299 - "text"` headers (RFC 7234 section 5.5), which kubectl prints.
+pub(crate) fn warn(mut response: Response<ServerBody>, warnings: &[String]) -> Response<ServerBody> {
+    for warning in warnings {
+        let text: String = warning.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{text}\"").as_bytes()) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    response
+}
+
+/// A refusal on the wire.
+pub(crate) fn refuse(status: Status) -> Response<ServerBody> {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if code == StatusCode::INTERNAL_SERVER_ERROR {
+        tracing::warn!(message = status.message, "internal error");
+    }
+    let mut response = json(code, &status.to_value());
+    let retry = status.details.get("retryAfterSeconds").and_then(Value::as_u64);
+    if let Some(seconds) = retry {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    if code == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+/// What a store's error is to a client.
+pub(crate) fn store_status(error: portolan_store::Error) -> Status {
+    use portolan_store::Error;
+    match error {
+        Error::Compacted { asked, oldest } => Status::too_old(asked, oldest),
+        Error::Future { asked, current } => Status::too_large_resource_version(asked, current),
+        Error::Closed => Status::unavailable("the server is shutting down"),
+        error => Status::internal(error),
+    }
+}

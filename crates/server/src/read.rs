@@ -1,0 +1,319 @@
+//! Reading: one object from the store, many from the cache.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use http::StatusCode;
+use jiff::Timestamp;
+use portolan_api::{FieldSelector, Kind, LabelSelector, Status, meta};
+use portolan_store::{Range, Revision};
+use serde_json::{Value, json};
+
+use crate::cache::{Cache, prefix};
+use crate::http::{Answer, Call, json as respond, store_status, typed};
+use crate::negotiate::Form;
+use crate::object::{Object, Selection, stored};
+use crate::server::Server;
+use crate::table::{self, Include};
+
+/// How long a read waits for the cache to reach a revision, as kube-apiserver's watch cache does (`blockTimeout`).
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How many keys a page of an older snapshot is read by.
+const CHUNK: usize = 500;
+
+/// Objects at one revision, and where the next page begins.
+pub(crate) struct Page {
+    pub revision: u64,
+    pub objects: Vec<Arc<Object>>,
+    pub next: Option<String>,
+    pub remaining: Option<usize>,
+}
+
+impl Call {
+    /// The key of the object in the path.
+    pub(crate) fn key(&self) -> String {
+        object_key(self.kind, self.path.namespace.as_deref(), self.name())
+    }
+
+    /// The prefix of all keys in the path's collection.
+    pub(crate) fn scope(&self) -> String {
+        match &self.path.namespace {
+            Some(namespace) => format!("{}{namespace}/", prefix(self.kind)),
+            None => prefix(self.kind),
+        }
+    }
+
+    /// What is asked for by labels and fields.
+    pub(crate) fn selection(&self) -> Result<Selection, Status> {
+        let bad = |field: &str, text: &str, error: portolan_api::selector::SelectorError| {
+            Status::bad_request(format!("unable to parse {field} {text:?}: {error}"))
+        };
+        let mut selection = Selection::default();
+        if let Some(text) = self.query.get("labelSelector") {
+            selection.labels =
+                LabelSelector::parse(text).map_err(|error| bad("labelSelector", text, error))?;
+        }
+        if let Some(text) = self.query.get("fieldSelector") {
+            selection.fields = FieldSelector::parse(text, self.kind)
+                .map_err(|error| Status::bad_request(error.to_string()))?;
+        }
+        Ok(selection)
+    }
+
+    /// The prefix of keys that can match at all: one key, if the selection names it.
+    pub(crate) fn narrow(&self, selection: &Selection) -> String {
+        let scope = self.scope();
+        let namespace = self.path.namespace.as_deref().or(selection.fields.requires("metadata.namespace"));
+        match (selection.fields.requires("metadata.name"), namespace) {
+            (Some(name), Some(namespace)) if self.kind.namespaced => {
+                object_key(self.kind, Some(namespace), name)
+            }
+            (Some(name), _) if !self.kind.namespaced => object_key(self.kind, None, name),
+            (None, Some(namespace)) if self.kind.namespaced => format!("{}{namespace}/", prefix(self.kind)),
+            _ => scope,
+        }
+    }
+
+    /// A revision parameter; none if absent.
+    pub(crate) fn revision(&self) -> Result<Option<u64>, Status> {
+        let Some(text) = self.query.get("resourceVersion") else { return Ok(None) };
+        let revision = text.parse().map_err(|_| {
+            Status::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be a decimal number"))
+        })?;
+        Ok(Some(revision))
+    }
+
+    /// Which object a table's rows carry.
+    pub(crate) fn include(&self) -> Include {
+        Include::parse(self.query.get("includeObject"))
+    }
+
+    /// One object in the form that the client takes.
+    pub(crate) fn show(&self, object: Value) -> Value {
+        match self.form {
+            Form::Plain => object,
+            Form::Metadata => table::metadata(&object),
+            Form::Table => {
+                let about = json!({"resourceVersion": meta::resource_version(&object)});
+                let row = table::row(self.kind, &object, self.include(), Timestamp::now());
+                table::table(Some(table::columns(self.kind)), about, vec![row])
+            }
+        }
+    }
+}
+
+/// The key of an object.
+pub(crate) fn object_key(kind: &Kind, namespace: Option<&str>, name: &str) -> String {
+    match namespace {
+        Some(namespace) => format!("{}{namespace}/{name}", prefix(kind)),
+        None => format!("{}{name}", prefix(kind)),
+    }
+}
+
+impl Server {
+    /// The stored object behind a key, and its revision.
+    pub(crate) async fn stored(
+        &self,
+        kind: &Kind,
+        key: &str,
+        name: &str,
+    ) -> Result<(Value, Revision), Status> {
+        let (entry, _) = self.store.get(key).await.map_err(store_status)?;
+        let entry = entry.ok_or_else(|| Status::not_found(kind, name))?;
+        let value = stored(&entry.value, entry.mod_revision.0)
+            .ok_or_else(|| Status::internal(format!("{key} holds something that is no object")))?;
+        Ok((value, entry.mod_revision))
+    }
+
+    /// GET of one object.
+    pub(crate) async fn get(&self, call: &Call) -> Answer {
+        let (object, _) = self.stored(call.kind, &call.key(), call.name()).await?;
+        Ok(respond(StatusCode::OK, &call.show(object)))
+    }
+
+    /// GET of a collection.
+    pub(crate) async fn list(&self, call: &Call) -> Answer {
+        let page = self.page(call, &call.selection()?).await?;
+        Ok(render(call, &page))
+    }
+
+    /// The objects that a list asks for.
+    pub(crate) async fn page(&self, call: &Call, selection: &Selection) -> Result<Page, Status> {
+        let limit = match call.query.get("limit").map(str::parse::<i64>) {
+            None => 0,
+            Some(Ok(limit)) => usize::try_from(limit).unwrap_or(0),
+            Some(Err(_)) => return Err(Status::bad_request("limit: must be a whole number")),
+        };
+        let revision = call.revision()?;
+        let policy = call.query.get("resourceVersionMatch");
+        if let Some(token) = call.query.get("continue") {
+            if revision.is_some_and(|revision| revision != 0) {
+                return Err(Status::bad_request(
+                    "specifying resource version is not allowed when using continue",
+                ));
+            }
+            let (revision, start) = Token::read(token, call)?;
+            return self
+                .old_page(call, selection, revision, start, limit)
+                .await
+                .map_err(|status| if status.code == 410 { Status::continue_expired() } else { status });
+        }
+        match (policy, revision) {
+            (Some("Exact"), Some(revision)) if revision > 0 => {
+                return self.old_page(call, selection, revision, call.narrow(selection), limit).await;
+            }
+            (Some("Exact"), _) => {
+                return Err(Status::bad_request(
+                    "resourceVersionMatch: Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
+                ));
+            }
+            (None, _) | (Some("NotOlderThan"), Some(_)) => {}
+            (Some("NotOlderThan"), None) => {
+                return Err(Status::bad_request(
+                    "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+                ));
+            }
+            (Some(other), _) => {
+                return Err(Status::bad_request(format!(
+                    "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
+                )));
+            }
+        }
+        let cache = self.cache(call.kind);
+        self.fresh(cache, revision).await?;
+        let kind = call.kind;
+        let snapshot = cache.snapshot(&call.narrow(selection), |object| selection.matches(object, kind));
+        let (mut objects, mut next, mut remaining) = (snapshot.objects, None, None);
+        if limit > 0 && objects.len() > limit {
+            // The rest is only known when nothing is filtered out (the API's `remainingItemCount`).
+            remaining = selection.is_empty().then_some(objects.len() - limit);
+            objects.truncate(limit);
+            next = objects.last().map(|last| Token::write(snapshot.revision, &format!("{}\0", last.key)));
+        }
+        Ok(Page { revision: snapshot.revision, objects, next, remaining })
+    }
+
+    /// Waits until a cache is as new as the client wants: `0` takes what there is, nothing means the newest.
+    pub(crate) async fn fresh(&self, cache: &Cache, revision: Option<u64>) -> Result<(), Status> {
+        let wanted = match revision {
+            Some(0) => return Ok(()),
+            Some(revision) => revision,
+            None => self.store.revision().await.map_err(store_status)?.0,
+        };
+        if cache.revision() >= wanted || cache.reach(wanted, PATIENCE).await {
+            return Ok(());
+        }
+        Err(Status::too_large_resource_version(wanted, cache.revision()))
+    }
+
+    /// A page of the objects as they were at a revision, from the store's history.
+    async fn old_page(
+        &self,
+        call: &Call,
+        selection: &Selection,
+        revision: u64,
+        mut start: String,
+        limit: usize,
+    ) -> Result<Page, Status> {
+        let end = Range::prefix(&call.scope()).end;
+        let mut objects: Vec<Arc<Object>> = Vec::new();
+        loop {
+            let chunk = if limit == 0 { 0 } else { CHUNK.max(limit + 1) };
+            let range = Range {
+                start: start.as_str().into(),
+                end: end.clone(),
+                limit: chunk,
+                revision: Some(Revision(revision)),
+            };
+            let result = self.store.range(range).await.map_err(store_status)?;
+            for entry in &result.entries {
+                let Some(object) = Object::decode(call.kind, &entry.key, &entry.value, entry.mod_revision.0)
+                else {
+                    continue;
+                };
+                if !selection.matches(&object, call.kind) {
+                    continue;
+                }
+                if limit > 0 && objects.len() == limit {
+                    let next = objects.last().map(|last| Token::write(revision, &format!("{}\0", last.key)));
+                    return Ok(Page { revision, objects, next, remaining: None });
+                }
+                objects.push(Arc::new(object));
+            }
+            match result.entries.last() {
+                Some(last) if result.more => start = format!("{}\0", last.key),
+                _ => return Ok(Page { revision, objects, next: None, remaining: None }),
+            }
+        }
+    }
+}
+
+/// A page in the form that the client takes.
+pub(crate) fn render(call: &Call, page: &Page) -> http::Response<crate::body::ServerBody> {
+    let mut about = json!({"resourceVersion": page.revision.to_string()});
+    if let Some(next) = &page.next {
+        about["continue"] = next.as_str().into();
+    }
+    if let Some(remaining) = page.remaining {
+        about["remainingItemCount"] = remaining.into();
+    }
+    match call.form {
+        Form::Plain => {
+            // The objects are text already: joined, not parsed and written again.
+            let size = page.objects.iter().map(|object| object.bytes.len() + 1).sum::<usize>();
+            let mut out = Vec::with_capacity(size + 256);
+            let head = json!({"kind": call.kind.list_kind, "apiVersion": call.kind.api_version(), "metadata": about});
+            let head = head.to_string();
+            out.extend_from_slice(&head.as_bytes()[..head.len() - 1]);
+            out.extend_from_slice(b",\"items\":[");
+            for (i, object) in page.objects.iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                out.extend_from_slice(&object.bytes);
+            }
+            out.extend_from_slice(b"]}");
+            typed(StatusCode::OK, "application/json", out)
+        }
+        Form::Metadata => {
+            let items: Vec<_> = page.objects.iter().map(|object| table::metadata(&object.value())).collect();
+            let list = json!({
+                "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": about, "items": items,
+            });
+            respond(StatusCode::OK, &list)
+        }
+        Form::Table => {
+            let (include, now) = (call.include(), Timestamp::now());
+            let rows = page
+                .objects
+                .iter()
+                .map(|object| table::row(call.kind, &object.value(), include, now))
+                .collect();
+            respond(StatusCode::OK, &table::table(Some(table::columns(call.kind)), about, rows))
+        }
+    }
+}
+
+/// The `continue` token: the snapshot's revision and the key that comes next.
+struct Token;
+
+impl Token {
+    fn write(revision: u64, start: &str) -> String {
+        base64::engine::general_purpose::URL_SAFE_NO_PAD
+            .encode(json!({"rv": revision, "start": start}).to_string())
+    }
+
+    fn read(token: &str, call: &Call) -> Result<(u64, String), Status> {
+        let parsed = base64::engine::general_purpose::URL_SAFE_NO_PAD
+            .decode(token)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok())
+            .and_then(|value| Some((value["rv"].as_u64()?, value["start"].as_str()?.to_owned())))
+            // The token comes back from a client: it must not lead out of the collection that was asked for.
+            .filter(|(_, start)| start.starts_with(&call.scope()));
+        parsed.ok_or_else(|| {
+            Status::bad_request("continue key is not valid: it is not from a list of this collection")
+        })
+    }
+}

@@ -1,0 +1,64 @@
+//! Objects in the forms that only show a part of them: tables, and metadata alone.
+
+use jiff::Timestamp;
+use portolan_api::Kind;
+use serde_json::{Value, json};
+
+/// Which object a table's row carries (`?includeObject=`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Include {
+    /// None.
+    None,
+    /// Its metadata, as Kubernetes does by default.
+    Metadata,
+    /// All of it.
+    Object,
+}
+
+impl Include {
+    /// Reads the parameter.
+    pub(crate) fn parse(text: Option<&str>) -> Include {
+        match text {
+            Some("None") => Include::None,
+            Some("Object") => Include::Object,
+            _ => Include::Metadata,
+        }
+    }
+}
+
+/// The columns of a kind.
+pub(crate) fn columns(kind: &Kind) -> Value {
+    kind.columns
+        .iter()
+        .map(|column| {
+            json!({
+                "name": column.name, "type": column.r#type, "format": column.format,
+                "description": column.description, "priority": column.priority,
+            })
+        })
+        .collect()
+}
+
+/// The row of an object.
+pub(crate) fn row(kind: &Kind, object: &Value, include: Include, now: Timestamp) -> Value {
+    let cells = (kind.cells)(object, now);
+    let shown = match include {
+        Include::None => Value::Null,
+        Include::Metadata => metadata(object),
+        Include::Object => object.clone(),
+    };
+    json!({"cells": cells, "object": shown})
+}
+
+/// A table of rows; `columns` is left out of all but the first table of a watch.
+pub(crate) fn table(columns: Option<Value>, metadata: Value, rows: Vec<Value>) -> Value {
+    json!({
+        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+        "columnDefinitions": columns.unwrap_or_else(|| json!([])), "rows": rows,
+    })
+}
+
+/// An object's metadata alone.
+pub(crate) fn metadata(object: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
+}

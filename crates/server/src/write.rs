@@ -1,0 +1,441 @@
+//! Writing: create, update, patch. Each is a pure change of one object, then a compare-and-swap.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use http::StatusCode;
+use jiff::Timestamp;
+use portolan_api::patch::{self, PatchError};
+use portolan_api::service::{self, Refusal};
+use portolan_api::{Kind, Status, meta};
+use portolan_store::{Compare, Op, Revision, Txn, TxnOutcome};
+use serde_json::Value;
+
+use crate::delete::{removal, vanishes};
+use crate::http::{Answer, Call, json as respond, store_status, warn};
+use crate::object::stored;
+use crate::read::object_key;
+use crate::server::Server;
+use crate::{claims, random};
+
+/// How often a write begins again because another one was faster. Every round means that somebody else got through.
+const ROUNDS: usize = 64;
+/// How many names are tried for `generateName`, as in kube-apiserver (`maxNameGenerationCreateAttempts`).
+const NAMES: usize = 8;
+
+/// Which part of an object a write may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All but the status.
+    Main,
+    /// The status.
+    Status,
+    /// Exactly what the change changes: subresources whose rules are their own.
+    Exact,
+}
+
+/// An object that is to be changed.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    pub kind: &'static Kind,
+    pub namespace: Option<&'a str>,
+    pub name: &'a str,
+}
+
+impl Subject<'_> {
+    pub(crate) fn key(&self) -> Arc<str> {
+        object_key(self.kind, self.namespace, self.name).into()
+    }
+}
+
+impl Call {
+    /// The object in the path.
+    pub(crate) fn subject(&self) -> Subject<'_> {
+        Subject { kind: self.kind, namespace: self.path.namespace.as_deref(), name: self.name() }
+    }
+
+    /// Checks that a body is of this path's kind and namespace and has no field that the kind doesn't know; what is
+    /// tolerated goes to `warnings`. `known` is an object whose unknown fields are no news.
+    fn admit(
+        &self,
+        object: &mut Value,
+        known: Option<&Value>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Status> {
+        let kind = self.kind;
+        if !object.is_object() {
+            return Err(Status::undecodable(kind, "the body is not a JSON object"));
+        }
+        let (version, name) = (object["apiVersion"].as_str(), object["kind"].as_str());
+        if let Some(version) = version.filter(|version| !version.is_empty() && *version != kind.api_version())
+        {
+            return Err(Status::bad_request(format!(
+                "the API version in the data ({version}) does not match the expected API version ({})",
+                kind.api_version()
+            )));
+        }
+        if let Some(name) = name.filter(|name| !name.is_empty() && *name != kind.kind) {
+            return Err(Status::bad_request(format!(
+                "the kind in the data ({name}) does not match the expected kind ({})",
+                kind.kind
+            )));
+        }
+        let strictness = self.query.get("fieldValidation").unwrap_or("Warn");
+        let mut unknown = kind.decode(object).map_err(|why| Status::undecodable(kind, &why))?;
+        if let Some(known) = known.filter(|_| !unknown.is_empty()) {
+            let before = kind.decode(known).unwrap_or_default();
+            unknown.retain(|field| !before.contains(field));
+        }
+        if !unknown.is_empty() {
+            match strictness {
+                "Strict" => return Err(Status::strict_decoding(kind, &unknown)),
+                "Ignore" => {}
+                _ => warnings.extend(unknown.iter().map(|field| format!("unknown field {field:?}"))),
+            }
+        }
+        // Who owns which field is not tracked here; what a client copied from elsewhere would mislead.
+        portolan_api::walk::remove(object, "metadata.managedFields");
+        if let Some(namespace) = self.path.namespace.as_deref() {
+            let claimed = meta::namespace(object);
+            if !claimed.is_empty() && claimed != namespace {
+                return Err(Status::bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for a PUT: the name must be the path's.
+    fn admit_replacement(&self, object: &mut Value, warnings: &mut Vec<String>) -> Result<(), Status> {
+        self.admit(object, None, warnings)?;
+        let name = meta::name(object);
+        if !name.is_empty() && name != self.name() {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                self.name()
+            )));
+        }
+        Ok(())
+    }
+
+    /// The body as a patch: a function of the object that it patches.
+    pub(crate) fn patch(&self) -> Result<impl Fn(&Value) -> Result<Value, Status> + use<>, Status> {
+        #[derive(Clone, Copy)]
+        enum Way {
+            Merge,
+            Json,
+            Strategic,
+        }
+        let way = match self.media.as_str() {
+            "application/merge-patch+json" => Way::Merge,
+            "application/json-patch+json" => Way::Json,
+            "application/strategic-merge-patch+json" => Way::Strategic,
+            "application/apply-patch+yaml" | "application/apply-patch+cbor" => {
+                let message = "server-side apply is not served yet: use kubectl apply without --server-side, or a \
+                               merge or strategic merge patch";
+                return Err(Status { message: message.into(), ..Status::unsupported_media_type(&[]) });
+            }
+            _ => {
+                return Err(Status::unsupported_media_type(&[
+                    "application/json-patch+json",
+                    "application/merge-patch+json",
+                    "application/strategic-merge-patch+json",
+                ]));
+            }
+        };
+        let patch: Value = serde_json::from_slice(&self.body)
+            .map_err(|error| Status::bad_request(format!("the patch is not valid JSON: {error}")))?;
+        let kind = self.kind;
+        Ok(move |old: &Value| {
+            let mut new = old.clone();
+            match way {
+                Way::Merge => patch::merge(&mut new, &patch),
+                Way::Json => patch::json(&mut new, &patch),
+                Way::Strategic => patch::strategic(&mut new, &patch, kind),
+            }
+            .map_err(patch_status)?;
+            Ok(new)
+        })
+    }
+
+    /// The answer to a write.
+    pub(crate) fn written(&self, code: StatusCode, object: Value, warnings: &[String]) -> Answer {
+        Ok(warn(respond(code, &self.show(object)), warnings))
+    }
+}
+
+impl Server {
+    /// POST to a collection.
+    pub(crate) async fn create(&self, call: &Call) -> Answer {
+        let dry_run = call.dry_run()?;
+        let mut object = call.json()?;
+        let mut warnings = Vec::new();
+        call.admit(&mut object, None, &mut warnings)?;
+        let (object, more) =
+            self.create_object(call.kind, call.path.namespace.as_deref(), object, dry_run).await?;
+        warnings.extend(more);
+        call.written(StatusCode::CREATED, object, &warnings)
+    }
+
+    /// Makes an object, and gives it back as it was stored, with warnings.
+    pub(crate) async fn create_object(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        object: Value,
+        dry_run: bool,
+    ) -> Result<(Value, Vec<String>), Status> {
+        if !matches!(meta::resource_version(&object), "" | "0") {
+            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        let generated = meta::name(&object).is_empty();
+        let (mut names, mut rounds) = (0, 0);
+        loop {
+            let mut new = object.clone();
+            meta::generate_name(&mut new, &mut random::below);
+            meta::fill_system_fields(&mut new, namespace, &random::uuid(), Timestamp::now());
+            let name = meta::name(&new).to_owned();
+            let key: Arc<str> = object_key(kind, namespace, &name).into();
+            let mut txn = Txn { compares: vec![Compare::Absent(key.clone())], ops: Vec::new() };
+            if let Some(namespace) = namespace {
+                // The namespace as it is now is a condition of the write: none slips into one that is being emptied.
+                txn.compares.push(self.open_namespace(kind, &name, namespace).await?);
+            }
+            kind.prepare_create(&mut new);
+            self.allocate(kind, &mut new, None, dry_run, &mut txn).await?;
+            let errors = kind.check_create(&new);
+            if !errors.is_empty() {
+                return Err(Status::invalid(kind, &name, &errors));
+            }
+            let warnings = kind.warnings(&new);
+            if dry_run {
+                let (entry, _) = self.store.get(&key).await.map_err(store_status)?;
+                return match entry {
+                    Some(_) => Err(Status::already_exists(kind, &name)),
+                    None => Ok((new, warnings)),
+                };
+            }
+            meta::clear_resource_version(&mut new);
+            txn.ops.push(Op::Put(key, serde_json::to_vec(&new).unwrap_or_default().into()));
+            match self.store.txn(txn).await.map_err(store_status)? {
+                TxnOutcome::Committed(revision) => {
+                    meta::set_resource_version(&mut new, revision.0);
+                    return Ok((new, warnings));
+                }
+                TxnOutcome::Refused { current, .. } if current.first().is_some_and(Option::is_some) => {
+                    names += 1;
+                    if !generated || names >= NAMES {
+                        return Err(Status::already_exists(kind, &name));
+                    }
+                }
+                // The namespace changed, or another Service was faster: look again.
+                TxnOutcome::Refused { .. } => {
+                    rounds += 1;
+                    if rounds >= ROUNDS {
+                        return Err(Status::server_timeout(kind, "create", 1));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The condition that a namespace is still as it is; a refusal if nothing may be made in it.
+    async fn open_namespace(&self, kind: &Kind, name: &str, namespace: &str) -> Result<Compare, Status> {
+        let namespaces = self.namespaces();
+        let key = object_key(namespaces, None, namespace);
+        let (entry, _) = self.store.get(&key).await.map_err(store_status)?;
+        let entry = entry.ok_or_else(|| Status::not_found(namespaces, namespace))?;
+        let object = stored(&entry.value, entry.mod_revision.0).unwrap_or_default();
+        if meta::deletion_timestamp(&object).is_some() {
+            return Err(Status::namespace_terminating(kind, name, namespace));
+        }
+        Ok(Compare::ModRevision(entry.key, entry.mod_revision))
+    }
+
+    /// Gives a Service its addresses and ports, and adds to the transaction what changes hands. A no-op for other kinds.
+    async fn allocate(
+        &self,
+        kind: &Kind,
+        new: &mut Value,
+        old: Option<&Value>,
+        dry_run: bool,
+        txn: &mut Txn,
+    ) -> Result<(), Status> {
+        if !is_service(kind) {
+            return Ok(());
+        }
+        // What was acknowledged before this request counts as taken: wait until the index knows it.
+        self.claims.reach(self.store.revision().await.map_err(store_status)?.0).await;
+        let owner = format!("{}/{}", meta::namespace(new), meta::name(new));
+        let taken = |claim: &service::Claim| self.claims.taken(claim, &owner);
+        let outcome = service::allocate(new, old, &self.services, dry_run, &taken, &mut random::below);
+        let _changes_hands = outcome.map_err(|refusal| match refusal {
+            Refusal::Invalid(errors) => Status::invalid(kind, meta::name(new), &errors),
+            Refusal::Internal(why) => Status::internal(why),
+        })?;
+        // The difference of what is held says the same by keys: ports that share a number share a claim.
+        let (before, after) = (old.map(claims::held).unwrap_or_default(), claims::held(new));
+        let (before, after): (BTreeSet<_>, BTreeSet<_>) = (before, after);
+        for key in after.difference(&before) {
+            txn.compares.push(Compare::Absent(key.clone()));
+            txn.ops.push(Op::Put(key.clone(), claims::value(&owner)));
+        }
+        txn.ops.extend(before.difference(&after).map(|key| Op::Delete(key.clone())));
+        Ok(())
+    }
+
+    /// PUT of an object.
+    pub(crate) async fn update(&self, call: &Call) -> Answer {
+        let dry_run = call.dry_run()?;
+        let mut body = call.json()?;
+        let mut warnings = Vec::new();
+        call.admit_replacement(&mut body, &mut warnings)?;
+        let changed = self.modify(call.subject(), Part::Main, dry_run, |_| Ok(body.clone())).await;
+        match changed {
+            Err(status)
+                if status.code == 404 && creates_on_update(call.kind) && meta::uid(&body).is_empty() =>
+            {
+                portolan_api::walk::set(&mut body, "metadata.name", call.name());
+                let namespace = call.path.namespace.as_deref();
+                let (object, more) = self.create_object(call.kind, namespace, body, dry_run).await?;
+                warnings.extend(more);
+                call.written(StatusCode::CREATED, object, &warnings)
+            }
+            changed => {
+                let object = changed?;
+                warnings.extend(call.kind.warnings(&object));
+                call.written(StatusCode::OK, object, &warnings)
+            }
+        }
+    }
+
+    /// PATCH of an object.
+    pub(crate) async fn patch(&self, call: &Call) -> Answer {
+        self.patch_part(call, Part::Main).await
+    }
+
+    /// PUT of an object's status.
+    pub(crate) async fn update_status(&self, call: &Call) -> Answer {
+        let mut body = call.json()?;
+        let mut warnings = Vec::new();
+        call.admit_replacement(&mut body, &mut warnings)?;
+        let object = self.modify(call.subject(), Part::Status, call.dry_run()?, |_| Ok(body.clone())).await?;
+        call.written(StatusCode::OK, object, &warnings)
+    }
+
+    /// PATCH of an object's status.
+    pub(crate) async fn patch_status(&self, call: &Call) -> Answer {
+        self.patch_part(call, Part::Status).await
+    }
+
+    async fn patch_part(&self, call: &Call, part: Part) -> Answer {
+        let patch = call.patch()?;
+        let warnings = parking_lot::Mutex::new(Vec::new());
+        let make = |old: &Value| {
+            let mut new = patch(old)?;
+            let mut found = Vec::new();
+            call.admit(&mut new, Some(old), &mut found)?;
+            *warnings.lock() = found;
+            Ok(new)
+        };
+        let object = self.modify(call.subject(), part, call.dry_run()?, make).await?;
+        let mut warnings = warnings.into_inner();
+        if part == Part::Main {
+            warnings.extend(call.kind.warnings(&object));
+        }
+        call.written(StatusCode::OK, object, &warnings)
+    }
+
+    /// Changes a stored object: `make` says what becomes of it, and is asked again when another write was faster. A
+    /// resource version that `make` puts in (or leaves) must be the stored one; that it leaves the old one is no demand,
+    /// since it is asked anew with the newer object. What changes nothing isn't written.
+    pub(crate) async fn modify(
+        &self,
+        subject: Subject<'_>,
+        part: Part,
+        dry_run: bool,
+        make: impl Fn(&Value) -> Result<Value, Status>,
+    ) -> Result<Value, Status> {
+        let Subject { kind, name, .. } = subject;
+        let key = subject.key();
+        for _ in 0..ROUNDS {
+            let (old, revision) = self.stored(kind, &key, name).await?;
+            let mut new = make(&old)?;
+            check_identity(kind, name, &new, &old)?;
+            let mut txn =
+                Txn { compares: vec![Compare::ModRevision(key.clone(), revision)], ops: Vec::new() };
+            let errors = match part {
+                Part::Main => {
+                    kind.prepare_update(&mut new, &old);
+                    self.allocate(kind, &mut new, Some(&old), dry_run, &mut txn).await?;
+                    kind.count_generation(&mut new, &old);
+                    kind.check_update(&new, &old)
+                }
+                Part::Status => {
+                    kind.prepare_status_update(&mut new, &old);
+                    kind.check_status_update(&new, &old)
+                }
+                Part::Exact => Vec::new(),
+            };
+            if !errors.is_empty() {
+                return Err(Status::invalid(kind, name, &errors));
+            }
+            meta::set_resource_version(&mut new, revision.0);
+            if new == old || dry_run {
+                return Ok(new);
+            }
+            if vanishes(kind, &new) {
+                txn = removal(kind, &key, &old, revision);
+            } else {
+                let mut bare = new.clone();
+                meta::clear_resource_version(&mut bare);
+                txn.ops.push(Op::Put(key.clone(), serde_json::to_vec(&bare).unwrap_or_default().into()));
+            }
+            if let Some(Revision(revision)) = self.commit(txn).await? {
+                meta::set_resource_version(&mut new, revision);
+                return Ok(new);
+            }
+        }
+        Err(Status::modified(kind, name))
+    }
+
+    /// Commits a transaction; none if a condition didn't hold.
+    pub(crate) async fn commit(&self, txn: Txn) -> Result<Option<Revision>, Status> {
+        match self.store.txn(txn).await.map_err(store_status)? {
+            TxnOutcome::Committed(revision) => Ok(Some(revision)),
+            TxnOutcome::Refused { .. } => Ok(None),
+        }
+    }
+}
+
+/// Whether this is the kind whose objects claim addresses and ports.
+pub(crate) fn is_service(kind: &Kind) -> bool {
+    kind.group.is_empty() && kind.kind == "Service"
+}
+
+/// Kinds that a PUT may create (`AllowCreateOnUpdate` of their strategies in kube-apiserver).
+fn creates_on_update(kind: &Kind) -> bool {
+    matches!(kind.kind, "Service" | "Endpoints" | "Lease" | "Event")
+}
+
+/// A write that names a version or a UID is meant for that very object.
+pub(crate) fn check_identity(kind: &Kind, name: &str, new: &Value, old: &Value) -> Result<(), Status> {
+    let version = meta::resource_version(new);
+    if !matches!(version, "" | "0") && version != meta::resource_version(old) {
+        return Err(Status::modified(kind, name));
+    }
+    let (uid, stored) = (meta::uid(new), meta::uid(old));
+    if !uid.is_empty() && uid != stored {
+        return Err(Status::uid_precondition(kind, name, uid, stored));
+    }
+    Ok(())
+}
+
+/// What a patch's failure is to a client.
+pub(crate) fn patch_status(error: PatchError) -> Status {
+    match error {
+        PatchError::Malformed(why) => Status::bad_request(why),
+        PatchError::Unapplicable(why) => Status { code: 422, reason: "Invalid", ..Status::bad_request(why) },
+    }
+}
