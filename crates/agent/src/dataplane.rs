@@ -1,0 +1,36 @@
+//! What the agent asks of a dataplane: the least it needs, so that a test can stand in for a kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use portolan_dataplane::{Applied, Engine};
+use portolan_plan::model::{Backend, Frontend, Plan, PlanChange};
+
+/// Carries plans.
+pub trait Dataplane {
+    /// Makes the kernel equal to a whole plan, whatever it holds.
+    fn sync(&mut self, plan: &Plan) -> anyhow::Result<Applied>;
+
+    /// Makes the kernel follow a change of the plan that it has.
+    fn apply(&mut self, change: &PlanChange) -> anyhow::Result<Applied>;
+
+    /// Forgets UDP flows to these frontends, but for those to the backends given with each. Gives how many.
+    fn forget_udp(&mut self, plan: &Plan, stale: &StaleUdp) -> anyhow::Result<usize>;
+}
+
+/// UDP frontends, each with the backends whose flows go on.
+pub type StaleUdp = BTreeMap<Frontend, Arc<BTreeSet<Backend>>>;
+
+impl Dataplane for Engine {
+    fn sync(&mut self, plan: &Plan) -> anyhow::Result<Applied> {
+        Ok(Engine::sync(self, plan)?)
+    }
+
+    fn apply(&mut self, change: &PlanChange) -> anyhow::Result<Applied> {
+        Ok(Engine::apply(self, change)?)
+    }
+
+    fn forget_udp(&mut self, _plan: &Plan, _stale: &StaleUdp) -> anyhow::Result<usize> {
+        Ok(0)
+    }
+}
