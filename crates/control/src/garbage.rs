@@ -1,0 +1,192 @@
+//! Dependents whose owners are gone: the graph of owner references, and what it asks for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::core::PartialObjectMeta;
+use kube::runtime::watcher;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::cache::{Cache, Change};
+use crate::cluster::{Cluster, Error, Kind, Result, is};
+use crate::kinds::KnownKind;
+use crate::queue::Done;
+use crate::wake::Wake;
+
+mod graph; // who owns whom, and the decision: pure
+
+pub(crate) use graph::Graph;
+use graph::{Decision, Entry, Owner};
+
+/// The kinds that are watched anyway, as `kind` and group.
+const WATCHED: [(&str, &str); 11] = [
+    ("Pod", ""),
+    ("Service", ""),
+    ("EndpointSlice", "discovery.k8s.io"),
+    ("Endpoints", ""),
+    ("Node", ""),
+    ("Lease", "coordination.k8s.io"),
+    ("Namespace", ""),
+    ("ReplicaSet", "apps"),
+    ("Deployment", "apps"),
+    ("ServiceAccount", ""),
+    ("ConfigMap", ""),
+];
+/// The pause before discovery is asked again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Takes a change of a watched kind into the graph.
+pub(crate) fn wakes<K: Kind>(cluster: &Cluster, change: &Change<K>) -> Vec<Wake> {
+    let entry = |object: &Arc<K>| Entry::of(object.meta(), &K::api_version(&()), &K::kind(&()));
+    cluster
+        .garbage
+        .observe(change.old.as_ref().and_then(entry), change.new.as_ref().and_then(entry))
+        .into_iter()
+        .map(Wake::Garbage)
+        .collect()
+}
+
+/// Follows the metadata of every kind that no controller watches, for ever.
+pub(crate) async fn follow_other_kinds(cluster: Arc<Cluster>) {
+    let kinds = loop {
+        match cluster.kinds.get(&cluster.client).await {
+            Ok(kinds) => break kinds.to_vec(),
+            Err(error) => tracing::debug!(%error, "discovery failed; it will be tried again"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    };
+    let mut watches = JoinSet::new();
+    for kind in kinds {
+        // Events own nothing, and nothing owns them; they are the most frequent writes.
+        let known = WATCHED.contains(&(kind.resource.kind.as_str(), kind.resource.group.as_str()));
+        if kind.can_be_followed() && !known && kind.resource.kind != "Event" {
+            watches.spawn(follow(cluster.clone(), kind));
+        }
+    }
+    while watches.join_next().await.is_some() {}
+}
+
+async fn follow(cluster: Arc<Cluster>, kind: KnownKind) {
+    let api = kube::Api::<PartialObjectMeta<DynamicObject>>::all_with(cluster.client.clone(), &kind.resource);
+    let mut cache: Cache<PartialObjectMeta<DynamicObject>> = Cache::default();
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()));
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => {
+                let entry = |object: &Arc<PartialObjectMeta<DynamicObject>>| {
+                    Entry::of(&object.metadata, &kind.resource.api_version, &kind.resource.kind)
+                };
+                for change in cache.observe(event) {
+                    let (old, new) =
+                        (change.old.as_ref().and_then(entry), change.new.as_ref().and_then(entry));
+                    for uid in cluster.garbage.observe(old, new) {
+                        cluster.queue.push(Wake::Garbage(uid));
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::debug!(kind = kind.resource.kind, %error, "the watch broke; it begins again");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+pub(crate) async fn reconcile(cluster: &Cluster, uid: &str) -> Result<Done> {
+    let Some(entry) = cluster.garbage.get(uid) else { return Ok(Done::Settled) };
+    let mut owners = Vec::new();
+    for owner in &entry.owners {
+        let state = match cluster.garbage.get(&owner.uid) {
+            Some(known) if known.waits_for_dependents() => Owner::Waiting,
+            Some(_) => Owner::Present,
+            None => ask(cluster, &entry, &owner.api_version, &owner.kind, &owner.name, &owner.uid).await?,
+        };
+        owners.push(state);
+    }
+    let dependents = cluster.garbage.dependents(uid);
+    act(cluster, &entry, graph::decide(&entry, &owners, &dependents)).await
+}
+
+/// Asks the API itself for an owner that no watch has told of: only what is certainly gone counts as gone.
+async fn ask(
+    cluster: &Cluster,
+    entry: &Entry,
+    version: &str,
+    kind: &str,
+    name: &str,
+    uid: &str,
+) -> Result<Owner> {
+    let Some(known) = cluster.kinds.find(&cluster.client, version, kind).await? else {
+        return Ok(Owner::Present);
+    };
+    // An owner in a namespace cannot own what is in none; nothing is decided about what makes no sense.
+    if known.namespaced && entry.namespace.is_empty() {
+        return Ok(Owner::Present);
+    }
+    let found = known.api(&cluster.client, &entry.namespace).get_metadata_opt(name).await?;
+    Ok(match found {
+        Some(object) if object.metadata.uid.as_deref() == Some(uid) => Owner::Present,
+        _ => Owner::Absent,
+    })
+}
+
+async fn act(cluster: &Cluster, entry: &Entry, decision: Decision) -> Result<Done> {
+    match decision {
+        Decision::Nothing => {}
+        Decision::Delete(policy) => delete(cluster, entry, policy).await?,
+        Decision::DropOwners(uids) => drop_owners(cluster, entry, &uids).await?,
+        Decision::ReleaseForeground => drop_finalizer(cluster, entry, graph::FOREGROUND).await?,
+        Decision::Orphan(dependents) => {
+            for dependent in &dependents {
+                drop_owners(cluster, dependent, std::slice::from_ref(&entry.uid)).await?;
+            }
+            drop_finalizer(cluster, entry, graph::ORPHAN).await?;
+        }
+        Decision::Wake(uids) => uids.into_iter().for_each(|uid| cluster.queue.push(Wake::Garbage(uid))),
+    }
+    Ok(Done::Settled)
+}
+
+async fn api(cluster: &Cluster, entry: &Entry) -> Result<kube::Api<DynamicObject>> {
+    let kind = cluster.kinds.find(&cluster.client, &entry.api_version, &entry.kind).await?;
+    let unknown = || Error::Invalid(format!("the API has no kind {} in {}", entry.kind, entry.api_version));
+    Ok(kind.ok_or_else(unknown)?.api(&cluster.client, &entry.namespace))
+}
+
+async fn delete(cluster: &Cluster, entry: &Entry, policy: PropagationPolicy) -> Result<()> {
+    let params = DeleteParams {
+        propagation_policy: Some(policy),
+        preconditions: Some(Preconditions { uid: Some(entry.uid.clone()), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    match api(cluster, entry).await?.delete(&entry.name, &params).await {
+        Ok(_) => Ok(()),
+        // Gone, or succeeded by another of the same name.
+        Err(error) if is(&error, 404) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn drop_owners(cluster: &Cluster, entry: &Entry, uids: &[String]) -> Result<()> {
+    let left: Vec<_> = entry.owners.iter().filter(|owner| !uids.contains(&owner.uid)).collect();
+    patch(cluster, entry, json!({ "ownerReferences": left })).await
+}
+
+async fn drop_finalizer(cluster: &Cluster, entry: &Entry, finalizer: &str) -> Result<()> {
+    let left: Vec<_> = entry.finalizers.iter().filter(|name| *name != finalizer).collect();
+    patch(cluster, entry, json!({ "finalizers": left })).await
+}
+
+async fn patch(cluster: &Cluster, entry: &Entry, mut metadata: serde_json::Value) -> Result<()> {
+    metadata["uid"] = entry.uid.clone().into();
+    metadata["resourceVersion"] = entry.version.clone().into();
+    let patch = Patch::Merge(json!({ "metadata": metadata }));
+    match api(cluster, entry).await?.patch(&entry.name, &PatchParams::default(), &patch).await {
+        Ok(_) => Ok(()),
+        Err(error) if is(&error, 404) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

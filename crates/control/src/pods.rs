@@ -1,0 +1,74 @@
+//! Small questions about a pod that several controllers ask.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Pod, PodCondition, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::jiff::Timestamp;
+use kube::core::{Selector, SelectorExt};
+
+/// The node that the pod is bound to.
+pub(crate) fn node_name(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
+}
+
+/// The pod's phase, empty before it has one.
+pub(crate) fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
+
+/// The pod has ended and will not run again.
+pub(crate) fn is_terminal(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// The pod is being deleted.
+pub(crate) fn is_terminating(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+/// The pod counts towards a ReplicaSet's replicas.
+pub(crate) fn is_active(pod: &Pod) -> bool {
+    !is_terminal(pod) && !is_terminating(pod)
+}
+
+/// A condition of the pod.
+pub(crate) fn condition<'a>(pod: &'a Pod, name: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == name)
+}
+
+/// The pod's Ready condition is True.
+pub(crate) fn is_ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|condition| condition.status == "True")
+}
+
+/// When the pod became ready, if it is.
+pub(crate) fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    condition(pod, "Ready")
+        .filter(|condition| condition.status == "True")?
+        .last_transition_time
+        .as_ref()
+        .map(|time| time.0)
+}
+
+/// Whether a Service with these labels in its selector would select the pod. No selector selects nothing.
+pub(crate) fn selects(service: &Service, labels: &BTreeMap<String, String>) -> bool {
+    let Some(spec) = &service.spec else { return false };
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return false;
+    }
+    match &spec.selector {
+        Some(selector) if !selector.is_empty() => {
+            selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+        }
+        _ => false,
+    }
+}
+
+/// Whether a label selector matches; an empty or malformed one matches nothing.
+pub(crate) fn matches(selector: &Option<&LabelSelector>, labels: &BTreeMap<String, String>) -> bool {
+    let Some(selector) = selector else { return false };
+    let empty = selector.match_labels.as_ref().is_none_or(|labels| labels.is_empty())
+        && selector.match_expressions.as_ref().is_none_or(|expressions| expressions.is_empty());
+    !empty && Selector::try_from((*selector).clone()).is_ok_and(|selector| selector.matches(labels))
+}
