@@ -1,0 +1,8 @@
+//! The server as its clients see it: in process, over TLS, and with the real kubectl.
+
+mod support; // a server over a store in memory
+
+mod reads; // lists, pages, tables
+mod socket; // TLS, tokens, draining, kubectl
+mod watches; // order, resuming, selectors, bookmarks
+mod writes; // conflicts, names, patches, allocation, deletion

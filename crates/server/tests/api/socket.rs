@@ -1,0 +1,222 @@
+//! The server over TLS, as kubectl meets it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use kube::Api;
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use portolan_server::kubeconfig::Kubeconfig;
+use portolan_server::{Server, pki, serve};
+use tokio::sync::oneshot;
+
+use crate::support::*;
+
+/// A server on a loopback port.
+struct Listening {
+    server: Arc<Server>,
+    authority: pki::Authority,
+    address: SocketAddr,
+    kubeconfig: PathBuf,
+    stop: Option<oneshot::Sender<()>>,
+    done: tokio::task::JoinHandle<portolan_server::Result<()>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Listening {
+    async fn start() -> Listening {
+        let dir = tempfile::tempdir().expect("a directory");
+        let authority = pki::Authority::open(dir.path()).expect("an authority");
+        let tls = authority.serving(&pki::usual_names(&[])).expect("a certificate");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let server = server().await;
+        let (stop, stopped) = oneshot::channel();
+        let done = tokio::spawn(serve(server.clone(), listener, tls, async {
+            let _ = stopped.await;
+        }));
+        let kubeconfig = dir.path().join("kubeconfig");
+        let file = Kubeconfig {
+            name: "test",
+            server: &format!("https://{address}"),
+            authority_pem: authority.certificate_pem(),
+            token: "letmein",
+        };
+        file.write(&kubeconfig).expect("a kubeconfig");
+        Listening { server, authority, address, kubeconfig, stop: Some(stop), done, _dir: dir }
+    }
+
+    async fn client(&self, token: &str) -> kube::Client {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut config = kube::Config::new(format!("https://{}", self.address).parse().expect("a URL"));
+        config.root_cert = Some(vec![self.authority.certificate_der().to_vec()]);
+        if !token.is_empty() {
+            config.auth_info.token = Some(token.to_owned().into());
+        }
+        kube::Client::try_from(config).expect("a client")
+    }
+}
+
+#[tokio::test]
+async fn a_token_lets_in_and_anonymous_sees_only_health_and_version() {
+    let listening = Listening::start().await;
+    let admin: Api<Namespace> = Api::all(listening.client("letmein").await);
+    assert_eq!(admin.list(&ListParams::default()).await.expect("a list").items.len(), 4);
+    for token in ["", "wrong"] {
+        let client = listening.client(token).await;
+        let refused =
+            Api::<Namespace>::all(client.clone()).list(&ListParams::default()).await.expect_err("refused");
+        assert!(matches!(&refused, kube::Error::Api(status) if status.code == 401), "{refused}");
+        assert_eq!(client.apiserver_version().await.expect("a version").git_version, "v1.36.0+portolan");
+        let health = http::Request::get("/readyz?verbose").body(Vec::new()).expect("a request");
+        assert!(client.request_text(health).await.expect("health").contains("[+]store ok"));
+    }
+}
+
+#[tokio::test]
+async fn watches_end_when_the_listener_drains() {
+    use futures_util::StreamExt as _;
+    let mut listening = Listening::start().await;
+    let api: Api<ConfigMap> = Api::namespaced(listening.client("letmein").await, "default");
+    let mut stream = api.watch(&WatchParams::default(), "0").await.expect("a watch").boxed();
+    post(
+        &listening.server,
+        &core("configmaps"),
+        &configmap("a", &serde_json::json!({}), &serde_json::json!({})),
+    )
+    .await;
+    let first = stream.next().await.expect("an event").expect("no error");
+    assert!(matches!(first, WatchEvent::Added(_)));
+    listening.stop.take().expect("not stopped yet").send(()).expect("somebody serves");
+    // Either a last bookmark or the end; never silence.
+    while let Some(event) = stream.next().await {
+        assert!(matches!(event.expect("no error"), WatchEvent::Bookmark(_)));
+    }
+    drop((stream, api));
+    listening.done.await.expect("joined").expect("served");
+}
+
+#[tokio::test]
+async fn a_node_finds_the_authority_by_the_hash_in_its_token() {
+    let listening = Listening::start().await;
+    let token: pki::NodeToken =
+        listening.authority.node_token().expect("a token").parse().expect("well-formed");
+    let address = listening.address.to_string();
+    let found = pki::fetch_authority(&address, &token.authority).await.expect("found");
+    assert_eq!(&found, listening.authority.certificate_der());
+    assert!(pki::fetch_authority(&address, &[0; 32]).await.is_err());
+    assert!("no-hash".parse::<pki::NodeToken>().is_err());
+}
+
+#[test]
+fn keys_and_tokens_are_made_once_and_for_the_owner_only() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().expect("a directory");
+    let first = pki::Authority::open(dir.path()).expect("made");
+    let (admin, node) = (first.admin_token().expect("made"), first.node_token().expect("made"));
+    let second = pki::Authority::open(dir.path()).expect("read");
+    assert_eq!(second.fingerprint(), first.fingerprint());
+    assert_eq!((second.admin_token().expect("read"), second.node_token().expect("read")), (admin, node));
+    for secret in ["ca.key", "admin.token", "node.token"] {
+        let mode = std::fs::metadata(dir.path().join(secret)).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{secret}");
+    }
+}
+
+/// The kubectl to test with: `$KUBECTL`, else the first on the path.
+fn kubectl() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("KUBECTL") {
+        return Some(path.into());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join("kubectl")).find(|file| file.is_file())
+}
+
+/// Runs kubectl; its output, or what it complained of.
+async fn run(kubectl: &Path, listening: &Listening, args: &[&str], input: &str) -> Result<String, String> {
+    use tokio::io::AsyncWriteExt as _;
+    let mut child = tokio::process::Command::new(kubectl)
+        .arg("--kubeconfig")
+        .arg(&listening.kubeconfig)
+        .arg("--cache-dir")
+        .arg(listening.kubeconfig.with_file_name("cache"))
+        .args(args)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("kubectl starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(input.as_bytes()).await.expect("kubectl reads");
+    drop(stdin);
+    let output = child.wait_with_output().await.expect("kubectl ends");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+const MANIFEST: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: echo, labels: {app: echo}}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: echo}}
+  template:
+    metadata: {labels: {app: echo}}
+    spec: {containers: [{name: echo, image: echo, ports: [{containerPort: 80}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec:
+  type: NodePort
+  selector: {app: echo}
+  ports: [{port: 8080, targetPort: 80, nodePort: 30163}]
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_applies_shows_changes_and_deletes() {
+    let Some(kubectl) = kubectl() else {
+        println!("skipped: kubectl_applies_shows_changes_and_deletes: no kubectl on PATH nor in $KUBECTL");
+        return;
+    };
+    let listening = Listening::start().await;
+    let rows: &[(&[&str], &str, &str)] = &[
+        (&["apply", "-f", "-"], MANIFEST, "deployment.apps/echo created\nservice/echo created\n"),
+        (&["apply", "-f", "-"], MANIFEST, "deployment.apps/echo unchanged\nservice/echo unchanged\n"),
+        (&["get", "svc", "echo", "-o", "jsonpath={.spec.ports[0].nodePort}"], "", "30163"),
+        (&["get", "svc,deploy", "-o", "wide"], "", "30163/TCP"),
+        (&["get", "svc", "-A", "-o", "name"], "", "service/kubernetes"),
+        (&["get", "svc", "-l", "component=apiserver"], "", "10.96.0.1"),
+        (&["describe", "svc", "echo"], "", "NodePort:                 <unset>  30163/TCP"),
+        (&["scale", "deploy", "echo", "--replicas=3"], "", "deployment.apps/echo scaled"),
+        (&["get", "deploy", "echo", "-o", "jsonpath={.spec.replicas}"], "", "3"),
+        (&["patch", "svc", "echo", "-p", "{\"spec\":{\"sessionAffinity\":\"ClientIP\"}}"], "", "patched"),
+        (&["label", "svc", "echo", "tier=front"], "", "service/echo labeled"),
+        (&["annotate", "svc", "echo", "note=hello"], "", "annotated"),
+        (&["get", "svc", "-l", "tier=front", "-o", "name"], "", "service/echo"),
+        (&["set", "image", "deploy/echo", "echo=echo:2"], "", "image updated"),
+        (&["wait", "svc/echo", "--for=jsonpath={.spec.type}=NodePort", "--timeout=5s"], "", "condition met"),
+        (&["api-resources", "-o", "name"], "", "deployments.apps"),
+        (&["version"], "", "Server Version: v1.36.0+portolan"),
+        (&["delete", "svc", "echo", "--timeout=10s"], "", "service \"echo\" deleted"),
+        (&["delete", "deploy", "echo", "--timeout=10s"], "", "deployment.apps \"echo\" deleted"),
+    ];
+    for (args, input, expected) in rows {
+        let answer = run(&kubectl, &listening, args, input).await;
+        let answer = answer.unwrap_or_else(|complaint| panic!("kubectl {args:?} failed: {complaint}"));
+        assert!(answer.contains(expected), "kubectl {args:?} said: {answer}");
+    }
+    let typo = MANIFEST.replace("targetPort: 80", "targetport: 80");
+    let complaint = run(&kubectl, &listening, &["apply", "-f", "-"], &typo).await.expect_err("a typo");
+    assert!(complaint.contains("unknown field \"spec.ports[0].targetport\""), "{complaint}");
+    let range = MANIFEST.replace("30163", "99");
+    let complaint = run(&kubectl, &listening, &["apply", "-f", "-"], &range).await.expect_err("a wrong port");
+    assert!(
+        complaint
+            .contains("spec.ports[0].nodePort: Invalid value: 99: provided port is not in the valid range"),
+        "{complaint}"
+    );
+}
