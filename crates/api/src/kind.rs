@@ -57,7 +57,7 @@ pub struct Strategy {
     pub prepare_status_update: fn(new: &mut Value, old: &Value),
     /// The rules an object must keep at any time (metadata apart).
     pub validate: fn(&Value) -> Vec<FieldError>,
-    /// The rules of a change, beyond those of `validate`.
+    /// The rules of a change, those of `validate` included (so that a kind can excuse what is stored already).
     pub validate_update: fn(new: &Value, old: &Value) -> Vec<FieldError>,
     /// The rules of a change through `/status`.
     pub validate_status_update: fn(new: &Value, old: &Value) -> Vec<FieldError>,
@@ -262,7 +262,6 @@ impl Kind {
     /// What is wrong with a changed object, metadata included.
     pub fn check_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errors = meta::validate_update(new, old);
-        errors.extend((self.strategy.validate)(new));
         errors.extend((self.strategy.validate_update)(new, old));
         errors
     }

@@ -49,3 +49,11 @@ pub(crate) fn desired_differs(kind: &Kind, new: &Value, old: &Value) -> bool {
 pub(crate) const AGE: &str = "CreationTimestamp is a timestamp representing the server time when this object was created. \
     It is not guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It is \
     represented in RFC3339 form and is in UTC.";
+
+/// Labels in kubectl's notation, `<none>` if there are none.
+pub(crate) fn label_text(labels: &serde_json::Map<String, Value>) -> String {
+    let mut parts: Vec<String> =
+        labels.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or(""))).collect();
+    parts.sort();
+    if parts.is_empty() { "<none>".into() } else { parts.join(",") }
+}

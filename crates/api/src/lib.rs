@@ -13,6 +13,7 @@
 pub mod decode;
 pub mod duration;
 pub mod fielderror;
+pub mod ip;
 pub mod kind;
 pub mod kinds;
 pub mod mergekeys;

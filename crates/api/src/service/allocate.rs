@@ -4,9 +4,15 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::validate::validate_addresses;
+use super::{is_headless, needs_cluster_ip, needs_health_port, needs_node_port, type_of};
 use crate::fielderror::FieldError;
+use crate::{ip, meta, walk};
+
+mod pool;
+use pool::Space;
 
 /// What a cluster hands out to Services.
 #[derive(Clone, Debug)]
@@ -33,7 +39,19 @@ pub enum Claim {
     HealthCheckNodePort(u16),
 }
 
-/// What changes hands with a write: the store applies both with the object in one transaction.
+impl Claim {
+    /// Two claims of different Services clash exactly if their keys are equal. A NodePort's number is one Service's,
+    /// whatever the protocol and the purpose.
+    pub fn key(&self) -> String {
+        match self {
+            Self::ClusterIp(ip) => format!("clusterips/{ip}"),
+            Self::NodePort { port, .. } | Self::HealthCheckNodePort(port) => format!("nodeports/{port}"),
+        }
+    }
+}
+
+/// What changes hands with a write: the store applies both with the object in one transaction. No two claims of one list
+/// have the same [`Claim::key`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Allocation {
@@ -52,9 +70,18 @@ pub enum Refusal {
     Internal(String),
 }
 
+struct Draw<'a> {
+    config: &'a ServiceConfig,
+    dry_run: bool,
+    taken: &'a dyn Fn(&Claim) -> bool,
+    random: &'a mut dyn FnMut(u64) -> u64,
+    /// What the stored Service holds: its own, whatever `taken` says.
+    held: Vec<Claim>,
+}
+
 /// Fills in the addresses and ports of a Service that is prepared (`prepare_create`, `prepare_update`) and not yet
-/// checked, and says which claims change hands. `taken` asks whether another Service holds a claim; for a NodePort it is
-/// asked for each protocol. `random` draws a number below its argument. A dry run takes nothing.
+/// checked, and says which claims change hands. `taken` asks whether another Service holds a claim. `random` draws a number
+/// below its argument. A dry run takes nothing.
 pub fn allocate(
     new: &mut Value,
     old: Option<&Value>,
@@ -63,17 +90,381 @@ pub fn allocate(
     taken: &dyn Fn(&Claim) -> bool,
     random: &mut dyn FnMut(u64) -> u64,
 ) -> Result<Allocation, Refusal> {
-    let _ = (new, old, config, dry_run, taken, random);
-    Ok(Allocation::default())
+    let held = old.map(claims).unwrap_or_default();
+    let mut draw = Draw { config, dry_run, taken, random, held };
+    families(new, old, config)?;
+    if needs_cluster_ip(new) && !is_headless(new) {
+        draw.addresses(new, old)?;
+    }
+    if needs_node_port(new) {
+        draw.node_ports(new)?;
+    }
+    if needs_health_port(new) {
+        draw.health_port(new)?;
+    }
+    if dry_run {
+        return Ok(Allocation::default());
+    }
+    let now = claims(new);
+    let missing = |of: &[Claim], from: &[Claim]| {
+        let mut out: Vec<Claim> = Vec::new();
+        for claim in of {
+            if !from.iter().chain(&out).any(|c| c.key() == claim.key()) {
+                out.push(claim.clone());
+            }
+        }
+        out
+    };
+    Ok(Allocation { take: missing(&now, &draw.held), release: missing(&draw.held, &now) })
 }
 
-/// What a stored Service holds.
+/// What a Service holds.
 pub fn claims(service: &Value) -> Vec<Claim> {
-    let _ = service;
-    Vec::new()
+    let mut out = Vec::new();
+    if needs_cluster_ip(service) {
+        for text in walk::list(service, "spec.clusterIPs").iter().filter_map(Value::as_str) {
+            out.extend(ip::parse(text).map(Claim::ClusterIp));
+        }
+    }
+    if needs_node_port(service) {
+        for port in walk::list(service, "spec.ports") {
+            if let Some(number) = port_number(port, "nodePort") {
+                out.push(Claim::NodePort { port: number, protocol: walk::text(port, "protocol").to_owned() });
+            }
+        }
+    }
+    if needs_health_port(service)
+        && let Some(number) = port_number(service, "spec.healthCheckNodePort")
+    {
+        out.push(Claim::HealthCheckNodePort(number));
+    }
+    out
 }
 
-/// What a deleted Service gives back.
+/// What a deleted Service gives back: no two with the same key.
 pub fn release(old: &Value) -> Vec<Claim> {
-    claims(old)
+    let mut out: Vec<Claim> = Vec::new();
+    for claim in claims(old) {
+        if !out.iter().any(|c| c.key() == claim.key()) {
+            out.push(claim);
+        }
+    }
+    out
+}
+
+fn port_number(value: &Value, path: &str) -> Option<u16> {
+    walk::int(value, path).and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0)
+}
+
+fn strings(service: &Value, path: &str) -> Vec<String> {
+    walk::list(service, path).iter().filter_map(Value::as_str).map(String::from).collect()
+}
+
+/// Settles `ipFamilyPolicy` and `ipFamilies` (registry/core/service/storage, `initIPFamilyFields`).
+fn families(new: &mut Value, old: Option<&Value>, config: &ServiceConfig) -> Result<(), Refusal> {
+    const POLICY: &str = "spec.ipFamilyPolicy";
+    const FAMILIES: &str = "spec.ipFamilies";
+    const IPS: &str = "spec.clusterIPs";
+    if !needs_cluster_ip(new) {
+        return Ok(());
+    }
+    // A cluster that becomes dual-stack (or ceases to be) changes no stored Service that only prefers it.
+    if let Some(old) = old
+        && type_of(old) == type_of(new)
+        && [POLICY, FAMILIES, IPS].iter().all(|p| walk::at(old, p) == walk::at(new, p))
+        && walk::text(new, POLICY) == "PreferDualStack"
+    {
+        return Ok(());
+    }
+    let open = walk::text(new, "spec.clusterIP") == "None" && walk::map(new, "spec.selector").is_empty();
+    if walk::text(new, POLICY).is_empty() {
+        let before = old.map(|o| walk::text(o, POLICY)).filter(|p| !p.is_empty());
+        let policy = before.unwrap_or(if open { "RequireDualStack" } else { "SingleStack" });
+        walk::set(new, POLICY, policy);
+    }
+    let errors = validate_addresses(new, old);
+    if !errors.is_empty() {
+        return Err(Refusal::Invalid(errors));
+    }
+    let policy = walk::text(new, POLICY).to_owned();
+    let single = policy == "SingleStack";
+    let mut errors = Vec::new();
+    let mut policy_error = |text: &str| errors.push(FieldError::invalid(POLICY, policy.as_str(), text));
+    if let Some(old) = old.filter(|o| needs_cluster_ip(o)) {
+        let lists = [
+            (IPS, "must be 'SingleStack' to release the secondary cluster IP"),
+            (FAMILIES, "must be 'SingleStack' to release the secondary IP family"),
+        ];
+        for (path, text) in lists {
+            let (now, before) = (strings(new, path), strings(old, path));
+            if single {
+                // Asking for one family is enough to lose the second.
+                if now.len() == 2 && now == before {
+                    walk::set(new, path, json!([now[0]]));
+                }
+            } else if now.len() == 1 && before.len() == 2 && now[0] == before[0] {
+                policy_error(text);
+            }
+        }
+    }
+    if single {
+        if strings(new, IPS).len() == 2 {
+            policy_error(
+                "must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified",
+            );
+        }
+        if strings(new, FAMILIES).len() == 2 {
+            policy_error(
+                "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified",
+            );
+        }
+    }
+    let configured = |family: &str| config.cidrs.iter().any(|net| ip::family(net.addr()) == family);
+    let mut families = strings(new, FAMILIES);
+    for (i, text) in strings(new, IPS).iter().enumerate() {
+        let Some(address) = ip::parse(text) else { break };
+        let family = ip::family(address);
+        if i >= families.len() {
+            if configured(family) {
+                families.push(family.into());
+            } else {
+                errors.push(FieldError::invalid(
+                    format!("{IPS}[{i}]"),
+                    walk::at(new, IPS).cloned().unwrap_or_default(),
+                    format!("{family} is not configured on this cluster"),
+                ));
+            }
+        }
+    }
+    let other = |family: &str| if family == "IPv4" { "IPv6" } else { "IPv4" }.to_owned();
+    let primary = || config.cidrs.first().map_or("IPv4", |net| ip::family(net.addr())).to_owned();
+    if errors.is_empty() && !open {
+        if policy == "RequireDualStack" && config.cidrs.len() < 2 {
+            errors.push(FieldError::invalid(
+                POLICY,
+                policy.as_str(),
+                "this cluster is not configured for dual-stack services",
+            ));
+        }
+        for (i, family) in families.iter().enumerate().filter(|(_, f)| !configured(f)) {
+            errors.push(FieldError::invalid(
+                format!("{FAMILIES}[{i}]"),
+                family.as_str(),
+                "not configured on this cluster",
+            ));
+        }
+    }
+    if !errors.is_empty() {
+        return Err(Refusal::Invalid(errors));
+    }
+    if families.is_empty() {
+        families.push(primary());
+    }
+    // Headless without a selector, the endpoints are somebody else's and may have any family.
+    if !single && families.len() == 1 && (open || config.cidrs.len() == 2) {
+        families.push(other(&families[0]));
+    }
+    walk::set(new, FAMILIES, families);
+    Ok(())
+}
+
+impl Draw<'_> {
+    fn held(&self, claim: &Claim) -> bool {
+        self.held.iter().any(|c| c.key() == claim.key())
+    }
+
+    fn addresses(&mut self, new: &mut Value, old: Option<&Value>) -> Result<(), Refusal> {
+        let before = match old {
+            Some(old) if needs_cluster_ip(old) => strings(old, "spec.clusterIPs"),
+            _ => Vec::new(),
+        };
+        // Headless stays headless; that it shall not is a finding of the checks.
+        if before.first().is_some_and(|ip| ip == "None") {
+            return Ok(());
+        }
+        let families = strings(new, "spec.ipFamilies");
+        let mut ips = strings(new, "spec.clusterIPs");
+        ips.truncate(families.len().max(1));
+        for (i, family) in families.iter().enumerate() {
+            match ips.get(i) {
+                // A changed address is refused by the checks, with a better text.
+                Some(_) if i < before.len() => {}
+                Some(text) => self.fixed_address(text)?,
+                None if i > ips.len() => {}
+                None => {
+                    let ip = self.any_address(family, meta::name(new))?;
+                    ips.push(ip.to_string());
+                }
+            }
+        }
+        if let Some(first) = ips.first() {
+            walk::set(new, "spec.clusterIP", first.as_str());
+            walk::set(new, "spec.clusterIPs", ips);
+        }
+        Ok(())
+    }
+
+    fn fixed_address(&mut self, text: &str) -> Result<(), Refusal> {
+        let refuse = |why: String| {
+            let detail = format!("failed to allocate IP {text}: {why}");
+            Err(Refusal::Invalid(vec![FieldError::invalid("spec.clusterIPs", json!([text]), detail)]))
+        };
+        let Some(address) = ip::parse(text) else { return Ok(()) };
+        let of_family = self.config.cidrs.iter().find(|net| net.addr().is_ipv4() == address.is_ipv4());
+        let Some(net) = of_family else { return refuse("allocator not ready".into()) };
+        if !Space::of_addresses(*net).contains(&address) {
+            return refuse(format!(
+                "the provided IP ({address}) is not in the valid range. The range of valid IPs is {net}"
+            ));
+        }
+        let claim = Claim::ClusterIp(address);
+        if !self.dry_run && !self.held(&claim) && (self.taken)(&claim) {
+            return refuse("provided IP is already allocated".into());
+        }
+        Ok(())
+    }
+
+    fn any_address(&mut self, family: &str, name: &str) -> Result<IpAddr, Refusal> {
+        let full = |why: &str| {
+            Refusal::Internal(format!(
+                "failed to allocate a serviceIP for Service {}: {why}",
+                crate::fielderror::quote(name)
+            ))
+        };
+        let Some(net) = self.config.cidrs.iter().find(|net| ip::family(net.addr()) == family) else {
+            return Err(full("allocator not ready"));
+        };
+        if self.dry_run {
+            // Nothing is taken, so any one is as good; the base of the range belongs to nobody.
+            return Ok(net.network());
+        }
+        let taken = self.taken;
+        let held = &self.held;
+        let free = |ip: &IpAddr| {
+            let claim = Claim::ClusterIp(*ip);
+            !held.contains(&claim) && !taken(&claim)
+        };
+        Space::of_addresses(*net).pick(&free, self.random).ok_or_else(|| full("range is full"))
+    }
+
+    /// Whether another Service holds this number, under whatever protocol.
+    fn port_taken(&self, port: u16) -> bool {
+        ["TCP", "UDP", "SCTP"]
+            .iter()
+            .any(|protocol| (self.taken)(&Claim::NodePort { port, protocol: (*protocol).into() }))
+            || (self.taken)(&Claim::HealthCheckNodePort(port))
+    }
+
+    fn fixed_port(&self, number: i64) -> Result<(), String> {
+        let range = &self.config.node_ports;
+        // What the Service has it keeps, also when the cluster's range is another by now.
+        if u16::try_from(number).is_ok_and(|p| self.held(&Claim::HealthCheckNodePort(p))) {
+            return Ok(());
+        }
+        let Some(port) = u16::try_from(number).ok().filter(|p| range.contains(p)) else {
+            return Err(format!(
+                "provided port is not in the valid range. The range of valid ports is {}-{}",
+                range.start(),
+                range.end()
+            ));
+        };
+        if self.port_taken(port) {
+            return Err("provided port is already allocated".into());
+        }
+        Ok(())
+    }
+
+    fn any_port(&mut self, mine: &[i64]) -> Option<u16> {
+        let space = Space::of_ports(self.config.node_ports.clone());
+        if self.dry_run {
+            // As good as any: the first that this request does not name itself.
+            return self.config.node_ports.clone().find(|p| !mine.contains(&i64::from(*p)));
+        }
+        let mut random = |n: u64| (self.random)(n);
+        let held: Vec<String> = self.held.iter().map(Claim::key).collect();
+        let taken = self.taken;
+        let free = |port: &u16| {
+            let clash = |claim: Claim| held.contains(&claim.key()) || taken(&claim);
+            !mine.contains(&i64::from(*port))
+                && !["TCP", "UDP", "SCTP"]
+                    .iter()
+                    .any(|protocol| clash(Claim::NodePort { port: *port, protocol: (*protocol).into() }))
+                && !clash(Claim::HealthCheckNodePort(*port))
+        };
+        space.pick(&free, &mut random)
+    }
+
+    fn node_ports(&mut self, new: &mut Value) -> Result<(), Refusal> {
+        let draws = type_of(new) == "NodePort"
+            || walk::flag(new, "spec.allocateLoadBalancerNodePorts").unwrap_or(true);
+        let mut ports: Vec<Value> = walk::list(new, "spec.ports").to_vec();
+        let number = |port: &Value| walk::int(port, "nodePort").unwrap_or(0);
+        let mut settled: Vec<i64> = Vec::new();
+        for (i, port) in ports.iter().enumerate() {
+            let wanted = number(port);
+            if wanted == 0 || settled.contains(&wanted) {
+                continue;
+            }
+            if let Err(why) = self.fixed_port(wanted) {
+                return Err(Refusal::Invalid(vec![FieldError::invalid(
+                    format!("spec.ports[{i}].nodePort"),
+                    wanted,
+                    why,
+                )]));
+            }
+            settled.push(wanted);
+        }
+        if !draws {
+            return Ok(());
+        }
+        for i in 0..ports.len() {
+            if number(&ports[i]) != 0 {
+                continue;
+            }
+            // One port of the Service on two protocols has one number on the nodes.
+            let twin = ports.iter().enumerate().find(|(j, other)| {
+                *j != i
+                    && walk::int(other, "port") == walk::int(&ports[i], "port")
+                    && walk::text(other, "protocol") != walk::text(&ports[i], "protocol")
+                    && number(other) != 0
+            });
+            let found = match twin.map(|(_, other)| number(other)) {
+                Some(shared) => shared,
+                None => self.any_port(&settled).map(i64::from).ok_or_else(|| {
+                    Refusal::Internal("failed to allocate a nodePort: range is full".into())
+                })?,
+            };
+            settled.push(found);
+            walk::set(&mut ports[i], "nodePort", found);
+        }
+        if !ports.is_empty() {
+            walk::set(new, "spec.ports", ports);
+        }
+        Ok(())
+    }
+
+    fn health_port(&mut self, new: &mut Value) -> Result<(), Refusal> {
+        let wanted = walk::int(new, "spec.healthCheckNodePort").unwrap_or(0);
+        let mine: Vec<i64> =
+            walk::list(new, "spec.ports").iter().filter_map(|p| walk::int(p, "nodePort")).collect();
+        if wanted != 0 {
+            let own = u16::try_from(wanted).is_ok_and(|p| self.held.contains(&Claim::HealthCheckNodePort(p)));
+            let verdict = match self.fixed_port(wanted) {
+                Ok(()) if mine.contains(&wanted) && !own => {
+                    Err("provided port is already allocated".to_owned())
+                }
+                other => other,
+            };
+            return verdict.map_err(|why| {
+                Refusal::Internal(format!(
+                    "failed to allocate requested HealthCheck NodePort {wanted}: {why}"
+                ))
+            });
+        }
+        let found = self.any_port(&mine).ok_or_else(|| {
+            Refusal::Internal("failed to allocate a HealthCheck NodePort : range is full".into())
+        })?;
+        walk::set(new, "spec.healthCheckNodePort", found);
+        Ok(())
+    }
 }
