@@ -457,6 +457,13 @@ impl Links {
     }
 }
 
+/// The name of the link that has this address, in the calling thread's namespace.
+pub fn holding(address: IpAddr) -> io::Result<Option<String>> {
+    let mut links = Links::open()?;
+    let Some(found) = links.addresses()?.into_iter().find(|a| a.address == address) else { return Ok(None) };
+    Ok(links.links()?.into_iter().find(|link| link.index == found.link).map(|link| link.name))
+}
+
 // === Messages ===
 
 fn unless(result: io::Result<()>, harmless: &[i32]) -> io::Result<()> {

@@ -1,0 +1,109 @@
+//! Makes the network of a topology: a namespace a machine, cables, a bridge, addresses.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use portolan_sys::link::{LinkEnd, Links, Route};
+use portolan_sys::namespace::{self, Namespaces};
+
+use super::topology::{Machine, Topology, prefix};
+
+/// The name of a machine's link.
+pub const LINK: &str = "eth0";
+const BRIDGE: &str = "lan0";
+
+/// The network namespaces of a lab by the names of its machines.
+#[derive(Debug)]
+pub struct Network {
+    namespaces: BTreeMap<String, OwnedFd>,
+}
+
+impl Network {
+    /// Makes it. Each namespace shows as a file in `dir` (see [`file`]), in this mount namespace alone.
+    pub fn make(topology: &Topology, dir: &Path) -> anyhow::Result<Network> {
+        let mut namespaces = BTreeMap::new();
+        let router = make_namespace(&topology.lan, dir, true)?;
+        let mut lan = Links::open_in(router.as_fd())?;
+        lan.add_bridge(&LinkEnd::named(BRIDGE).mac(topology.lan.mac)).context("making a bridge")?;
+        let bridge = lan.index(BRIDGE)?;
+        lan.set_up(bridge, true)?;
+        for address in &topology.lan.addresses {
+            lan.add_address(bridge, *address, prefix(*address)).with_context(|| format!("adding {address}"))?;
+        }
+        for machine in topology.machines() {
+            let netns = make_namespace(machine, dir, false)?;
+            plug_in(machine, netns.as_fd(), &mut lan, bridge)
+                .with_context(|| format!("connecting {}", machine.name))?;
+            namespaces.insert(machine.name.clone(), netns);
+        }
+        namespaces.insert(topology.lan.name.clone(), router);
+        Ok(Network { namespaces })
+    }
+
+    /// The namespace of a machine.
+    pub fn of(&self, machine: &str) -> anyhow::Result<BorrowedFd<'_>> {
+        self.namespaces.get(machine).map(AsFd::as_fd).with_context(|| format!("no machine {machine}"))
+    }
+}
+
+/// The file that stands for a machine's network namespace.
+pub fn file(dir: &Path, machine: &str) -> PathBuf {
+    dir.join("netns").join(machine)
+}
+
+fn make_namespace(machine: &Machine, dir: &Path, router: bool) -> anyhow::Result<OwnedFd> {
+    let netns = namespace::on_thread(|| {
+        namespace::unshare(Namespaces::NET)?;
+        // Addresses are unique by construction: waiting a second for a proof would only cost that second.
+        set("ipv6/conf/all/accept_dad", "0")?;
+        set("ipv6/conf/default/accept_dad", "0")?;
+        set("ipv6/conf/default/accept_ra", "0")?;
+        if router {
+            set("ipv4/ip_forward", "1")?;
+            set("ipv6/conf/all/forwarding", "1")?;
+        }
+        namespace::current_netns()
+    })
+    .with_context(|| format!("making the network namespace of {}", machine.name))?;
+    Links::open_in(netns.as_fd())?.set_up(1, true).context("setting the loopback link up")?;
+
+    let file = file(dir, &machine.name);
+    fs::create_dir_all(file.parent().unwrap_or(dir))?;
+    fs::File::create(&file)?;
+    namespace::bind_mount(&PathBuf::from(format!("/proc/self/fd/{}", netns.as_raw_fd())), &file)
+        .with_context(|| format!("mounting {}", file.display()))?;
+    Ok(netns)
+}
+
+/// Sets a sysctl of the calling thread's network namespace. A kernel without IPv6 has none of its own.
+fn set(name: &str, value: &str) -> std::io::Result<()> {
+    match fs::write(format!("/proc/sys/net/{name}"), value) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn plug_in(machine: &Machine, netns: BorrowedFd<'_>, lan: &mut Links, bridge: u32) -> anyhow::Result<()> {
+    lan.add_veth(
+        &LinkEnd::named(&machine.name),
+        &LinkEnd::named(LINK).mac(machine.mac).in_netns(netns),
+    )?;
+    let port = lan.index(&machine.name)?;
+    lan.set_master(port, Some(bridge))?;
+    lan.set_up(port, true)?;
+    let mut inside = Links::open_in(netns)?;
+    let link = inside.index(LINK)?;
+    inside.set_up(link, true)?;
+    for address in &machine.addresses {
+        inside.add_address(link, *address, prefix(*address)).with_context(|| format!("adding {address}"))?;
+    }
+    for gateway in &machine.gateways {
+        inside
+            .add_route(&Route::default_via(*gateway).on(link))
+            .with_context(|| format!("adding the route via {gateway}"))?;
+    }
+    Ok(())
+}
