@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::mpsc::{self, Sender};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
@@ -12,7 +13,6 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
-use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use portolan_dataplane::{Engine, Options};
 use portolan_plan::model::FromOutside;
@@ -133,9 +133,9 @@ impl Agent {
         })?;
         is_open.await.context("the forwarding thread ended early")??;
 
-        let services = watcher::Config::default().labels(from_kube::SERVICE_SELECTOR);
-        let slices = watcher::Config::default().labels(from_kube::SLICE_SELECTOR);
-        let node = watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
+        let services = watch_config().labels(from_kube::SERVICE_SELECTOR);
+        let slices = watch_config().labels(from_kube::SLICE_SELECTOR);
+        let node = watch_config().fields(&format!("metadata.name={}", config.node_name));
         let mut names = Names::default();
         let watches = async {
             tokio::join!(
@@ -164,7 +164,12 @@ impl Agent {
     }
 }
 
-/// Sends on what a watch says, trimmed to what planning needs, until nobody listens. A watch that breaks begins anew.
+fn watch_config() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS)
+}
+
+/// Sends on what a watch says, trimmed to what planning needs, until nobody listens. A watch that breaks goes on where it
+/// was, or begins anew where that is too late.
 async fn follow<K>(
     api: Api<K>,
     config: watcher::Config,
@@ -174,20 +179,49 @@ async fn follow<K>(
     K: kube::Resource + Clone + serde::de::DeserializeOwned + Debug + Send + 'static,
     K::DynamicType: Default,
 {
-    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => {
-                let arrived = Arrived { at: Instant::now(), update: trim(event) };
-                if updates.send(arrived).is_err() {
-                    return;
+    let mut pause = PAUSE;
+    loop {
+        let mut events = std::pin::pin!(watcher(api.clone(), config.clone()));
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => {
+                    pause = PAUSE;
+                    let arrived = Arrived { at: Instant::now(), update: trim(event) };
+                    if updates.send(arrived).is_err() {
+                        return;
+                    }
                 }
-            }
-            Err(error) => {
-                tracing::warn!(kind = %K::kind(&K::DynamicType::default()), %error, "the watch broke; it begins anew");
+                Err(error) => {
+                    tracing::warn!(kind = %K::kind(&K::DynamicType::default()), %error, ?pause, "the watch broke");
+                    tokio::time::sleep(jittered(pause)).await;
+                    pause = PAUSE_AT_MOST.min(pause * 2);
+                    if is_too_late(&error) {
+                        break;
+                    }
+                }
             }
         }
     }
+}
+
+/// The pause after a watch broke first; it doubles until one works.
+const PAUSE: Duration = Duration::from_millis(100);
+/// A server that was away is found again this soon: the node goes on forwarding to endpoints that may be gone.
+const PAUSE_AT_MOST: Duration = Duration::from_secs(5);
+/// A watch is begun again after this long, where it was; so a peer that vanished without a word is noticed in a minute
+/// and not in five, which is what clients usually ask for.
+const WATCH_SECONDS: u32 = 60;
+
+/// A watch refused as too old with the HTTP status, instead of an event in its stream: kube's watcher would ask the same
+/// again for ever.
+fn is_too_late(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+}
+
+/// Half to all of it, so that the nodes of a cluster don't all come back at once.
+fn jittered(pause: Duration) -> Duration {
+    let random = RandomState::new().hash_one(()) % 1000;
+    pause / 2 + pause / 2 * random as u32 / 1000
 }
 
 fn said<K, T>(

@@ -1,0 +1,219 @@
+//! An API in memory: lists and watches of a few kinds, with a history that can be cut off.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use kube::client::Body;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+/// The API. Clones are the same.
+#[derive(Clone, Default)]
+pub struct FakeApi {
+    state: Arc<Mutex<State>>,
+    /// Says the revision at each change, and at each break of the watches.
+    bell: watch::Sender<(u64, u64)>,
+    /// Kinds whose lists are not answered yet.
+    held: watch::Sender<Vec<&'static str>>,
+}
+
+#[derive(Default)]
+struct State {
+    revision: u64,
+    /// Watches that began in an earlier epoch end.
+    epoch: u64,
+    /// Changes up to here are forgotten.
+    compacted: u64,
+    objects: BTreeMap<(String, String, String), Value>,
+    log: Vec<(u64, String, Value)>,
+    lists: usize,
+}
+
+impl FakeApi {
+    /// A client of it.
+    pub fn client(&self) -> kube::Client {
+        let api = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let api = api.clone();
+            async move { Ok::<_, Infallible>(api.answer(request).await) }
+        });
+        kube::Client::new(service, "default")
+    }
+
+    /// Leaves lists of these kinds unanswered until it is called again.
+    pub fn hold(&self, kinds: &[&'static str]) {
+        self.held.send_replace(kinds.to_vec());
+    }
+
+    /// Creates or replaces an object.
+    pub fn put(&self, plural: &str, object: Value) {
+        self.write(plural, object, false);
+    }
+
+    /// Deletes an object.
+    pub fn delete(&self, plural: &str, namespace: &str, name: &str) {
+        self.write(plural, json!({"metadata": {"namespace": namespace, "name": name}}), true);
+    }
+
+    /// Ends all watches, and forgets the history so that they can't be taken up where they ended.
+    pub fn break_watches(&self) {
+        let mut state = self.state.lock();
+        state.epoch += 1;
+        state.revision += 1;
+        state.compacted = state.revision;
+        state.log.clear();
+        self.bell.send_replace((state.revision, state.epoch));
+    }
+
+    /// How many lists were answered.
+    pub fn lists(&self) -> usize {
+        self.state.lock().lists
+    }
+
+    fn write(&self, plural: &str, mut object: Value, delete: bool) {
+        let mut state = self.state.lock();
+        state.revision += 1;
+        let revision = state.revision;
+        let name = |of: &str| object["metadata"][of].as_str().unwrap_or_default().to_owned();
+        let key = (plural.to_owned(), name("namespace"), name("name"));
+        let kind = match delete {
+            true => {
+                object = state.objects.remove(&key).unwrap_or(object);
+                "DELETED"
+            }
+            false if state.objects.contains_key(&key) => "MODIFIED",
+            false => "ADDED",
+        };
+        object["metadata"]["resourceVersion"] = json!(revision.to_string());
+        if !delete {
+            state.objects.insert(key, object.clone());
+        }
+        state.log.push((revision, plural.to_owned(), json!({"type": kind, "object": object})));
+        self.bell.send_replace((revision, state.epoch));
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
+        let plural = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        let query: BTreeMap<String, String> = request
+            .uri()
+            .query()
+            .unwrap_or_default()
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(k, v)| (k.to_owned(), decoded(v)))
+            .collect();
+        let selects = Selects {
+            absent: selectors(&query, "labelSelector")
+                .filter_map(|s| s.strip_prefix('!').map(str::to_owned))
+                .collect(),
+            name: selectors(&query, "fieldSelector")
+                .find_map(|s| s.strip_prefix("metadata.name=").map(str::to_owned)),
+        };
+        if query.get("watch").is_some_and(|w| w == "true" || w == "1") {
+            return self.watch(plural, query["resourceVersion"].parse().unwrap_or(0), selects);
+        }
+        let mut held = self.held.subscribe();
+        let _ = held.wait_for(|kinds| !kinds.contains(&plural.as_str())).await;
+        let mut state = self.state.lock();
+        state.lists += 1;
+        let items: Vec<_> = state
+            .objects
+            .iter()
+            .filter(|((p, ..), o)| *p == plural && selects.has(o))
+            .map(|(_, o)| o)
+            .collect();
+        let list = json!({"metadata": {"resourceVersion": state.revision.to_string()}, "items": items});
+        Response::new(Full::new(Bytes::from(list.to_string())).boxed_unsync())
+    }
+
+    fn watch(
+        &self,
+        plural: String,
+        from: u64,
+        selects: Selects,
+    ) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
+        let state = self.state.lock();
+        if from < state.compacted {
+            let gone = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 410, "reason": "Expired",
+                "message": "too old resource version"});
+            // Servers say it by an event, but proxies and older ones by the status: both are to be understood.
+            let by_status = plural == "services";
+            let body = if by_status { gone } else { json!({"type": "ERROR", "object": gone}) };
+            let mut response = Response::new(Full::new(Bytes::from(format!("{body}\n"))).boxed_unsync());
+            if by_status {
+                *response.status_mut() = StatusCode::GONE;
+            }
+            return response;
+        }
+        let watch = (self.clone(), self.bell.subscribe(), from, state.epoch);
+        let selects = Arc::new(selects);
+        let stream = futures_util::stream::unfold(watch, move |(api, mut bell, from, epoch)| {
+            let (plural, selects) = (plural.clone(), selects.clone());
+            async move {
+                loop {
+                    {
+                        let state = api.state.lock();
+                        if state.epoch != epoch {
+                            return None;
+                        }
+                        let new = state
+                            .log
+                            .iter()
+                            .filter(|(r, p, e)| *r > from && *p == plural && selects.has(&e["object"]));
+                        let text: String = new.map(|(_, _, event)| format!("{event}\n")).collect();
+                        if !text.is_empty() {
+                            let frame = http_body::Frame::data(Bytes::from(text));
+                            let revision = state.revision;
+                            drop(state);
+                            return Some((Ok::<_, Infallible>(frame), (api, bell, revision, epoch)));
+                        }
+                    }
+                    if bell.changed().await.is_err() {
+                        return None;
+                    }
+                }
+            }
+        });
+        Response::new(UnsyncBoxBody::new(StreamBody::new(stream.boxed())))
+    }
+}
+
+struct Selects {
+    absent: Vec<String>,
+    name: Option<String>,
+}
+
+impl Selects {
+    fn has(&self, object: &Value) -> bool {
+        let metadata = &object["metadata"];
+        self.absent.iter().all(|label| metadata["labels"].get(label).is_none())
+            && self.name.as_ref().is_none_or(|name| metadata["name"] == **name)
+    }
+}
+
+fn selectors<'a>(query: &'a BTreeMap<String, String>, name: &str) -> impl Iterator<Item = &'a str> {
+    query.get(name).map(String::as_str).unwrap_or_default().split(',').filter(|s| !s.is_empty())
+}
+
+fn decoded(text: &str) -> String {
+    let mut out = Vec::new();
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'%' => {
+                let hex = [bytes.next().unwrap(), bytes.next().unwrap()];
+                u8::from_str_radix(std::str::from_utf8(&hex).unwrap(), 16).unwrap()
+            }
+            b'+' => b' ',
+            other => other,
+        });
+    }
+    String::from_utf8(out).unwrap()
+}

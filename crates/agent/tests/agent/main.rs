@@ -1,0 +1,7 @@
+//! What the agent promises, against an API in memory and a dataplane that remembers.
+
+mod api;
+mod forwarding;
+mod histories;
+mod plane;
+mod translation;
