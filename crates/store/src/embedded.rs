@@ -249,6 +249,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn compaction_clears_away_what_nobody_can_read() {
+        let store = Embedded::open_backend(
+            || Ok(redb::backends::InMemoryBackend::new()),
+            Options { sweep_rows: 7, ..Options::default() },
+        )
+        .unwrap();
+        let key = |n: u32| -> Arc<str> { format!("/k/{}", n % 10).into() };
+        for n in 0..100 {
+            let ops = vec![match n % 25 {
+                24 => crate::Op::Delete(key(n)),
+                _ => crate::Op::Put(key(n), "v".into()),
+            }];
+            let _ = store.txn(Txn { compares: vec![], ops }).await.unwrap();
+        }
+        let newest = store.revision().await.unwrap();
+        store.compact(newest).await.unwrap();
+        let standing = store.range(Range::prefix("/")).await.unwrap().entries.len() as u64;
+        let (marks, rows) = loop {
+            // The writer sweeps by itself, while nobody writes.
+            let look = |snapshot: &Snapshot, _| Ok((snapshot.marks, snapshot.rows()));
+            let (marks, rows) = store.read(look).await.unwrap();
+            if marks.swept == marks.compacted {
+                break (marks, rows);
+            }
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(marks.compacted, newest.0);
+        assert_eq!(rows, (standing, standing), "one row for each key that exists");
+    }
+
+    #[tokio::test]
     async fn a_dropped_store_gives_up_its_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("store");

@@ -150,6 +150,13 @@ impl Snapshot {
         })
     }
 
+    /// How many rows the log and the index have.
+    #[cfg(test)]
+    pub fn rows(&self) -> (u64, u64) {
+        use redb::ReadableTableMetadata;
+        (self.log.len().unwrap(), self.index.len().unwrap())
+    }
+
     pub fn get(&self, key: &str, at: u64) -> Result<Option<Entry>> {
         newest_at(&self.log, &self.index, key, at)
     }

@@ -163,7 +163,7 @@ impl Writer {
 
     fn carry_out(&mut self, group: Group) {
         let marks = self.marks;
-        let rows = self.options.sweep_rows;
+        let rows = self.options.sweep_rows.max(1);
         let drafted = self.shared.engine.write(|draft| {
             let drafted = draft_group(draft, marks, &group, rows)?;
             let commit = if drafted.marks == marks { Commit::Nothing } else { Commit::Durably };

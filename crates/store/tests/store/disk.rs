@@ -176,6 +176,11 @@ impl Disk {
         self.0.lock().unwrap().patience = Some((writes, fault));
     }
 
+    /// The disk fails at once.
+    pub fn fail(&self, fault: Fault) {
+        self.0.lock().unwrap().fault = Some(fault);
+    }
+
     /// The disk works again.
     pub fn heal(&self) {
         let mut state = self.0.lock().unwrap();

@@ -153,8 +153,57 @@ async fn a_reader_that_met_an_error_is_not_the_last_to_read() {
     // No cache: each read is one of the disk.
     let store = disk.open(Options { cache_bytes: 0, ..options() }).unwrap();
     write(&store, vec![Op::Put("/a".into(), "1".into())]).await.unwrap();
-    disk.fail_after(0, Fault::Everything);
-    assert!(write(&store, vec![Op::Put("/b".into(), "2".into())]).await.is_err());
+    disk.fail(Fault::Everything);
+    assert!(matches!(store.get("/a").await, Err(Error::Engine(_))));
     disk.heal();
+    // Nobody writes: the store heals by itself.
     assert_eq!(until_it_works(|| store.get("/a")).await.0.unwrap().value, "1");
+}
+
+const CONFINED: &str = "PORTOLAN_STORE_CONFINED_FILE";
+
+/// The child of the next test. Does nothing in the ordinary run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_confined() {
+    let Some(path) = std::env::var_os(CONFINED) else { return };
+    let store = Embedded::open(path.as_ref(), options()).unwrap();
+    let mut newest = Revision(0);
+    let error = loop {
+        let key: Arc<str> = format!("/k/{}", newest.0).into();
+        match write(&store, vec![Op::Put(key, vec![1; 100_000].into())]).await {
+            Ok(revision) => newest = revision,
+            Err(error) => break error,
+        }
+        assert!(newest.0 < 1000, "100 MB fit where only 8 may");
+    };
+    assert!(matches!(error, Error::Engine(_)), "{error}");
+    let (entry, revision) = store.get("/k/0").await.unwrap();
+    assert_eq!((entry.unwrap().value.len(), revision), (100_000, newest));
+
+    // Room is made by removing and forgetting.
+    let last = newest.0;
+    for n in 0..last {
+        newest = until_it_works(|| write(&store, vec![Op::Delete(format!("/k/{n}").into())])).await;
+    }
+    until_it_works(|| store.compact(newest)).await;
+    for n in 0..last / 2 {
+        let key: Arc<str> = format!("/again/{n}").into();
+        until_it_works(|| write(&store, vec![Op::Put(key.clone(), vec![2; 100_000].into())])).await;
+    }
+    store.close().await;
+}
+
+#[test]
+fn a_file_that_may_not_grow_can_be_read_and_used_again() {
+    let directory = tempfile::tempdir().unwrap();
+    // The limit counts blocks of 512 bytes. Its signal would end the process; ignored, the call fails with EFBIG:
+    // setrlimit(2).
+    let child = std::process::Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 16384; exec \"$@\"", "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["full_disk::the_confined", "--exact", "--nocapture"])
+        .env(CONFINED, directory.path().join("store"))
+        .output()
+        .unwrap();
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
 }

@@ -15,16 +15,18 @@ use crate::disk::Disk;
 /// Keys that are prefixes of one another, and neighbours.
 const KEYS: [&str; 7] = ["/a", "/a/b", "/a0", "/b", "/b/c", "/b/d", "/\u{e9}"];
 
-#[derive(Default)]
+/// One revision: everything that existed then, and what had changed.
+type Moment = (BTreeMap<Arc<str>, Entry>, Vec<Change>);
+
 struct Model {
-    /// By revision: everything that existed then, and what had changed.
-    revisions: Vec<(BTreeMap<Arc<str>, Entry>, Vec<Change>)>,
+    /// By revision.
+    revisions: Vec<Moment>,
     floor: u64,
 }
 
 impl Model {
     fn new() -> Model {
-        Model { revisions: vec![Default::default()], floor: 0 }
+        Model { revisions: vec![Moment::default()], floor: 0 }
     }
 
     fn newest(&self) -> u64 {

@@ -11,7 +11,7 @@ use crate::disk::{Dice, Disk, Fault};
 use crate::history::{ALL, Promised, asked, happened, write};
 
 /// The number of seeds in the ordinary run; `PORTOLAN_STORE_SEEDS=1000..2000` runs others.
-const SEEDS: std::ops::Range<u64> = 0..150;
+const SEEDS: std::ops::Range<u64> = 0..100;
 
 fn seeds() -> std::ops::Range<u64> {
     let Ok(asked) = std::env::var("PORTOLAN_STORE_SEEDS") else { return SEEDS };
