@@ -207,7 +207,8 @@ mod tests {
             for _ in 0..200 {
                 new.replicas = grow(bounds, new.replicas, old[0].replicas + old[1].replicas);
                 prop_assert!(total(&new, &old) <= bounds.most());
-                for (old, size) in old.iter_mut().zip(shrink(bounds, new, &old.clone())) {
+                let sizes = shrink(bounds, new, &old);
+                for (old, size) in old.iter_mut().zip(sizes) {
                     prop_assert!(size <= old.replicas && size >= 0);
                     // The ReplicaSet deletes those that are not available first.
                     old.available = old.available.min(size);

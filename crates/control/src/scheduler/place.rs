@@ -369,7 +369,7 @@ mod tests {
             ),
         ] {
             let choice = Board::new(&nodes, &[]).place(&pod("p", "o", "", spec.clone()));
-            let expected = expected.map(str::to_owned);
+            let expected = expected.map(str::to_owned).map_err(str::to_owned);
             match (&choice, &expected) {
                 (Err(got), Err(wanted)) => {
                     let parts = |text: &str| {

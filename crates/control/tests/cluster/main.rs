@@ -1,0 +1,9 @@
+//! The controllers against an API server in the same process, with nodes and kubelets that only pretend.
+
+mod lab; // a cluster without machines
+
+mod addresses; // load balancers
+mod garbage; // owners and namespaces
+mod nodes; // leases, ranges, taints
+mod rollout; // deployments
+mod services; // slices and Endpoints
