@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use crate::claims::Claims;
 use crate::finding::{Finding, Object};
 use crate::model::*;
-use crate::service::{ServiceClaims, node_port_addresses, plan_service};
+use crate::service::{HealthCheck, ServiceClaims, node_port_addresses, plan_service};
 use crate::view::*;
 
 /// Everything that a plan is made from.
@@ -29,25 +29,21 @@ pub struct Planner {
     views: Views,
     claims: Claims,
     node_addresses: BTreeSet<IpAddr>,
-    planned: BTreeMap<ServiceName, Planned>,
+    planned: BTreeMap<ServiceName, ServiceClaims>,
+    /// Of the first step and of the second, of the few Services that have any.
+    findings: BTreeMap<ServiceName, [Vec<Finding>; 2]>,
     /// How many Services have an endpoint of this address on the node.
     local_pods: Counts,
     /// How many frontends have a cluster IP that is in none of the node's ranges.
     stray_cluster_ips: Counts,
     node_findings: Vec<Finding>,
+    health_checks: BTreeMap<ServiceName, HealthCheck>,
     plan: Plan,
     /// Of each UDP frontend in the plan: the backends whose flows may go on.
     udp_serving: BTreeMap<Frontend, Arc<BTreeSet<Backend>>>,
     stale_udp: BTreeMap<Frontend, Arc<BTreeSet<Backend>>>,
     dirty: BTreeSet<ServiceName>,
     node_dirty: bool,
-}
-
-#[derive(Clone, Debug)]
-struct Planned {
-    claims: ServiceClaims,
-    /// Of the first step, and of the second.
-    findings: [Vec<Finding>; 2],
 }
 
 /// Plans everything from nothing.
@@ -67,9 +63,11 @@ impl Planner {
             claims: Claims::default(),
             node_addresses: BTreeSet::new(),
             planned: BTreeMap::new(),
+            findings: BTreeMap::new(),
             local_pods: Counts::default(),
             stray_cluster_ips: Counts::default(),
             node_findings: Vec::new(),
+            health_checks: BTreeMap::new(),
             plan: Plan::default(),
             udp_serving: BTreeMap::new(),
             stale_udp: BTreeMap::new(),
@@ -132,6 +130,7 @@ impl Planner {
             dirty.extend(self.views.services.keys().cloned());
             self.claims = Claims::default();
             self.planned.clear();
+            self.findings.clear();
             self.local_pods = Counts::default();
             self.stray_cluster_ips = Counts::default();
         }
@@ -147,8 +146,8 @@ impl Planner {
         for name in unsettled {
             udp.0.extend(self.plan.services.get(&name).into_iter().flat_map(|p| udp_frontends(p)));
             let settled = self.settle_one(&name);
-            if let (Some(part), Some(planned)) = (&settled, self.planned.get(&name)) {
-                let serving = |f: Frontend| Some((f, planned.claims.udp_serving.get(&f)?.clone()));
+            if let (Some(part), Some(claims)) = (&settled, self.planned.get(&name)) {
+                let serving = |f: Frontend| Some((f, claims.udp_serving.get(&f)?.clone()));
                 udp.1.extend(udp_frontends(part).filter_map(serving));
             }
             if settled.as_ref() != self.plan.services.get(&name) {
@@ -175,31 +174,37 @@ impl Planner {
             plan_service(service, endpoints, &self.views.node)
         });
         let old = self.planned.remove(name);
-        let touched = self.claims.replace(
-            name,
-            old.as_ref().map(|p| &p.claims),
-            new.as_ref().map(|(claims, _)| claims),
-            &self.node_addresses,
-        );
-        if let Some((claims, _)) = &new {
+        let new = new.map(|(claims, findings)| {
+            note(&mut self.findings, name, 0, findings);
+            claims
+        });
+        if new.is_none() {
+            self.findings.remove(name);
+        }
+        let touched = self.claims.replace(name, old.as_ref(), new.as_ref(), &self.node_addresses);
+        if let Some(claims) = &new {
             claims.local_pods.iter().for_each(|a| self.local_pods.up(*a));
             stray_cluster_ips(claims, &self.views.node).for_each(|a| self.stray_cluster_ips.up(a));
         }
-        if let Some(Planned { claims, .. }) = &old {
+        if let Some(claims) = &old {
             claims.local_pods.iter().for_each(|a| self.local_pods.down(*a));
             stray_cluster_ips(claims, &self.views.node).for_each(|a| self.stray_cluster_ips.down(a));
         }
-        if let Some((claims, findings)) = new {
-            self.planned.insert(name.clone(), Planned { claims, findings: [findings, Vec::new()] });
+        match new.as_ref().and_then(|c| c.health_check) {
+            Some(check) => self.health_checks.insert(name.clone(), check),
+            None => self.health_checks.remove(name),
+        };
+        if let Some(claims) = new {
+            self.planned.insert(name.clone(), claims);
         }
         touched
     }
 
     /// The second step for one Service: its part of the plan, if it has one.
     fn settle_one(&mut self, name: &ServiceName) -> Option<Arc<ServicePlan>> {
-        let planned = self.planned.get_mut(name)?;
-        let (part, findings) = self.claims.settle(name, &planned.claims, &self.node_addresses);
-        planned.findings[1] = findings;
+        let claims = self.planned.get(name)?;
+        let (part, findings) = self.claims.settle(name, claims, &self.node_addresses);
+        note(&mut self.findings, name, 1, findings);
         (!part.frontends.is_empty()).then_some(part)
     }
 
@@ -284,12 +289,34 @@ impl Planner {
 
     /// What there is to say about the objects, as of the last [`take_change`](Planner::take_change).
     pub fn findings(&self) -> impl Iterator<Item = &Finding> {
-        self.node_findings.iter().chain(self.planned.values().flat_map(|p| p.findings.iter().flatten()))
+        self.node_findings.iter().chain(self.findings.values().flatten().flatten())
+    }
+
+    /// What load balancers may ask of this node, as of the last [`take_change`](Planner::take_change).
+    pub fn health_checks(&self) -> &BTreeMap<ServiceName, HealthCheck> {
+        &self.health_checks
     }
 
     /// What the plan is made from.
     pub fn views(&self) -> &Views {
         &self.views
+    }
+}
+
+/// Notes the findings of one step of one Service.
+fn note(
+    all: &mut BTreeMap<ServiceName, [Vec<Finding>; 2]>,
+    name: &ServiceName,
+    step: usize,
+    findings: Vec<Finding>,
+) {
+    if findings.is_empty() && !all.contains_key(name) {
+        return;
+    }
+    let of_service = all.entry(name.clone()).or_default();
+    of_service[step] = findings;
+    if of_service.iter().all(Vec::is_empty) {
+        all.remove(name);
     }
 }
 

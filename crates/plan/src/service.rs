@@ -22,6 +22,18 @@ pub struct ServiceClaims {
     /// For each UDP frontend in `wanted`: the endpoints that still serve, usable for new flows or not. A flow to one of
     /// them goes on; a flow to another has to choose again (services.md A6.19).
     pub udp_serving: BTreeMap<Frontend, Arc<BTreeSet<Backend>>>,
+    /// What load balancers may ask of this node.
+    pub health_check: Option<HealthCheck>,
+}
+
+/// `spec.healthCheckNodePort`: by asking it a load balancer learns whether this node has endpoints of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The port on which it is asked.
+    pub port: u16,
+    /// How many endpoints on this node are ready. Those that only finish their work don't count: new connections are
+    /// better sent elsewhere (services.md A6.21).
+    pub local_ready: usize,
 }
 
 /// Plans one Service.
@@ -47,7 +59,12 @@ pub fn plan_service(
     }
     let local_pods =
         merged.values().flat_map(|m| m.values()).filter(|e| is_local(e, node)).map(|e| e.address).collect();
-    (ServiceClaims { created: service.created, wanted: Arc::new(plan), local_pods, udp_serving }, findings)
+    let ready = merged.values().flat_map(|m| m.values()).filter(|e| e.ready && is_local(e, node));
+    let local_ready: BTreeSet<IpAddr> = ready.map(|e| e.address).collect();
+    let health_check =
+        service.health_check_node_port.map(|port| HealthCheck { port, local_ready: local_ready.len() });
+    let wanted = Arc::new(plan);
+    (ServiceClaims { created: service.created, wanted, local_pods, udp_serving, health_check }, findings)
 }
 
 /// An address of a Service that is captured, and for whom.

@@ -487,3 +487,25 @@ fn a_udp_flow_goes_on_while_its_backend_serves_and_is_stale_after() {
     assert_eq!(after(Some(vec![here()])), None);
     assert_eq!(after(None), keep(&[]), "the Service is gone");
 }
+
+#[test]
+fn a_health_check_counts_ready_endpoints_of_this_node_each_address_once() {
+    let mut view = ServiceView { health_check_node_port: Some(32000), ..web() };
+    view.ports.push(PortView { name: "alt".into(), protocol: Protocol::Tcp, port: 81, node_port: None });
+    let mut both_ports = slice(vec![
+        endpoint(POD_HERE, "here"),
+        endpoint(POD_THERE, "there"),
+        terminating("10.1.0.6", "here"),
+        not_ready("10.1.0.7", "here"),
+    ]);
+    both_ports.ports.push(SlicePort { name: "alt".into(), protocol: Protocol::Tcp, port: 8081 });
+    let mut planner = Planner::new(node());
+    planner.set_service(view.clone());
+    planner.set_endpoints(&view.name, slices([both_ports]));
+    let _ = planner.take_change();
+    let check = planner.health_checks()[&view.name];
+    assert_eq!((check.port, check.local_ready), (32000, 1));
+    planner.set_service(ServiceView { health_check_node_port: None, ..view });
+    let _ = planner.take_change();
+    assert!(planner.health_checks().is_empty());
+}
