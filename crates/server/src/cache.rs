@@ -276,3 +276,91 @@ impl Cache {
         Ok((events, revision))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use portolan_store::embedded::Embedded;
+    use portolan_store::{Op, Txn, TxnOutcome};
+    use serde_json::json;
+
+    use super::*;
+
+    async fn put(store: &dyn Store, key: &str, n: usize) -> u64 {
+        let object = json!({"metadata": {"name": "a"}, "data": {"n": n.to_string()}});
+        let txn = Txn { compares: Vec::new(), ops: vec![Op::Put(key.into(), object.to_string().into())] };
+        match store.txn(txn).await.expect("the store writes") {
+            TxnOutcome::Committed(revision) => revision.0,
+            refused => panic!("no condition was set: {refused:?}"),
+        }
+    }
+
+    async fn cache(store: &Arc<Embedded>) -> Arc<Cache> {
+        let kind = portolan_api::find("", "v1", "configmaps").expect("the kind is served");
+        Cache::open(kind, store.clone(), None, CancellationToken::new()).await.expect("the cache opens")
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_falls_behind_is_cut_and_costs_nothing_meanwhile() {
+        let store = Embedded::in_memory();
+        let cache = cache(&store).await;
+        let mut slow = cache.snapshot("", |_| true).cursor;
+        let kind = cache.kind;
+        let key = format!("{}default/a", prefix(kind));
+        let entry = |n: u64| portolan_store::Entry {
+            key: key.as_str().into(),
+            value: json!({"metadata": {"name": "a", "n": n}}).to_string().into(),
+            create_revision: Revision(1),
+            mod_revision: Revision(n),
+        };
+        for n in 1..=EVENTS as u64 {
+            cache.apply(Revision(n), vec![Change::Put { entry: entry(n), previous: None }]);
+        }
+        let mut quick = cache.after(1).expect("the ring reaches back so far");
+        assert_eq!(cache.next(&mut quick, 2).map(|(events, revision)| (events.len(), revision)), Ok((2, 3)));
+        for n in 1..=10 {
+            let n = EVENTS as u64 + n;
+            cache.apply(Revision(n), vec![Change::Put { entry: entry(n), previous: None }]);
+        }
+        assert_eq!(cache.state.read().events.len(), EVENTS, "the ring is bounded");
+        assert_eq!(cache.next(&mut slow, 1).err(), Some(TooOld { oldest: 10 }));
+        assert_eq!(cache.after(9).err(), Some(TooOld { oldest: 10 }));
+        assert!(cache.after(10).is_ok());
+    }
+
+    #[tokio::test]
+    async fn events_of_one_revision_are_never_parted() {
+        let store = Embedded::in_memory();
+        let cache = cache(&store).await;
+        let change = |name: &str| {
+            let key = format!("{}default/{name}", prefix(cache.kind));
+            let value = json!({"metadata": {"name": name}}).to_string();
+            let (create_revision, mod_revision) = (Revision(5), Revision(5));
+            let entry =
+                portolan_store::Entry { key: key.into(), value: value.into(), create_revision, mod_revision };
+            Change::Put { entry, previous: None }
+        };
+        cache.apply(Revision(5), vec![change("a"), change("b"), change("c")]);
+        let mut cursor = cache.after(0).expect("from the beginning");
+        let (events, revision) = cache.next(&mut cursor, 1).expect("in time");
+        assert_eq!((events.len(), revision), (3, 5));
+    }
+
+    #[tokio::test]
+    async fn after_listing_anew_old_places_are_gone_and_new_ones_are_right() {
+        let store = Embedded::in_memory();
+        let key = "/registry/core/configmaps/default/a";
+        put(&*store, key, 0).await;
+        let cache = cache(&store).await;
+        let mut old = cache.snapshot("", |_| true).cursor;
+        let last = put(&*store, key, 1).await;
+        assert!(cache.reach(last, Duration::from_secs(5)).await);
+        cache.load(&*store, None).await.expect("listed anew");
+        assert!(cache.next(&mut old, 10).is_err());
+        let mut new = cache.snapshot("", |_| true).cursor;
+        let last = put(&*store, key, 2).await;
+        assert!(cache.reach(last, Duration::from_secs(5)).await);
+        let (events, revision) = cache.next(&mut new, 10).expect("in time");
+        assert_eq!((events.len(), revision), (1, last));
+        assert!(events[0].previous.is_some(), "the listed object is what the event replaces");
+    }
+}

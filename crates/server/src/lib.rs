@@ -38,7 +38,7 @@ mod pin; // TLS towards a known certificate
 pub mod pki; // the authority, certificates, tokens
 
 pub use auth::Identity;
-pub use body::ServerBody;
+pub use body::{ServerBody, StreamError};
 pub use config::{Config, Error, NodePorts, Result, Version};
 pub use log::{LogRequest, NodeLogs, PinnedNodeLogs};
 pub use serve::serve;

@@ -58,6 +58,10 @@ pub(crate) fn parse(path: &str) -> Target {
     let parts: Vec<String> =
         path.split('/').filter(|part| !part.is_empty()).map(|part| decode(part, false)).collect();
     let words: Vec<&str> = parts.iter().map(String::as_str).collect();
+    // No name holds a slash; an encoded one would reach into other keys of the store.
+    if words.iter().any(|word| word.contains(['/', '\0'])) {
+        return Target::Unknown;
+    }
     match words.as_slice() {
         [] => Target::Index,
         ["version"] => Target::Version,
@@ -209,6 +213,7 @@ mod tests {
         let all = object_of("/apis/apps/v1/deployments");
         assert_eq!((all.group.as_str(), all.plural.as_str(), all.name), ("apps", "deployments", None));
         assert_eq!(parse("/apis/apps/v1"), Target::Resources { group: "apps".into(), version: "v1".into() });
+        assert_eq!(parse("/api/v1/namespaces/a%2Fb/pods"), Target::Unknown);
         assert_eq!(parse("/openapi/v3/apis/apps/v1"), Target::OpenApiV3Group("apis/apps/v1".into()));
     }
 
