@@ -19,11 +19,13 @@ pub mod kinds;
 pub mod mergekeys;
 pub mod meta;
 pub mod patch;
+pub mod pod;
 pub mod scale;
 pub mod selector;
 pub mod service;
 pub mod status;
 pub mod walk;
+pub mod workload;
 
 pub use fielderror::{ErrorKind, FieldError};
 pub use kind::{Column, KINDS, Kind, Strategy, find, find_kind};

@@ -1,9 +1,12 @@
 //! Deployments and ReplicaSets.
 
+use serde_json::Value;
+
 use super::AGE;
-use crate::kind::{Column, Kind, Strategy};
+use crate::kind::{Column, Kind, Strategy, keep_all_but_status, keep_status};
 use crate::meta::{self, NameRule};
-use crate::{decode, duration};
+use crate::selector::LabelSelector;
+use crate::{decode, duration, walk, workload};
 
 /// The entry of Deployment.
 pub static DEPLOYMENT: Kind = Kind {
@@ -20,10 +23,39 @@ pub static DEPLOYMENT: Kind = Kind {
     generation: true,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::apps::v1::Deployment>,
-    strategy: Strategy::WITH_STATUS,
+    strategy: Strategy {
+        default: workload::default_deployment,
+        prepare_create: workload::prepare_create_deployment,
+        prepare_update: keep_status,
+        prepare_status_update: keep_all_but_status,
+        validate: workload::validate_deployment,
+        validate_update: workload::validate_deployment_update,
+        validate_status_update: workload::validate_status_update,
+        ..Strategy::PLAIN
+    },
     fields: &[],
-    columns: &[Column::object_name(), Column::new("Age", "string", AGE)],
-    cells: |o, now| vec![meta::name(o).into(), duration::age(o, now).into()],
+    columns: &[
+        Column::object_name(),
+        Column::new("Ready", "string", "Number of the pod with ready state"),
+        Column::new("Up-to-date", "string", "Number of pods that are of the latest template."),
+        Column::new("Available", "string", "Number of pods that are ready for long enough."),
+        Column::new("Age", "string", AGE),
+        Column::wide("Containers", "string", "Names of each container in the template."),
+        Column::wide("Images", "string", "Images referenced by each container in the template."),
+        Column::wide("Selector", "string", "The labels of the pods that belong to the deployment."),
+    ],
+    cells: |o, now| {
+        let number = |path: &str| walk::int(o, path).unwrap_or(0);
+        let mut cells = vec![
+            meta::name(o).into(),
+            format!("{}/{}", number("status.readyReplicas"), number("spec.replicas")).into(),
+            number("status.updatedReplicas").into(),
+            number("status.availableReplicas").into(),
+            duration::age(o, now).into(),
+        ];
+        cells.extend(template(o));
+        cells
+    },
 };
 
 /// The entry of ReplicaSet.
@@ -41,8 +73,46 @@ pub static REPLICA_SET: Kind = Kind {
     generation: true,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::apps::v1::ReplicaSet>,
-    strategy: Strategy::WITH_STATUS,
-    fields: &[],
-    columns: &[Column::object_name(), Column::new("Age", "string", AGE)],
-    cells: |o, now| vec![meta::name(o).into(), duration::age(o, now).into()],
+    strategy: Strategy {
+        default: workload::default_replica_set,
+        prepare_create: workload::prepare_create_replica_set,
+        prepare_update: keep_status,
+        prepare_status_update: keep_all_but_status,
+        validate: workload::validate_replica_set,
+        validate_update: workload::validate_replica_set_update,
+        validate_status_update: workload::validate_status_update,
+        ..Strategy::PLAIN
+    },
+    fields: &[("status.replicas", |o| walk::int(o, "status.replicas").unwrap_or(0).to_string())],
+    columns: &[
+        Column::object_name(),
+        Column::new("Desired", "integer", "Number of pods that are wanted."),
+        Column::new("Current", "integer", "Number of pods that are there."),
+        Column::new("Ready", "integer", "Number of pods that are ready."),
+        Column::new("Age", "string", AGE),
+        Column::wide("Containers", "string", "Names of each container in the template."),
+        Column::wide("Images", "string", "Images referenced by each container in the template."),
+        Column::wide("Selector", "string", "The labels of the pods that belong to the set."),
+    ],
+    cells: |o, now| {
+        let number = |path: &str| walk::int(o, path).unwrap_or(0);
+        let mut cells = vec![
+            meta::name(o).into(),
+            number("spec.replicas").into(),
+            number("status.replicas").into(),
+            number("status.readyReplicas").into(),
+            duration::age(o, now).into(),
+        ];
+        cells.extend(template(o));
+        cells
+    },
 };
+
+fn template(object: &Value) -> Vec<Value> {
+    let containers = walk::list(object, "spec.template.spec.containers");
+    let join = |field: &str| containers.iter().map(|c| walk::text(c, field)).collect::<Vec<_>>().join(",");
+    let selector = walk::at(object, "spec.selector")
+        .and_then(|s| LabelSelector::from_object(s).ok())
+        .map_or_else(|| "<none>".to_owned(), |s| s.to_string());
+    vec![join("name").into(), join("image").into(), selector.into()]
+}

@@ -1,0 +1,366 @@
+//! What Deployments and ReplicaSets mean: a number of pods alike, and how they are exchanged.
+
+use serde_json::{Value, json};
+
+use crate::fielderror::FieldError;
+use crate::selector::{LabelSelector, validate_object};
+use crate::{meta, pod, walk};
+
+fn default_template(object: &mut Value) {
+    if let Some(spec) = walk::at_mut(object, "spec.template.spec") {
+        pod::default_spec(spec);
+    }
+}
+
+/// Fills in what the client left out of a Deployment (pkg/apis/apps/v1/defaults.go).
+pub fn default_deployment(object: &mut Value) {
+    default_template(object);
+    walk::default(object, "spec.replicas", 1);
+    walk::default(object, "spec.strategy.type", "RollingUpdate");
+    if walk::text(object, "spec.strategy.type") == "RollingUpdate" {
+        walk::default(object, "spec.strategy.rollingUpdate.maxUnavailable", "25%");
+        walk::default(object, "spec.strategy.rollingUpdate.maxSurge", "25%");
+    }
+    walk::default(object, "spec.revisionHistoryLimit", 10);
+    walk::default(object, "spec.progressDeadlineSeconds", 600);
+}
+
+/// Fills in what the client left out of a ReplicaSet.
+pub fn default_replica_set(object: &mut Value) {
+    default_template(object);
+    walk::default(object, "spec.replicas", 1);
+}
+
+/// A new ReplicaSet has no pods, and says so.
+pub fn prepare_create_replica_set(object: &mut Value) {
+    walk::set(object, "status", json!({"replicas": 0}));
+}
+
+/// A new Deployment has no pods.
+pub fn prepare_create_deployment(object: &mut Value) {
+    walk::set(object, "status", json!({}));
+}
+
+fn not_negative(errors: &mut Vec<FieldError>, object: &Value, path: &str) {
+    if let Some(n) = walk::int(object, path).filter(|n| *n < 0) {
+        errors.push(FieldError::invalid(path, n, "must be greater than or equal to 0"));
+    }
+}
+
+fn selector_and_template(errors: &mut Vec<FieldError>, object: &Value, kind: &str) {
+    const SELECTOR: &str = "spec.selector";
+    let mut chosen = None;
+    match walk::at(object, SELECTOR) {
+        None => errors.push(FieldError::required(SELECTOR, "")),
+        Some(selector) => {
+            let faults = validate_object(selector, SELECTOR);
+            let empty = walk::map(selector, "matchLabels").is_empty()
+                && walk::list(selector, "matchExpressions").is_empty();
+            if empty {
+                let text = format!("empty selector is invalid for {kind}");
+                errors.push(FieldError::invalid(SELECTOR, selector.clone(), text));
+            } else if faults.is_empty() {
+                chosen = LabelSelector::from_object(selector).ok();
+            }
+            errors.extend(faults);
+        }
+    }
+    let Some(template) = walk::at(object, "spec.template") else {
+        errors.push(FieldError::required("spec.template", ""));
+        return;
+    };
+    let labels = walk::map(template, "metadata.labels");
+    if let Some(selector) = chosen
+        && !selector.matches(labels)
+    {
+        errors.push(FieldError::invalid(
+            "spec.template.metadata.labels",
+            if labels.is_empty() { Value::Null } else { Value::Object(labels.clone()) },
+            "`selector` does not match template `labels`",
+        ));
+    }
+    errors.extend(meta::validate_labels(labels, "spec.template.labels"));
+    errors.extend(meta::validate_annotations(
+        walk::map(template, "metadata.annotations"),
+        "spec.template.annotations",
+    ));
+    let spec = template.get("spec").unwrap_or(&Value::Null);
+    errors.extend(pod::validate_spec(spec, "spec.template.spec"));
+    let policy = walk::text(spec, "restartPolicy");
+    if matches!(policy, "Never" | "OnFailure") {
+        errors.push(FieldError::not_supported("spec.template.spec.restartPolicy", policy, &["Always"]));
+    }
+    if walk::at(spec, "activeDeadlineSeconds").is_some() {
+        errors.push(FieldError::forbidden(
+            "spec.template.spec.activeDeadlineSeconds",
+            "activeDeadlineSeconds in ReplicaSet is not Supported",
+        ));
+    }
+}
+
+/// The number or share at a path; findings if it is neither.
+fn share(errors: &mut Vec<FieldError>, object: &Value, path: &str) -> Option<i64> {
+    let value = walk::at(object, path)?;
+    if let Some(n) = value.as_i64() {
+        if n < 0 {
+            errors.push(FieldError::invalid(path, n, "must be greater than or equal to 0"));
+        }
+        return Some(n);
+    }
+    let percent =
+        value.as_str().and_then(|t| t.strip_suffix('%')).filter(|t| t.bytes().all(|b| b.is_ascii_digit()));
+    match percent.and_then(|t| t.parse().ok()) {
+        Some(n) => Some(n),
+        None => {
+            errors.push(FieldError::invalid(
+                path,
+                value.clone(),
+                "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used \
+                 for validation is '[0-9]+%')",
+            ));
+            None
+        }
+    }
+}
+
+/// What is wrong with a Deployment.
+pub fn validate_deployment(object: &Value) -> Vec<FieldError> {
+    const ROLLING: &str = "spec.strategy.rollingUpdate";
+    let mut errors = Vec::new();
+    not_negative(&mut errors, object, "spec.replicas");
+    selector_and_template(&mut errors, object, "deployment");
+    match walk::text(object, "spec.strategy.type") {
+        "Recreate" => {
+            if walk::at(object, ROLLING).is_some() {
+                errors.push(FieldError::forbidden(
+                    ROLLING,
+                    "may not be specified when strategy `type` is 'Recreate'",
+                ));
+            }
+        }
+        "RollingUpdate" => {
+            let unavailable = format!("{ROLLING}.maxUnavailable");
+            let missing = share(&mut errors, object, &unavailable);
+            let surge = share(&mut errors, object, &format!("{ROLLING}.maxSurge"));
+            if missing == Some(0) && surge == Some(0) {
+                errors.push(FieldError::invalid(
+                    &unavailable,
+                    walk::at(object, &unavailable).cloned().unwrap_or_default(),
+                    "may not be 0 when `maxSurge` is 0",
+                ));
+            }
+            if walk::at(object, &unavailable).is_some_and(Value::is_string)
+                && missing.is_some_and(|n| n > 100)
+            {
+                errors.push(FieldError::invalid(
+                    &unavailable,
+                    walk::at(object, &unavailable).cloned().unwrap_or_default(),
+                    "must not be greater than 100%",
+                ));
+            }
+        }
+        other => errors.push(FieldError::not_supported(
+            "spec.strategy.type",
+            other,
+            &["Recreate", "RollingUpdate"],
+        )),
+    }
+    for field in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
+        not_negative(&mut errors, object, &format!("spec.{field}"));
+    }
+    if let (Some(deadline), Some(ready)) = (
+        walk::int(object, "spec.progressDeadlineSeconds"),
+        walk::int(object, "spec.minReadySeconds").or(Some(0)),
+    ) && deadline <= ready
+    {
+        errors.push(FieldError::invalid(
+            "spec.progressDeadlineSeconds",
+            deadline,
+            "must be greater than minReadySeconds",
+        ));
+    }
+    errors
+}
+
+/// What is wrong with a ReplicaSet.
+pub fn validate_replica_set(object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    not_negative(&mut errors, object, "spec.replicas");
+    not_negative(&mut errors, object, "spec.minReadySeconds");
+    selector_and_template(&mut errors, object, "replica set");
+    errors
+}
+
+fn same_selector(errors: &mut Vec<FieldError>, new: &Value, old: &Value) {
+    let (now, before) = (walk::at(new, "spec.selector"), walk::at(old, "spec.selector"));
+    if now != before {
+        errors.push(FieldError::invalid(
+            "spec.selector",
+            now.cloned().unwrap_or_default(),
+            "field is immutable",
+        ));
+    }
+}
+
+/// What is wrong with a changed Deployment.
+pub fn validate_deployment_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = validate_deployment(new);
+    same_selector(&mut errors, new, old);
+    errors
+}
+
+/// What is wrong with a changed ReplicaSet.
+pub fn validate_replica_set_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = validate_replica_set(new);
+    same_selector(&mut errors, new, old);
+    errors
+}
+
+/// What is wrong with the numbers that a controller reports.
+pub fn validate_status_update(new: &Value, _old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let of = |field: &str| walk::int(new, &format!("status.{field}")).unwrap_or(0);
+    for field in [
+        "observedGeneration",
+        "replicas",
+        "updatedReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "unavailableReplicas",
+        "fullyLabeledReplicas",
+    ] {
+        not_negative(&mut errors, new, &format!("status.{field}"));
+    }
+    for field in ["updatedReplicas", "readyReplicas", "availableReplicas", "fullyLabeledReplicas"] {
+        if of(field) > of("replicas") {
+            let text = "cannot be greater than status.replicas";
+            errors.push(FieldError::invalid(format!("status.{field}"), of(field), text));
+        }
+    }
+    if of("availableReplicas") > of("readyReplicas") {
+        let text = "cannot be greater than readyReplicas";
+        errors.push(FieldError::invalid("status.availableReplicas", of("availableReplicas"), text));
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::{Kind, find};
+    use crate::patch::merge;
+
+    fn kind(plural: &str) -> &'static Kind {
+        find("apps", "v1", plural).unwrap()
+    }
+
+    fn made(plural: &str, spec: Value) -> Value {
+        let mut out = json!({"metadata": {"name": "w", "namespace": "d"}, "spec": {
+            "selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "echo"}]}}}});
+        merge(&mut out, &json!({"spec": spec})).unwrap();
+        kind(plural).prepare_create(&mut out);
+        out
+    }
+
+    fn texts(errors: Vec<FieldError>) -> String {
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn a_plain_deployment_gets_the_defaults() {
+        let made = made("deployments", json!({}));
+        assert_eq!(made["apiVersion"], "apps/v1");
+        assert_eq!(made["spec"]["replicas"], 1);
+        assert_eq!(
+            made["spec"]["strategy"],
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "25%"}})
+        );
+        assert_eq!(made["spec"]["revisionHistoryLimit"], 10);
+        assert_eq!(made["spec"]["progressDeadlineSeconds"], 600);
+        assert_eq!(made["spec"]["template"]["spec"]["restartPolicy"], "Always");
+        // Only a pod itself links to Services by default; the template stays as it was written.
+        assert_eq!(made["spec"]["template"]["spec"].get("enableServiceLinks"), None);
+        assert_eq!(texts(kind("deployments").check_create(&made)), "");
+    }
+
+    #[test]
+    fn each_rule_of_a_workload_has_its_path_and_text() {
+        let rows = [
+            (json!({"selector": null}), "spec.selector: Required value"),
+            (
+                json!({"selector": {"matchLabels": {"a": "c"}}}),
+                "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`",
+            ),
+            (
+                json!({"selector": {"matchLabels": null}}),
+                "spec.selector: Invalid value: {}: empty selector is invalid for deployment",
+            ),
+            (json!({"replicas": -1}), "spec.replicas: Invalid value: -1: must be greater than or equal to 0"),
+            (
+                json!({"template": {"spec": {"restartPolicy": "Never"}}}),
+                "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
+            ),
+            (
+                json!({"template": {"spec": {"containers": [{"name": "c"}]}}}),
+                "spec.template.spec.containers[0].image: Required value",
+            ),
+            (
+                json!({"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 0}}}),
+                "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0",
+            ),
+            (
+                json!({"strategy": {"type": "Recreate", "rollingUpdate": {}}}),
+                "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
+            ),
+        ];
+        for (spec, text) in rows {
+            assert_eq!(
+                texts(kind("deployments").check_create(&made("deployments", spec.clone()))),
+                text,
+                "{spec}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_selector_is_fixed_and_the_generation_counts_changes_of_the_spec() {
+        for plural in ["deployments", "replicasets"] {
+            let old = made(plural, json!({}));
+            assert_eq!(old["metadata"]["generation"], 1);
+            let change = |patch: Value| {
+                let mut new = old.clone();
+                merge(&mut new, &patch).unwrap();
+                kind(plural).prepare_update(&mut new, &old);
+                new
+            };
+            let scaled = change(json!({"spec": {"replicas": 3}, "status": {"replicas": 9}}));
+            assert_eq!(scaled["metadata"]["generation"], 2);
+            assert_eq!(scaled["status"], old["status"]);
+            assert_eq!(change(json!({"metadata": {"labels": {"x": "y"}}}))["metadata"]["generation"], 1);
+            let other = change(json!({"spec": {"selector": {"matchLabels": {"a": null, "c": "d"}},
+                "template": {"metadata": {"labels": {"c": "d"}}}}}));
+            assert_eq!(
+                texts(kind(plural).check_update(&other, &old)),
+                "spec.selector: Invalid value: {\"matchLabels\":{\"c\":\"d\"}}: field is immutable"
+            );
+        }
+    }
+
+    #[test]
+    fn through_status_only_the_status_changes() {
+        let old = made("deployments", json!({}));
+        let mut new = old.clone();
+        merge(&mut new, &json!({"spec": {"replicas": 5}, "status": {"replicas": 2, "readyReplicas": 1}}))
+            .unwrap();
+        kind("deployments").prepare_status_update(&mut new, &old);
+        assert_eq!(new["spec"], old["spec"]);
+        assert_eq!(new["status"], json!({"replicas": 2, "readyReplicas": 1}));
+        assert_eq!(texts(kind("deployments").check_status_update(&new, &old)), "");
+        new["status"]["readyReplicas"] = json!(3);
+        assert_eq!(
+            texts(kind("deployments").check_status_update(&new, &old)),
+            "status.readyReplicas: Invalid value: 3: cannot be greater than status.replicas"
+        );
+    }
+}
