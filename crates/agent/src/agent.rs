@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::dataplane::Dataplane;
 use crate::forward::{Arrived, Forwarder, Status};
 use crate::from_kube::{self, Names};
+use crate::health::{self, Health};
 use crate::observed::{Observed, Said, Update};
 use crate::sysctl;
 
@@ -117,6 +118,7 @@ impl Agent {
         let Agent { client, config, status } = self;
         let (sender, updates) = mpsc::channel();
         let (opened, is_open) = tokio::sync::oneshot::channel();
+        let (health, asked) = watch::channel(Health::default());
         let observed = Observed::new(config.node_view());
         let all_addresses = config.node_port_addresses != NodePortAddresses::Primary;
         // A thread of its own, and not the runtime's pool: it lives as long as the agent, and begins in the network
@@ -125,7 +127,7 @@ impl Agent {
             Ok(plane) => {
                 let _ = opened.send(Ok(()));
                 let addresses = all_addresses.then_some(local_addresses as fn() -> _);
-                Forwarder::new(plane, observed, status, addresses).run(&updates);
+                Forwarder::new(plane, observed, status, health, addresses).run(&updates);
             }
             Err(error) => {
                 let _ = opened.send(Err(error));
@@ -152,6 +154,7 @@ impl Agent {
         };
         tokio::select! {
             _ = watches => {} // the forwarding thread is gone
+            () = health::serve(asked) => {} // likewise
             () = shutdown.cancelled() => {}
         }
         drop(sender);

@@ -12,6 +12,7 @@ use portolan_plan::finding::Finding;
 use tokio::sync::watch;
 
 use crate::dataplane::{Dataplane, StaleUdp};
+use crate::health::Health;
 use crate::observed::{Observed, Update};
 
 /// How the agent fares.
@@ -53,6 +54,7 @@ pub(crate) struct Forwarder<D> {
     plane: D,
     observed: Observed,
     status: watch::Sender<Status>,
+    health: watch::Sender<Health>,
     /// The machine's addresses, where they matter.
     addresses: Option<fn() -> BTreeSet<std::net::IpAddr>>,
     /// The kernel has the planner's plan as of its last change.
@@ -69,12 +71,14 @@ impl<D: Dataplane> Forwarder<D> {
         plane: D,
         observed: Observed,
         status: watch::Sender<Status>,
+        health: watch::Sender<Health>,
         addresses: Option<fn() -> BTreeSet<std::net::IpAddr>>,
     ) -> Forwarder<D> {
         Forwarder {
             plane,
             observed,
             status,
+            health,
             addresses,
             in_step: false,
             retry_at: None,
@@ -148,6 +152,7 @@ impl<D: Dataplane> Forwarder<D> {
 
     fn failed(&mut self, error: &anyhow::Error) {
         self.in_step = false;
+        self.health.send_if_modified(|health| std::mem::replace(&mut health.forwarding, false));
         let mut failures = 0;
         self.status.send_modify(|status| {
             status.failures += 1;
@@ -187,9 +192,8 @@ impl<D: Dataplane> Forwarder<D> {
             tracing::warn!(object = %finding.object, field = %finding.field, "{}", finding.text);
         }
         let latency = self.oldest.take().map(|at| at.elapsed());
-        let planner = self.observed.planner();
-        let services = planner.plan().services.len();
-        let slices = planner.views().endpoints.values().map(|e| e.slices.len()).sum();
+        let slices = self.observed.slices();
+        let services = self.observed.planner().plan().services.len();
         if let Some(applied) = &applied {
             for finding in &applied.findings {
                 tracing::warn!(service = finding.service, "{}", finding.text);
@@ -204,6 +208,14 @@ impl<D: Dataplane> Forwarder<D> {
                 "the kernel follows"
             );
         }
+        let checks = self.observed.planner().health_checks();
+        self.health.send_if_modified(|health| {
+            let changed = !health.forwarding || health.checks != *checks;
+            if changed {
+                *health = Health { checks: checks.clone(), forwarding: true };
+            }
+            changed
+        });
         self.status.send_modify(|status| {
             status.synced = true;
             status.failures = 0;

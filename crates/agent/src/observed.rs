@@ -213,6 +213,11 @@ impl Observed {
         &mut self.planner
     }
 
+    /// How many slices there are.
+    pub fn slices(&self) -> usize {
+        self.slices.present.len()
+    }
+
     /// All findings: of translation and of planning.
     pub fn findings(&self) -> impl Iterator<Item = &Finding> {
         self.node_findings.iter().chain(self.findings.values().flatten()).chain(self.planner.findings())
