@@ -57,3 +57,6 @@ pub(crate) fn label_text(labels: &serde_json::Map<String, Value>) -> String {
     parts.sort();
     if parts.is_empty() { "<none>".into() } else { parts.join(",") }
 }
+
+#[cfg(test)]
+mod tests;

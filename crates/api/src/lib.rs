@@ -12,6 +12,7 @@
 
 pub mod decode;
 pub mod duration;
+pub mod endpoint;
 pub mod fielderror;
 pub mod ip;
 pub mod kind;

@@ -182,3 +182,128 @@ pub fn controller_reference(api_version: &str, kind: &str, owner: &Value) -> Val
         "controller": true, "blockOwnerDeletion": true,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::find;
+
+    fn texts(plural: &str, object: &Value) -> Vec<String> {
+        let kind = find("", "v1", plural).unwrap();
+        validate(object, kind.namespaced, kind.names).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn names_are_checked_as_each_kind_demands() {
+        let of = |name: &str| json!({"metadata": {"name": name, "namespace": "d"}});
+        assert!(texts("services", &of("1a")).is_empty());
+        assert!(texts("configmaps", &of("a.b")).is_empty());
+        let dotted = texts("services", &of("a.b"));
+        assert!(
+            dotted[0].starts_with("metadata.name: Invalid value: \"a.b\": a lowercase RFC 1123 label must"),
+            "{dotted:?}"
+        );
+        let capital = texts("configmaps", &of("A"));
+        assert!(
+            capital[0]
+                .starts_with("metadata.name: Invalid value: \"A\": a lowercase RFC 1123 subdomain must")
+        );
+        assert_eq!(
+            texts("services", &of(&"a".repeat(64))),
+            [format!(
+                "metadata.name: Invalid value: \"{}\": must be no more than 63 characters",
+                "a".repeat(64)
+            )]
+        );
+        assert_eq!(
+            texts("services", &json!({"metadata": {"namespace": "d"}})),
+            ["metadata.name: Required value: name or generateName is required"]
+        );
+        assert_eq!(
+            texts("namespaces", &json!({"metadata": {"name": "a", "namespace": "d"}})),
+            ["metadata.namespace: Forbidden: not allowed on this type"]
+        );
+    }
+
+    #[test]
+    fn labels_owners_and_finalizers_are_checked() {
+        let object = json!({"metadata": {"name": "a", "namespace": "d", "labels": {"-x": "ok", "y": "no!"},
+            "finalizers": ["a/b/c"], "ownerReferences": [{"apiVersion": "v1", "kind": "", "name": "n", "uid": "u"}]}});
+        let found = texts("configmaps", &object);
+        assert_eq!(found.len(), 4, "{found:?}");
+        assert!(found[0].starts_with("metadata.labels: Invalid value: \"-x\": name part must consist"));
+        assert!(
+            found[1].starts_with(
+                "metadata.labels: Invalid value: \"no!\": a valid label must be an empty string"
+            )
+        );
+        assert_eq!(found[2], "metadata.ownerReferences[0].kind: Invalid value: \"\": must not be empty");
+        assert!(
+            found[3].starts_with("metadata.finalizers[0]: Invalid value: \"a/b/c\": a valid label key must")
+        );
+    }
+
+    #[test]
+    fn what_clients_do_not_own_survives_an_update() {
+        let old = json!({"metadata": {"name": "a", "uid": "u", "creationTimestamp": "t", "generation": 3}});
+        let mut new = json!({"metadata": {"name": "a", "creationTimestamp": "later", "generation": 9, "deletionTimestamp": "x"}});
+        keep_system_fields(&mut new, &old);
+        assert_eq!(
+            new["metadata"],
+            json!({"name": "a", "uid": "u", "creationTimestamp": "t", "generation": 3})
+        );
+        let mut other = json!({"metadata": {"name": "a", "uid": "v"}});
+        keep_system_fields(&mut other, &old);
+        assert_eq!(
+            validate_update(&other, &old)[0].to_string(),
+            "metadata.uid: Invalid value: \"v\": field is immutable"
+        );
+    }
+
+    #[test]
+    fn finalizers_may_go_and_none_may_come_on_the_way_out() {
+        let old = json!({"metadata": {"name": "a", "deletionTimestamp": "t", "finalizers": ["x/a"]}});
+        let mut new = old.clone();
+        new["metadata"]["finalizers"] = json!(["x/a", "x/b"]);
+        assert_eq!(
+            validate_update(&new, &old)[0].to_string(),
+            "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new \
+             finalizers []string{\"x/b\"}"
+        );
+        new["metadata"]["finalizers"] = json!([]);
+        assert!(validate_update(&new, &old).is_empty());
+    }
+
+    #[test]
+    fn deletion_asked_for_twice_shortens_the_grace_and_never_lengthens_it() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let mut object = json!({"metadata": {"generation": 1}});
+        mark_deleted(&mut object, now, 30);
+        assert_eq!(
+            object["metadata"],
+            json!({"generation": 2, "deletionTimestamp": "2026-01-01T00:00:30Z", "deletionGracePeriodSeconds": 30})
+        );
+        mark_deleted(&mut object, now, 60);
+        assert_eq!(object["metadata"]["deletionGracePeriodSeconds"], 30);
+        mark_deleted(&mut object, now, 1);
+        assert_eq!(object["metadata"]["deletionTimestamp"], "2026-01-01T00:00:01Z");
+        assert_eq!(object["metadata"]["generation"], 2);
+    }
+
+    #[test]
+    fn generated_names_are_names() {
+        let mut object = json!({"metadata": {"generateName": format!("{}-", "a".repeat(70))}});
+        generate_name(&mut object, &mut |n| n - 1);
+        assert_eq!(name(&object), format!("{}99999", "a".repeat(58)));
+        let mut named = json!({"metadata": {"generateName": "a-", "name": "b"}});
+        generate_name(&mut named, &mut |_| 0);
+        assert_eq!(name(&named), "b");
+    }
+
+    #[test]
+    fn timestamps_are_written_as_kubernetes_does() {
+        let at: Timestamp = "2026-01-02T03:04:05.678901Z".parse().unwrap();
+        assert_eq!(rfc3339(at), "2026-01-02T03:04:05Z");
+        assert_eq!(rfc3339_micro(at), "2026-01-02T03:04:05.678901Z");
+    }
+}

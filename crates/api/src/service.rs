@@ -53,28 +53,23 @@ pub fn externally_accessible(service: &Value) -> bool {
 pub fn default(service: &mut Value) {
     drop_empty(service);
     walk::default(service, "spec.sessionAffinity", "None");
+    let timeout = walk::at(service, "spec.sessionAffinityConfig.clientIP.timeoutSeconds");
     match walk::text(service, "spec.sessionAffinity") {
         "None" => {
             walk::remove(service, "spec.sessionAffinityConfig");
         }
-        "ClientIP" => {
-            if walk::at(service, "spec.sessionAffinityConfig.clientIP.timeoutSeconds").is_none() {
-                walk::set(
-                    service,
-                    "spec.sessionAffinityConfig",
-                    json!({"clientIP": {"timeoutSeconds": 10800}}),
-                );
-            }
+        "ClientIP" if timeout.is_none() => {
+            walk::set(service, "spec.sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10800}}));
         }
         _ => {}
     }
     walk::default(service, "spec.type", "ClusterIP");
     for port in walk::list_mut(service, "spec.ports") {
         walk::default(port, "protocol", "TCP");
-        if walk::at(port, "targetPort").is_none_or(|t| t == 0 || t == "") {
-            if let Some(number) = walk::at(port, "port").cloned() {
-                walk::set(port, "targetPort", number);
-            }
+        if walk::at(port, "targetPort").is_none_or(|t| t == 0 || t == "")
+            && let Some(number) = walk::at(port, "port").cloned()
+        {
+            walk::set(port, "targetPort", number);
         }
     }
     if externally_accessible(service) {

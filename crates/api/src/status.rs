@@ -286,3 +286,79 @@ impl std::fmt::Display for Status {
 }
 
 impl std::error::Error for Status {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::find;
+
+    #[test]
+    fn texts_are_those_that_clients_match_on() {
+        let services = find("", "v1", "services").unwrap();
+        let deployments = find("apps", "v1", "deployments").unwrap();
+        let rows = [
+            (Status::not_found(services, "x"), 404, "NotFound", "services \"x\" not found"),
+            (Status::not_found(deployments, "x"), 404, "NotFound", "deployments.apps \"x\" not found"),
+            (Status::already_exists(services, "x"), 409, "AlreadyExists", "services \"x\" already exists"),
+            (
+                Status::modified(services, "x"),
+                409,
+                "Conflict",
+                "Operation cannot be fulfilled on services \"x\": the object has been modified; please apply your changes to \
+                 the latest version and try again",
+            ),
+            (
+                Status::invalid(services, "x", &[FieldError::required("spec.ports", "")]),
+                422,
+                "Invalid",
+                "Service \"x\" is invalid: spec.ports: Required value",
+            ),
+            (
+                Status::invalid(
+                    deployments,
+                    "x",
+                    &[FieldError::required("a", ""), FieldError::required("b", "")],
+                ),
+                422,
+                "Invalid",
+                "Deployment.apps \"x\" is invalid: [a: Required value, b: Required value]",
+            ),
+            (
+                Status::strict_decoding(services, &["spec.foo".into()]),
+                400,
+                "BadRequest",
+                "Service in version \"v1\" cannot be handled as a Service: strict decoding error: unknown field \"spec.foo\"",
+            ),
+            (Status::unauthorized(), 401, "Unauthorized", "Unauthorized"),
+            (
+                Status::namespace_terminating(services, "x", "ns"),
+                403,
+                "Forbidden",
+                "services \"x\" is forbidden: unable to create new content in namespace ns because it is being terminated",
+            ),
+            (Status::too_old(5, 9), 410, "Expired", "too old resource version: 5 (9)"),
+            (Status::internal("boom"), 500, "InternalError", "Internal error occurred: boom"),
+        ];
+        for (status, code, reason, message) in rows {
+            assert_eq!((status.code, status.reason, status.message.as_str()), (code, reason, message));
+        }
+    }
+
+    #[test]
+    fn a_status_carries_its_causes() {
+        let services = find("", "v1", "services").unwrap();
+        let status = Status::invalid(services, "x", &[FieldError::invalid("spec.ports[0].port", 0, "no")]);
+        assert_eq!(
+            status.to_value(),
+            json!({
+                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "message": "Service \"x\" is invalid: spec.ports[0].port: Invalid value: 0: no", "reason": "Invalid",
+                "details": {"name": "x", "kind": "Service", "causes": [
+                    {"reason": "FieldValueInvalid", "message": "Invalid value: 0: no", "field": "spec.ports[0].port"}]},
+                "code": 422,
+            })
+        );
+        let terminating = Status::namespace_terminating(services, "x", "ns").to_value();
+        assert_eq!(terminating["details"]["causes"][0]["reason"], "NamespaceTerminating");
+    }
+}

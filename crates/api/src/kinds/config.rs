@@ -1,9 +1,20 @@
-//! ConfigMaps, Secrets and ServiceAccounts.
+//! ConfigMaps, Secrets and ServiceAccounts: what pods are given.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
 
 use super::AGE;
+use crate::fielderror::FieldError;
 use crate::kind::{Column, Kind, Strategy};
 use crate::meta::{self, NameRule};
-use crate::{decode, duration};
+use crate::{decode, duration, walk};
+
+/// What a ConfigMap or Secret may hold together.
+const MAX_SIZE: usize = 1024 * 1024;
+const KEY_TEXT: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or \
+    'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+const FROZEN: &str = "field is immutable when `immutable` is set";
 
 /// The entry of ConfigMap.
 pub static CONFIG_MAP: Kind = Kind {
@@ -20,10 +31,25 @@ pub static CONFIG_MAP: Kind = Kind {
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::ConfigMap>,
-    strategy: Strategy::PLAIN,
+    strategy: Strategy {
+        validate: validate_config_map,
+        validate_update: |new, old| {
+            let mut errors = validate_config_map(new);
+            frozen(&mut errors, new, old, &["data", "binaryData"]);
+            errors
+        },
+        ..Strategy::PLAIN
+    },
     fields: &[],
-    columns: &[Column::object_name(), Column::new("Age", "string", AGE)],
-    cells: |o, now| vec![meta::name(o).into(), duration::age(o, now).into()],
+    columns: &[
+        Column::object_name(),
+        Column::new("Data", "string", "How many values it holds."),
+        Column::new("Age", "string", AGE),
+    ],
+    cells: |o, now| {
+        let count = walk::map(o, "data").len() + walk::map(o, "binaryData").len();
+        vec![meta::name(o).into(), count.into(), duration::age(o, now).into()]
+    },
 };
 
 /// The entry of Secret.
@@ -41,10 +67,31 @@ pub static SECRET: Kind = Kind {
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::Secret>,
-    strategy: Strategy::PLAIN,
-    fields: &[],
-    columns: &[Column::object_name(), Column::new("Age", "string", AGE)],
-    cells: |o, now| vec![meta::name(o).into(), duration::age(o, now).into()],
+    strategy: Strategy {
+        default: default_secret,
+        validate: validate_secret,
+        validate_update: |new, old| {
+            let mut errors = validate_secret(new);
+            let kind = walk::text(new, "type");
+            if kind != walk::text(old, "type") {
+                errors.push(FieldError::invalid("type", kind, "field is immutable"));
+            }
+            frozen(&mut errors, new, old, &["data"]);
+            errors
+        },
+        ..Strategy::PLAIN
+    },
+    fields: &[("type", |o| walk::text(o, "type").to_owned())],
+    columns: &[
+        Column::object_name(),
+        Column::new("Type", "string", "What the values are for."),
+        Column::new("Data", "string", "How many values it holds."),
+        Column::new("Age", "string", AGE),
+    ],
+    cells: |o, now| {
+        let count = walk::map(o, "data").len();
+        vec![meta::name(o).into(), walk::text(o, "type").into(), count.into(), duration::age(o, now).into()]
+    },
 };
 
 /// The entry of ServiceAccount.
@@ -64,6 +111,88 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
     decode: decode::strictly::<k8s_openapi::api::core::v1::ServiceAccount>,
     strategy: Strategy::PLAIN,
     fields: &[],
-    columns: &[Column::object_name(), Column::new("Age", "string", AGE)],
-    cells: |o, now| vec![meta::name(o).into(), duration::age(o, now).into()],
+    columns: &[
+        Column::object_name(),
+        Column::new("Secrets", "string", "How many secrets pods of this account may use."),
+        Column::new("Age", "string", AGE),
+    ],
+    cells: |o, now| {
+        vec![meta::name(o).into(), walk::list(o, "secrets").len().into(), duration::age(o, now).into()]
+    },
 };
+
+fn keys(errors: &mut Vec<FieldError>, object: &Value, field: &str) -> usize {
+    let mut size = 0;
+    for (key, value) in walk::map(object, field) {
+        let path = format!("{field}[{key}]");
+        if key.len() > 253 {
+            errors.push(FieldError::invalid(&path, key.as_str(), "must be no more than 253 characters"));
+        }
+        if key.is_empty()
+            || !key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        {
+            errors.push(FieldError::invalid(&path, key.as_str(), KEY_TEXT));
+        } else if key.starts_with("..") {
+            let text = if key == ".." { "must not be '..'" } else { "must not start with '..'" };
+            errors.push(FieldError::invalid(&path, key.as_str(), text));
+        } else if key == "." {
+            errors.push(FieldError::invalid(&path, key.as_str(), "must not be '.'"));
+        }
+        size += value.as_str().map_or(0, str::len);
+    }
+    size
+}
+
+fn validate_config_map(object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let mut size = keys(&mut errors, object, "data");
+    // Three bytes are four letters of base64.
+    size += keys(&mut errors, object, "binaryData") / 4 * 3;
+    for key in walk::map(object, "data").keys() {
+        if walk::map(object, "binaryData").contains_key(key) {
+            errors.push(FieldError::invalid(
+                format!("data[{key}]"),
+                key.as_str(),
+                "duplicate of key present in binaryData",
+            ));
+        }
+    }
+    if size > MAX_SIZE {
+        errors.push(FieldError::too_long("", MAX_SIZE));
+    }
+    errors
+}
+
+/// Plain texts become data, which is what is stored and read.
+fn default_secret(object: &mut Value) {
+    walk::default(object, "type", "Opaque");
+    if let Some(Value::Object(plain)) = walk::remove(object, "stringData")
+        && let Some(data) = walk::map_mut(object, "data")
+    {
+        for (key, value) in plain {
+            data.insert(key, STANDARD.encode(value.as_str().unwrap_or("")).into());
+        }
+    }
+}
+
+fn validate_secret(object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if keys(&mut errors, object, "data") / 4 * 3 > MAX_SIZE {
+        errors.push(FieldError::too_long("data", MAX_SIZE));
+    }
+    errors
+}
+
+fn frozen(errors: &mut Vec<FieldError>, new: &Value, old: &Value, fields: &[&str]) {
+    if walk::flag(old, "immutable") != Some(true) {
+        return;
+    }
+    if walk::flag(new, "immutable") != Some(true) {
+        errors.push(FieldError::forbidden("immutable", FROZEN));
+    }
+    for field in fields {
+        if walk::map(new, field) != walk::map(old, field) {
+            errors.push(FieldError::forbidden(*field, FROZEN));
+        }
+    }
+}

@@ -1,9 +1,11 @@
 //! Endpoints and EndpointSlices.
 
+use serde_json::Value;
+
 use super::AGE;
 use crate::kind::{Column, Kind, Strategy};
 use crate::meta::{self, NameRule};
-use crate::{decode, duration};
+use crate::{decode, duration, endpoint, walk};
 
 /// The entry of Endpoints.
 pub static ENDPOINTS: Kind = Kind {
@@ -20,10 +22,22 @@ pub static ENDPOINTS: Kind = Kind {
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::Endpoints>,
-    strategy: Strategy::PLAIN,
+    strategy: Strategy {
+        default: endpoint::default_endpoints,
+        validate: endpoint::validate_endpoints,
+        validate_update: |new, _| endpoint::validate_endpoints(new),
+        warnings: |_| {
+            vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into()]
+        },
+        ..Strategy::PLAIN
+    },
     fields: &[],
-    columns: &[Column::object_name(), Column::new("Age", "string", AGE)],
-    cells: |o, now| vec![meta::name(o).into(), duration::age(o, now).into()],
+    columns: &[
+        Column::object_name(),
+        Column::new("Endpoints", "string", "The addresses and ports that implement the service."),
+        Column::new("Age", "string", AGE),
+    ],
+    cells: |o, now| vec![meta::name(o).into(), addresses(o).into(), duration::age(o, now).into()],
 };
 
 /// The entry of EndpointSlice.
@@ -41,8 +55,62 @@ pub static ENDPOINT_SLICE: Kind = Kind {
     generation: true,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::discovery::v1::EndpointSlice>,
-    strategy: Strategy::PLAIN,
+    strategy: Strategy {
+        default: endpoint::default_slice,
+        validate: endpoint::validate_slice,
+        validate_update: endpoint::validate_slice_update,
+        warnings: endpoint::slice_warnings,
+        ..Strategy::PLAIN
+    },
     fields: &[],
-    columns: &[Column::object_name(), Column::new("Age", "string", AGE)],
-    cells: |o, now| vec![meta::name(o).into(), duration::age(o, now).into()],
+    columns: &[
+        Column::object_name(),
+        Column::new("AddressType", "string", "The type of address that all endpoints of the slice have."),
+        Column::new("Ports", "string", "The ports that each endpoint of the slice serves."),
+        Column::new("Endpoints", "string", "The addresses of the endpoints."),
+        Column::new("Age", "string", AGE),
+    ],
+    cells: |o, now| {
+        let ports =
+            walk::list(o, "ports").iter().map(|p| match (walk::int(p, "port"), walk::text(p, "name")) {
+                (Some(number), _) => number.to_string(),
+                (None, "") => "*".to_owned(),
+                (None, name) => name.to_owned(),
+            });
+        let all = walk::list(o, "endpoints").iter().flat_map(|e| walk::list(e, "addresses"));
+        let addresses = all.filter_map(Value::as_str).map(String::from);
+        let or_unset = |text: String| if text.is_empty() { "<unset>".to_owned() } else { text };
+        vec![
+            meta::name(o).into(),
+            walk::text(o, "addressType").into(),
+            or_unset(three(ports)).into(),
+            or_unset(three(addresses)).into(),
+            duration::age(o, now).into(),
+        ]
+    },
 };
+
+/// The first three, and how many more.
+fn three(all: impl Iterator<Item = String>) -> String {
+    let all: Vec<String> = all.collect();
+    let shown = all.iter().take(3).cloned().collect::<Vec<_>>().join(",");
+    if all.len() > 3 { format!("{shown} + {} more...", all.len() - 3) } else { shown }
+}
+
+fn addresses(object: &Value) -> String {
+    let mut all = Vec::new();
+    for subset in walk::list(object, "subsets") {
+        let ips = || walk::list(subset, "addresses").iter().map(|a| walk::text(a, "ip"));
+        let ports = walk::list(subset, "ports");
+        if ports.is_empty() {
+            all.extend(ips().map(String::from));
+        }
+        for port in ports {
+            let number = walk::int(port, "port").unwrap_or(0);
+            all.extend(ips().map(|ip| {
+                if ip.contains(':') { format!("[{ip}]:{number}") } else { format!("{ip}:{number}") }
+            }));
+        }
+    }
+    if all.is_empty() { "<none>".into() } else { three(all.into_iter()) }
+}

@@ -1,9 +1,12 @@
 //! Leases.
 
+use serde_json::Value;
+
 use super::AGE;
+use crate::fielderror::FieldError;
 use crate::kind::{Column, Kind, Strategy};
 use crate::meta::{self, NameRule};
-use crate::{decode, duration};
+use crate::{decode, duration, walk};
 
 /// The entry of Lease.
 pub static LEASE: Kind = Kind {
@@ -20,8 +23,28 @@ pub static LEASE: Kind = Kind {
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::coordination::v1::Lease>,
-    strategy: Strategy::PLAIN,
+    strategy: Strategy { validate, validate_update: |new, _| validate(new), ..Strategy::PLAIN },
     fields: &[],
-    columns: &[Column::object_name(), Column::new("Age", "string", AGE)],
-    cells: |o, now| vec![meta::name(o).into(), duration::age(o, now).into()],
+    columns: &[
+        Column::object_name(),
+        Column::new("Holder", "string", "Who holds the lease."),
+        Column::new("Age", "string", AGE),
+    ],
+    cells: |o, now| {
+        vec![meta::name(o).into(), walk::text(o, "spec.holderIdentity").into(), duration::age(o, now).into()]
+    },
 };
+
+fn validate(object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if let Some(n) = walk::int(object, "spec.leaseDurationSeconds").filter(|n| *n <= 0) {
+        errors.push(FieldError::invalid("spec.leaseDurationSeconds", n, "must be greater than 0"));
+    }
+    if let Some(n) = walk::int(object, "spec.leaseTransitions").filter(|n| *n < 0) {
+        errors.push(FieldError::invalid("spec.leaseTransitions", n, "must be greater than or equal to 0"));
+    }
+    if walk::at(object, "spec.holderIdentity") == Some(&Value::from("")) {
+        errors.push(FieldError::invalid("spec.holderIdentity", "", "must not be empty"));
+    }
+    errors
+}

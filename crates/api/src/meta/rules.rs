@@ -37,7 +37,12 @@ fn label_shape(text: &str) -> bool {
     !b.is_empty() && b.iter().all(|&c| inner(c)) && edge(b[0]) && edge(b[b.len() - 1])
 }
 
-fn too_long_text(max: usize) -> String {
+/// Names count in characters and labels in bytes; the difference is Kubernetes'.
+fn too_long_name(max: usize) -> String {
+    format!("must be no more than {max} characters")
+}
+
+fn too_long_label(max: usize) -> String {
     format!("must be no more than {max} bytes")
 }
 
@@ -45,7 +50,7 @@ fn too_long_text(max: usize) -> String {
 pub fn label_faults(text: &str) -> Vec<String> {
     let mut out = Vec::new();
     if text.len() > 63 {
-        out.push(too_long_text(63));
+        out.push(too_long_name(63));
     }
     if !label_shape(text) {
         out.push(LABEL_TEXT.into());
@@ -57,7 +62,7 @@ pub fn label_faults(text: &str) -> Vec<String> {
 pub fn subdomain_faults(text: &str) -> Vec<String> {
     let mut out = Vec::new();
     if text.len() > 253 {
-        out.push(too_long_text(253));
+        out.push(too_long_name(253));
     }
     if text.is_empty() || !text.split('.').all(label_shape) {
         out.push(SUBDOMAIN_TEXT.into());
@@ -80,7 +85,7 @@ pub fn qualified_faults(text: &str) -> Vec<String> {
     if let Some((prefix, rest)) = text.split_once('/') {
         if rest.contains('/') {
             return vec![format!(
-                "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
+                "a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
                  alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
                  '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. \
                  'example.com/MyName')"
@@ -96,7 +101,7 @@ pub fn qualified_faults(text: &str) -> Vec<String> {
     if name.is_empty() {
         out.push("name part must be non-empty".into());
     } else if name.len() > 63 {
-        out.push(format!("name part {}", too_long_text(63)));
+        out.push(format!("name part {}", too_long_label(63)));
     }
     if !qualified_shape(name) {
         out.push(QUALIFIED_TEXT.into());
@@ -108,7 +113,7 @@ pub fn qualified_faults(text: &str) -> Vec<String> {
 pub fn label_value_faults(text: &str) -> Vec<String> {
     let mut out = Vec::new();
     if text.len() > 63 {
-        out.push(too_long_text(63));
+        out.push(too_long_label(63));
     }
     if !text.is_empty() && !qualified_shape(text) {
         out.push(LABEL_VALUE_TEXT.into());
@@ -189,10 +194,10 @@ pub fn validate_annotations(annotations: &serde_json::Map<String, Value>, path: 
 fn validate_shared(object: &Value) -> Vec<FieldError> {
     let mut errors = validate_labels(walk::map(object, "metadata.labels"), "metadata.labels");
     errors.extend(validate_annotations(walk::map(object, "metadata.annotations"), "metadata.annotations"));
-    let mut controllers = Vec::new();
+    let mut controllers: Vec<String> = Vec::new();
     for (i, owner) in walk::list(object, "metadata.ownerReferences").iter().enumerate() {
         let path = format!("metadata.ownerReferences[{i}]");
-        if !walk::text(owner, "apiVersion").contains(|c: char| c.is_ascii_alphanumeric()) {
+        if walk::text(owner, "apiVersion").rsplit('/').next().is_none_or(str::is_empty) {
             errors.push(FieldError::invalid(
                 format!("{path}.apiVersion"),
                 walk::text(owner, "apiVersion"),
@@ -201,22 +206,20 @@ fn validate_shared(object: &Value) -> Vec<FieldError> {
         }
         for field in ["kind", "name", "uid"] {
             if walk::text(owner, field).is_empty() {
-                errors.push(FieldError::invalid(
-                    format!("{path}.{field}"),
-                    "",
-                    if field == "uid" { "uid must not be empty" } else { "must not be empty" },
-                ));
+                errors.push(FieldError::invalid(format!("{path}.{field}"), "", "must not be empty"));
             }
         }
         if walk::flag(owner, "controller") == Some(true) {
-            controllers.push(i);
+            controllers.push(format!("{}/{}", walk::text(owner, "kind"), walk::text(owner, "name")));
         }
     }
-    if controllers.len() > 1 {
+    if let [first, second, ..] = &controllers[..] {
         errors.push(FieldError::invalid(
             "metadata.ownerReferences",
             walk::at(object, "metadata.ownerReferences").cloned().unwrap_or(Value::Null),
-            "Only one reference can have Controller set to true. Found \"true\" in references for several owners",
+            format!(
+                "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {second}"
+            ),
         ));
     }
     for (i, finalizer) in walk::list(object, "metadata.finalizers").iter().enumerate() {

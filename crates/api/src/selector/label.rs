@@ -253,9 +253,7 @@ fn scan(text: &str) -> Vec<Token> {
             rest = &rest[sign.len()..];
             continue;
         }
-        let end = rest
-            .find(|c| matches!(c, ' ' | '\t' | '\r' | '\n' | '=' | '!' | '(' | ')' | ',' | '>' | '<'))
-            .unwrap_or(rest.len());
+        let end = rest.find([' ', '\t', '\r', '\n', '=', '!', '(', ')', ',', '>', '<']).unwrap_or(rest.len());
         out.push(Token::Word(rest[..end].to_owned()));
         rest = &rest[end..];
     }
