@@ -40,6 +40,8 @@ pub(crate) struct Cache {
     prefix: String,
     state: RwLock<State>,
     revision: tokio::sync::watch::Sender<u64>,
+    /// Counts changes of `events`: watchers sleep while only other kinds change.
+    news: tokio::sync::watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -85,13 +87,13 @@ impl Cache {
         base: Option<Revision>,
         close: CancellationToken,
     ) -> Result<Arc<Cache>, Error> {
-        let cache = Cache {
+        let cache = Arc::new(Cache {
             kind,
             prefix: prefix(kind),
             state: RwLock::default(),
             revision: tokio::sync::watch::Sender::new(0),
-        };
-        let cache = Arc::new(cache);
+            news: tokio::sync::watch::Sender::new(0),
+        });
         match cache.load(&*store, base).await {
             Err(Error::Compacted { .. } | Error::Future { .. }) if base.is_some() => {
                 cache.load(&*store, None).await?
@@ -128,6 +130,7 @@ impl Cache {
         };
         drop(state);
         self.revision.send_replace(result.revision.0);
+        self.news.send_modify(|count| *count += 1);
         Ok(())
     }
 
@@ -170,6 +173,7 @@ impl Cache {
                 Change::Delete { key, .. } => Some((key, None)),
             })
             .collect();
+        let any = !decoded.is_empty();
         let mut state = self.state.write();
         for (key, object) in decoded {
             let event = match object {
@@ -203,6 +207,9 @@ impl Cache {
         state.revision = state.revision.max(revision.0);
         drop(state);
         self.revision.send_if_modified(|seen| std::mem::replace(seen, (*seen).max(revision.0)) < revision.0);
+        if any {
+            self.news.send_modify(|count| *count += 1);
+        }
     }
 
     fn object(&self, key: &Arc<str>, value: &Bytes, revision: Revision) -> Option<Object> {
@@ -225,9 +232,9 @@ impl Cache {
         matches!(tokio::time::timeout(patience, seen.wait_for(|seen| *seen >= revision)).await, Ok(Ok(_)))
     }
 
-    /// Tells of each new revision.
+    /// Tells of new events.
     pub(crate) fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.revision.subscribe()
+        self.news.subscribe()
     }
 
     /// The objects whose keys begin with `scope`, behind `after` if there is one, as long as `keep` says so.

@@ -99,7 +99,11 @@ impl Server {
         B: Body<Data = Bytes> + Send,
         B::Error: Into<StreamError>,
     {
-        self.route(caller, request).await.unwrap_or_else(refuse)
+        let user = caller.identity.as_ref().map_or("anonymous", |identity| identity.user.as_str()).to_owned();
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let response = self.route(caller, request).await.unwrap_or_else(refuse);
+        tracing::debug!(user, %method, %uri, code = response.status().as_u16(), "answered");
+        response
     }
 
     async fn route<B>(self: &Arc<Self>, caller: Caller, request: Request<B>) -> Answer

@@ -30,6 +30,7 @@ mod bootstrap; // what every cluster has
 mod cache; // a kind's objects in memory, and the recent past
 mod claims; // the addresses and ports that Services hold
 mod compact; // forgetting old history
+mod expire; // forgetting old Events
 mod object; // one object in memory
 mod random; // names, identifiers, spread
 

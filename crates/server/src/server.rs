@@ -19,7 +19,7 @@ use crate::cache::Cache;
 use crate::claims::Claims;
 use crate::config::{Config, Error, Result};
 use crate::http::Caller;
-use crate::{bootstrap, compact};
+use crate::{bootstrap, compact, expire};
 
 /// The Kubernetes API over a store.
 pub struct Server {
@@ -52,6 +52,9 @@ impl Server {
             cidrs: config.service_cidrs.clone(),
             node_ports: config.node_ports.first..=config.node_ports.last,
         };
+        if let Some(events) = caches.iter().find(|cache| cache.kind.kind == "Event") {
+            tokio::spawn(expire::run(events.clone(), store.clone(), close.clone()));
+        }
         let tokens = Tokens::new(config.tokens.iter().cloned());
         tokio::spawn(compact::run(store.clone(), config.history, close.clone()));
         let server = Arc::new(Server { config, store, claims, services, caches, namespaces, tokens, close });

@@ -157,6 +157,7 @@ impl Watcher {
         if let Some(revision) = self.initial_end.take() {
             self.lines.bookmark(&mut out, revision, true);
         }
+        let mut bookmark_due = false;
         loop {
             // Before the look, so that nothing that comes after it is missed.
             self.seen.mark_unchanged();
@@ -172,6 +173,10 @@ impl Watcher {
                     if !events.is_empty() {
                         continue;
                     }
+                    if bookmark_due {
+                        self.lines.bookmark(&mut out, self.revision, false);
+                        return Some(out.freeze());
+                    }
                 }
                 Err(gone) => {
                     self.over = true;
@@ -184,8 +189,7 @@ impl Watcher {
                 changed = self.seen.changed() => if changed.is_err() { return None },
                 () = tokio::time::sleep_until(bookmark), if self.bookmarks => {
                     self.next_bookmark = bookmark + BOOKMARKS;
-                    self.lines.bookmark(&mut out, self.revision, false);
-                    return Some(out.freeze());
+                    bookmark_due = true;
                 }
                 () = tokio::time::sleep_until(self.end) => return self.last(),
                 () = self.drain.cancelled() => return self.last(),
@@ -200,6 +204,12 @@ impl Watcher {
             return None;
         }
         let mut out = BytesMut::new();
+        if let Ok((events, revision)) = self.cache.next(&mut self.cursor, BATCH) {
+            for event in &events {
+                self.emit(&mut out, event);
+            }
+            self.revision = self.revision.max(revision);
+        }
         self.lines.bookmark(&mut out, self.revision, false);
         Some(out.freeze())
     }

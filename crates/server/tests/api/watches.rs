@@ -4,6 +4,7 @@ use futures_util::TryStreamExt as _;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use serde_json::{Value, json};
 
@@ -169,6 +170,12 @@ async fn kube_s_client_and_watcher_work_without_a_socket() {
         let next = stream.try_next().await.expect("no error").expect("an object");
         assert_eq!(next.data.expect("data")["streaming"], streaming.to_string());
     }
+    let names = api.list_metadata(&kube::api::ListParams::default()).await.expect("metadata").items;
+    assert_eq!(names.iter().filter_map(|item| item.metadata.name.as_deref()).collect::<Vec<_>>(), ["a"]);
+    let partial: Api<PartialObjectMeta<ConfigMap>> = Api::namespaced(client(&server), "default");
+    let stream = kube::runtime::watcher(partial, Default::default()).applied_objects();
+    let first = std::pin::pin!(stream).try_next().await.expect("no error").expect("an object");
+    assert_eq!(first.metadata.name.as_deref(), Some("a"));
     let missing = api.get("nothing").await.expect_err("absent");
     assert!(matches!(missing, kube::Error::Api(status) if status.code == 404));
 }
