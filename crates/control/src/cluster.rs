@@ -222,8 +222,6 @@ impl Cluster {
                 _ => self.gone::<K>(&key, &uid),
             },
             Err(error) if is(&error, 404) => self.gone::<K>(&key, &uid),
-            // The name belongs to another object by now: ours is gone.
-            Err(error) if is(&error, 409) => return Err(error.into()),
             Err(error) => return Err(error.into()),
         }
         Ok(())
@@ -250,10 +248,17 @@ pub(crate) fn is(error: &kube::Error, code: u16) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == code)
 }
 
+/// Whether the write was refused because its namespace is being emptied (the cause that kube-apiserver gives).
+fn ends_with_namespace(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 403 && causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+}
+
 impl Error {
-    /// Whether somebody else was faster: look again, quietly.
+    /// Whether somebody else was faster (changed it, removed it, is ending its namespace): look again, quietly.
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Error::Api(error) if is(error, 409) || is(error, 404))
+        matches!(self, Error::Api(error) if is(error, 409) || is(error, 404) || ends_with_namespace(error))
     }
 }
 

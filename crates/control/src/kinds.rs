@@ -46,8 +46,8 @@ impl Kinds {
     /// The kind that an owner reference names, in whatever version of its group.
     pub async fn find(&self, client: &Client, version: &str, kind: &str) -> Result<Option<KnownKind>, Error> {
         let group = version.rsplit_once('/').map_or("", |(group, _)| group);
-        let found = self.get(client).await?.iter();
-        Ok(found.filter(|known| known.resource.kind == kind && known.resource.group == group).cloned().next())
+        let mut found = self.get(client).await?.iter();
+        Ok(found.find(|known| known.resource.kind == kind && known.resource.group == group).cloned())
     }
 }
 

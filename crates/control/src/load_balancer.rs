@@ -39,7 +39,8 @@ impl Addresses {
 
 /// Places the Services that have addresses before any that wants one: the oldest first, if two claim the same.
 pub(crate) fn restore(cluster: &Cluster) {
-    let mut services = cluster.all::<Service>(|service| is_ours(service) && has_finalizer(service));
+    let mut services = cluster
+        .all::<Service>(|service| !is_foreign(service) && (is_ours(service) || has_finalizer(service)));
     services.sort_by_key(|service| (service.metadata.creation_timestamp.clone(), service.uid()));
     let mut pool = cluster.addresses.pool.lock();
     for service in services {
@@ -58,6 +59,11 @@ pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done
         release(cluster, &owner);
         return Ok(Done::Settled);
     };
+    if is_foreign(&service) {
+        // Another controller's; it may use the same finalizer.
+        release(cluster, &owner);
+        return Ok(Done::Settled);
+    }
     let going = service.metadata.deletion_timestamp.is_some();
     if going || !is_ours(&service) {
         return clean_up(cluster, &service, &owner).await;
@@ -178,11 +184,17 @@ fn choose(pool: &mut Pool, service: &Service, owner: &str) -> (Vec<IpAddr>, bool
     (given, freed, refusals)
 }
 
+fn is_load_balancer(service: &Service) -> bool {
+    service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer"))
+}
+
+fn is_foreign(service: &Service) -> bool {
+    let class = service.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_deref());
+    is_load_balancer(service) && class.is_some_and(|class| class != CLASS)
+}
+
 fn is_ours(service: &Service) -> bool {
-    service.spec.as_ref().is_some_and(|spec| {
-        spec.type_.as_deref() == Some("LoadBalancer")
-            && spec.load_balancer_class.as_deref().is_none_or(|class| class == CLASS)
-    })
+    is_load_balancer(service) && !is_foreign(service)
 }
 
 fn has_finalizer(service: &Service) -> bool {

@@ -1,6 +1,6 @@
 //! Nodes: readiness by lease, taints, pod CIDRs, and the pods of nodes that do not answer or are gone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,11 +36,14 @@ pub(crate) struct Nodes {
     heartbeats: Mutex<HashMap<String, (Option<MicroTime>, Instant)>>,
     /// Held from the choice of a range to its write: the next choice sees it.
     ranges: tokio::sync::Mutex<()>,
+    /// Nodes that could not get ranges; said once, not at each of their heartbeats.
+    without_ranges: Mutex<HashSet<String>>,
 }
 
 pub(crate) async fn reconcile(cluster: &Cluster, name: &str) -> Result<Done> {
     let Some(node) = cluster.get::<Node>("", name) else {
         cluster.nodes.heartbeats.lock().remove(name);
+        cluster.nodes.without_ranges.lock().remove(name);
         return collect(cluster, name).await;
     };
     if node.metadata.deletion_timestamp.is_some() {
@@ -112,6 +115,9 @@ async fn give_ranges(cluster: &Cluster, node: Arc<Node>) -> Result<Arc<Node>> {
         }
         Ok(_) => Ok(node),
         Err(error) => {
+            if !cluster.nodes.without_ranges.lock().insert(name) {
+                return Ok(node);
+            }
             let message = error.to_string();
             cluster.recorder.note(node.as_ref(), SOURCE, Severity::Warning, "CIDRNotAvailable", message);
             Ok(node)

@@ -36,6 +36,9 @@ pub(crate) struct Note {
     at: Timestamp,
 }
 
+/// The object's uid, the severity, the reason and the message.
+type Sameness = (Option<String>, Severity, &'static str, String);
+
 // === impl ===
 
 impl Recorder {
@@ -72,7 +75,8 @@ impl Recorder {
 
 /// Writes the events that the recorder takes, for ever.
 pub(crate) async fn write(client: Client, mut events: mpsc::Receiver<Note>) {
-    let mut known: HashMap<(Option<String>, Severity, &'static str, String), (String, i32)> = HashMap::new();
+    // By what makes two events the same one: the name under which it was written, and how often it happened.
+    let mut known: HashMap<Sameness, (String, i32)> = HashMap::new();
     let mut serial: u32 = 0;
     while let Some(note) = events.recv().await {
         // Events about objects without a namespace live in the default namespace.

@@ -11,7 +11,7 @@ use kube::api::DeleteParams;
 use serde_json::json;
 
 use crate::cache::ObjectKey;
-use crate::cluster::{Cluster, Error, Result};
+use crate::cluster::{Cluster, Result};
 use crate::queue::Done;
 use crate::recorder::Severity;
 use crate::wake::controller;
@@ -101,8 +101,7 @@ async fn create(cluster: &Cluster, set: &ReplicaSet) -> Result<()> {
         }
         Err(error) => {
             // A namespace on its way out refuses; that is not worth an event.
-            if !matches!(&error, Error::Api(api) if crate::cluster::is(api, 403) || crate::cluster::is(api, 404))
-            {
+            if !error.is_conflict() {
                 let message = format!("Error creating: {error}");
                 cluster.recorder.note(set, SOURCE, Severity::Warning, "FailedCreate", message);
             }

@@ -17,6 +17,8 @@ const CAPACITY: i64 = 110;
 /// The nodes and what is on them; each placement is remembered for the next.
 pub(super) struct Board {
     nodes: Vec<Place>,
+    /// The pods that keep others away, and where they are.
+    avoiding: Vec<(usize, Arc<Pod>)>,
 }
 
 struct Place {
@@ -52,14 +54,22 @@ impl Board {
             })
             .collect();
         places.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut board = Board { nodes: places, avoiding: Vec::new() };
         for pod in bound {
             if let Some(name) = pods::node_name(pod)
-                && let Ok(at) = places.binary_search_by(|place| place.name.as_str().cmp(name))
+                && let Ok(at) = board.nodes.binary_search_by(|place| place.name.as_str().cmp(name))
             {
-                places[at].put(pod.clone());
+                board.put(at, pod);
             }
         }
-        Board { nodes: places }
+        board
+    }
+
+    fn put(&mut self, at: usize, pod: &Arc<Pod>) {
+        if !anti_affinity(pod).is_empty() {
+            self.avoiding.push((at, pod.clone()));
+        }
+        self.nodes[at].put(pod.clone());
     }
 
     /// The node for the pod; or why there is none, in the words of kube-scheduler.
@@ -82,7 +92,7 @@ impl Board {
         }
         match best {
             Some(at) => {
-                self.nodes[at].put(pod.clone());
+                self.put(at, pod);
                 Ok(self.nodes[at].name.clone())
             }
             None if self.nodes.is_empty() => Err("no nodes available to schedule pods".to_owned()),
@@ -145,13 +155,15 @@ impl Board {
         if ours.iter().any(|term| self.near(at, term).any(|other| avoids(term, pod, other))) {
             return Some("node(s) didn't match pod anti-affinity rules".to_owned());
         }
-        let theirs = self.nodes.iter().flat_map(|place| place.pods.iter().map(move |other| (place, other)));
-        for (there, other) in theirs {
-            for term in anti_affinity(other) {
-                if same_domain(&term.topology_key, &there.node, &place.node) && avoids(term, other, pod) {
-                    return Some("node(s) didn't satisfy existing pods anti-affinity rules".to_owned());
-                }
-            }
+        let kept_away = self.avoiding.iter().any(|(there, other)| {
+            let mut terms = anti_affinity(other).iter();
+            terms.any(|term| {
+                same_domain(&term.topology_key, &self.nodes[*there].node, &place.node)
+                    && avoids(term, other, pod)
+            })
+        });
+        if kept_away {
+            return Some("node(s) didn't satisfy existing pods anti-affinity rules".to_owned());
         }
         None
     }

@@ -33,6 +33,8 @@ pub struct Lab {
     pub client: Client,
     pub server: Arc<Server>,
     stop: CancellationToken,
+    config: Config,
+    controllers: Option<JoinHandle<()>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -47,17 +49,34 @@ impl Lab {
         let client = Client::new(server.service(Identity::admin()), "default");
         let stop = CancellationToken::new();
         let mut lab =
-            Lab { client: client.clone(), server: server.clone(), stop: stop.clone(), tasks: Vec::new() };
-        let control = Client::new(
-            server.service(Identity::new("system:portolan:control", &["system:masters"])),
-            "default",
-        );
-        lab.tasks.push(tokio::spawn(async move {
-            portolan_control::run(control, config, stop).await.expect("the controllers run");
-        }));
+            Lab { client: client.clone(), server, stop, config, controllers: None, tasks: Vec::new() };
+        lab.start();
         lab.tasks.push(tokio::spawn(kubelets(client)));
-        lab.create::<Namespace>("", json!({ "metadata": { "name": "n" } })).await;
+        lab.create::<Namespace>(
+            "",
+            json!({ "metadata": { "name": "n" }, "spec": { "finalizers": ["kubernetes"] } }),
+        )
+        .await;
         lab
+    }
+
+    fn start(&mut self) {
+        let identity = Identity::new("system:portolan:control", &["system:masters"]);
+        let client = Client::new(self.server.service(identity), "default");
+        let (config, stop) = (self.config.clone(), self.stop.child_token());
+        self.controllers = Some(tokio::spawn(async move {
+            portolan_control::run(client, config, stop).await.expect("the controllers run");
+        }));
+    }
+
+    /// Ends the controllers and starts them anew; the cluster goes on.
+    pub async fn restart(&mut self) {
+        self.stop.cancel();
+        if let Some(controllers) = self.controllers.take() {
+            controllers.await.expect("the controllers end when told to");
+        }
+        self.stop = CancellationToken::new();
+        self.start();
     }
 
     pub async fn with_nodes(config: Config, count: usize) -> Lab {
@@ -152,7 +171,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         self.stop.cancel();
         self.server.close();
-        for task in &self.tasks {
+        for task in self.tasks.iter().chain(&self.controllers) {
             task.abort();
         }
     }

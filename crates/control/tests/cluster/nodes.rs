@@ -141,3 +141,29 @@ async fn a_pod_that_fits_nowhere_says_why_and_goes_when_there_is_room() {
     .await;
     assert_eq!(lab.get::<Pod>("n", "picky").await.map(|pod| pod.name_any()), Some("picky".to_owned()));
 }
+
+#[tokio::test]
+async fn the_pods_of_a_silent_node_are_replaced_when_their_patience_ends() {
+    let config = Config {
+        lease_grace: Duration::from_millis(600),
+        toleration: Duration::from_millis(500),
+        ..Config::default()
+    };
+    let mut lab = Lab::new(config).await;
+    lab.node("node-1", true).await;
+    let heart = lab.node("node-2", true).await;
+    lab.create::<Deployment>("n", deployment("web", 2, json!({}))).await;
+    eventually("two ready pods", || async {
+        (lab.list::<Pod>("n").await.iter().filter(|pod| is_ready(pod)).count() == 2).then_some(())
+    })
+    .await;
+    heart.stop();
+    eventually("all pods on the other node", || async {
+        let pods = lab.list::<Pod>("n").await;
+        let there = pods
+            .iter()
+            .filter(|pod| pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some("node-1"));
+        (there.count() == 2 && pods.len() == 2).then_some(())
+    })
+    .await;
+}

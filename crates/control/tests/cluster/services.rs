@@ -1,7 +1,7 @@
 //! Pods become endpoints, in both shapes.
 
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
@@ -122,4 +122,62 @@ async fn a_pod_that_is_being_deleted_is_an_endpoint_that_serves_but_is_not_ready
         (slices.len() == 1 && slices[0].endpoints.as_deref().unwrap_or_default().is_empty()).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_restart_of_the_controllers_changes_nothing() {
+    let config = Config {
+        pool: vec!["192.0.2.10-192.0.2.11".parse().unwrap()],
+        cluster_cidrs: vec!["10.1.0.0/16".parse().unwrap()],
+        ca_pem: Some("CERTIFICATE".into()),
+        ..Config::default()
+    };
+    let mut lab = Lab::with_nodes(config, 2).await;
+    lab.create::<Service>("n", service("web", json!({ "type": "LoadBalancer" }))).await;
+    lab.create::<Deployment>("n", deployment("web", 4, json!({}))).await;
+    lab.create::<Service>("n", service("idle", json!({ "clusterIP": "None" }))).await;
+    let settled = || async {
+        let slices = slices(&lab, "web").await;
+        let deployment = lab.get::<Deployment>("n", "web").await?;
+        let service = lab.get::<Service>("n", "web").await?;
+        let given = service.status?.load_balancer?.ingress?.len() == 1;
+        let available = deployment.status?.available_replicas == Some(4);
+        (ready(&slices, "IPv4").len() == 4 && given && available).then_some(())
+    };
+    eventually("all to be settled", settled).await;
+    // What the controllers still have under way ends with them.
+    lab.restart().await;
+    probe(&lab, "first").await;
+    let before = versions(&lab).await;
+    lab.restart().await;
+    probe(&lab, "second").await;
+    assert_eq!(versions(&lab).await, before);
+}
+
+/// A pod that finds its node was placed by controllers that have looked at all that was there before.
+async fn probe(lab: &Lab, name: &str) {
+    let pod = json!({ "metadata": { "name": name }, "spec": { "containers": [{ "name": "c", "image": "echo:1" }] } });
+    lab.create::<Pod>("default", pod).await;
+    eventually("the probe to be placed", || async {
+        lab.get::<Pod>("default", name).await?.spec?.node_name.filter(|node| !node.is_empty())
+    })
+    .await;
+}
+
+/// The versions of all objects that controllers write.
+async fn versions(lab: &Lab) -> Vec<String> {
+    fn of<K: ResourceExt>(objects: Vec<K>) -> impl Iterator<Item = String> {
+        objects
+            .into_iter()
+            .map(|object| format!("{} {}", object.name_any(), object.resource_version().unwrap_or_default()))
+    }
+    of(lab.list::<EndpointSlice>("n").await)
+        .chain(of(lab.list::<Endpoints>("n").await))
+        .chain(of(lab.list::<Service>("n").await))
+        .chain(of(lab.list::<Deployment>("n").await))
+        .chain(of(lab.list::<ReplicaSet>("n").await))
+        .chain(of(lab.list::<Pod>("n").await))
+        .chain(of(lab.list::<ConfigMap>("n").await))
+        .chain(of(lab.list::<Node>("").await))
+        .collect()
 }
