@@ -12,9 +12,11 @@ mod mirror; // what the kernel holds, in our terms
 mod read; // from the kernel back to a plan's terms
 mod rule; // building rules
 mod ruleset; // the tables' fixed part
+mod udp;
 mod unit; // operations, and which of them belong together
-mod word; // 32 bits that carry a decision from rule to rule // the shell: sockets, batches, time
+mod word; // 32 bits that carry a decision from rule to rule // the shell: sockets, batches, time // flows that outlive their backend
 
 pub use engine::{Applied, Counters, Engine, Error, Options};
 pub use read::{ActionReading, FrontendReading, Reading};
+pub use udp::forget_udp;
 pub use unit::{Finding, StaleUdp};

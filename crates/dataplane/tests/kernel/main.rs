@@ -1,4 +1,6 @@
 //! The engine against the kernel, in network namespaces that the tests make.
 
 mod adopt; // what is there before
+mod packets; // connections from everywhere to each kind of frontend
 mod plans; // plans to test with
+mod world; // a node, its pods, a client, another node

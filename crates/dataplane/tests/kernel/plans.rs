@@ -85,11 +85,11 @@ pub fn everything() -> Plan {
                 let balance = Action::Balance(cluster.clone());
                 part.frontends
                     .insert(address(vip, protocol, port), does(FrontendKind::ClusterIp, balance.clone()));
-                let mut load_balancer =
-                    does(FrontendKind::LoadBalancer, Action::Balance(local.clone()));
+                let mut load_balancer = does(FrontendKind::LoadBalancer, Action::Balance(local.clone()));
                 load_balancer.inside = Some(balance.clone());
                 load_balancer.masquerade = Masquerade::Node;
-                load_balancer.source_ranges = Some(nets(&["198.51.100.0/24", "192.0.2.128/25", "2001:db8:9::/64"]));
+                load_balancer.source_ranges =
+                    Some(nets(&["198.51.100.0/24", "192.0.2.128/25", "2001:db8:9::/64"]));
                 part.frontends.insert(address(lb, protocol, port), load_balancer);
                 let node_port = Frontend::NodePort { family, protocol, port: 30_000 + port };
                 part.frontends.insert(node_port, does(FrontendKind::NodePort, balance));

@@ -1,0 +1,56 @@
+//! UDP flows that connection tracking still leads to where they went before.
+//!
+//! A UDP flow has no end: for as long as packets come, its translation stays as its first packet found it. When a backend is
+//! gone the entry has to go, so that the next packet is decided anew. TCP and SCTP end by themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use portolan_plan::model::{Backend, Frontend, Protocol};
+use portolan_sys::conntrack::{Conntrack, Flow};
+
+use crate::encode::FAMILIES;
+use crate::ruleset;
+
+/// `IPS_DST_NAT`: the flow's destination was translated.
+const TRANSLATED: u32 = 1 << 5;
+
+/// Forgets the UDP flows to these frontends, but for those to the backends given with each; returns how many. Works on the
+/// calling thread's network namespace and walks over its connection table once for each family concerned.
+pub fn forget_udp(
+    keep: &BTreeMap<Frontend, Arc<BTreeSet<Backend>>>,
+    node_addresses: &BTreeSet<IpAddr>,
+) -> io::Result<usize> {
+    let mut forgotten = 0;
+    let mut kernel = None;
+    for family in FAMILIES {
+        if !keep.keys().any(|frontend| frontend.family() == family) {
+            continue;
+        }
+        let kernel = match &mut kernel {
+            Some(kernel) => kernel,
+            none => none.insert(Conntrack::open()?),
+        };
+        forgotten += kernel.delete_udp(ruleset::family(family), |flow| stale(flow, keep, node_addresses))?;
+    }
+    Ok(forgotten)
+}
+
+fn stale(
+    flow: &Flow,
+    keep: &BTreeMap<Frontend, Arc<BTreeSet<Backend>>>,
+    node_addresses: &BTreeSet<IpAddr>,
+) -> bool {
+    let protocol = Protocol::Udp;
+    let (address, port) = (flow.original.destination, flow.original.destination_port);
+    let family = portolan_plan::model::Family::of(address);
+    // The node may have lost the address since: then the flow is known by having been translated.
+    let at_node = node_addresses.contains(&address) || flow.status & TRANSLATED != 0;
+    let serving = keep
+        .get(&Frontend::Address { address, protocol, port })
+        .or_else(|| keep.get(&Frontend::NodePort { family, protocol, port }).filter(|_| at_node));
+    let backend = Backend { address: flow.reply.source, port: flow.reply.source_port };
+    serving.is_some_and(|serving| !serving.contains(&backend))
+}

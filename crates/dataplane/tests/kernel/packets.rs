@@ -1,0 +1,399 @@
+//! Real connections through the tables, from everywhere to each kind of frontend.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portolan_dataplane::forget_udp;
+use portolan_plan::model::Protocol::{Tcp, Udp};
+use portolan_plan::model::*;
+
+use super::plans::*;
+use super::world::*;
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// Addresses of a family.
+struct Addresses {
+    family: Family,
+    vip: IpAddr,
+    balancer: IpAddr,
+    unallocated: IpAddr,
+}
+
+fn addresses(family: Family) -> Addresses {
+    let (vip, balancer, unallocated) = match family {
+        Family::V4 => ("10.96.0.10", "203.0.113.7", "10.96.7.7"),
+        Family::V6 => ("fd00:96::a", "2001:db8:7::7", "fd00:96::77"),
+    };
+    Addresses { family, vip: ip(vip), balancer: ip(balancer), unallocated: ip(unallocated) }
+}
+
+fn node_plan() -> NodePlan {
+    NodePlan {
+        node_addresses: FAMILIES.map(|f| node(f, 0)).into(),
+        service_cidrs: nets(&["10.96.0.0/16", "fd00:96::/112"]),
+        inside: nets(&["10.244.1.8/29", "10.244.1.0/29", "fd00:244:1::10/124"]),
+        unmasqueraded: nets(&["10.244.0.0/22", "fd00:244:1::10/124", "fd00:244:2::/64"]),
+        local_pods: FAMILIES.into_iter().flat_map(|f| [pod(f, 0), pod(f, 1)]).collect(),
+        cluster_ip_from_outside: FromOutside::Refuse,
+    }
+}
+
+/// A Service port with all kinds of frontends on port 80 (node port 30080), to these backends.
+fn part(
+    a: &Addresses,
+    protocol: Protocol,
+    cluster: &[IpAddr],
+    local: &[IpAddr],
+    policy_local: bool,
+) -> ServicePlan {
+    let mut part = ServicePlan::default();
+    let mut action = |scope, all: &[IpAddr]| {
+        let name = set_name(protocol, a.family, scope);
+        let backends = all.iter().map(|address| Backend { address: *address, port: PORT });
+        if all.is_empty() {
+            return if cluster.is_empty() { Action::Reject } else { Action::Drop };
+        }
+        part.sets.insert(name.clone(), set(backends, None));
+        Action::Balance(name)
+    };
+    let everywhere = action(Scope::Cluster, cluster);
+    let outside = if policy_local { action(Scope::Local, local) } else { everywhere.clone() };
+    let vip = Frontend::Address { address: a.vip, protocol, port: 80 };
+    part.frontends.insert(vip, does(FrontendKind::ClusterIp, everywhere.clone()));
+    for (frontend, kind) in [
+        (Frontend::Address { address: a.balancer, protocol, port: 80 }, FrontendKind::LoadBalancer),
+        (Frontend::NodePort { family: a.family, protocol, port: 30_080 }, FrontendKind::NodePort),
+    ] {
+        let mut plan = does(kind, outside.clone());
+        if policy_local {
+            plan.inside = Some(everywhere.clone());
+            plan.masquerade = Masquerade::Node;
+        }
+        part.frontends.insert(frontend, plan);
+    }
+    part
+}
+
+fn plan_of(parts: impl IntoIterator<Item = ServicePlan>) -> Plan {
+    let mut plan = Plan { node: node_plan(), ..Plan::default() };
+    for (number, part) in parts.into_iter().enumerate() {
+        plan.services.insert(ServiceName::new("test", &format!("s{number}")), Arc::new(part));
+    }
+    plan
+}
+
+/// Each protocol and family, with a plan of one Service port for each.
+fn each(test: impl Fn(&Addresses, Protocol)) {
+    for family in FAMILIES {
+        for protocol in [Tcp, Udp] {
+            test(&addresses(family), protocol);
+        }
+    }
+}
+
+fn all_parts(make: impl Fn(&Addresses, Protocol) -> ServicePlan) -> Plan {
+    plan_of(FAMILIES.into_iter().flat_map(|f| [Tcp, Udp].map(|p| make(&addresses(f), p))))
+}
+
+#[test]
+fn every_kind_of_frontend_answers_from_everywhere() {
+    world("every kind of frontend answers from everywhere", |w| {
+        let far = |f| -> Vec<IpAddr> { (0..3).map(|i| far_pod(f, i)).collect() };
+        let mut engine = w.engine();
+        let _ = engine.sync(&all_parts(|a, p| part(a, p, &far(a.family), &[], false))).expect("a sync");
+        each(|a, protocol| {
+            let f = a.family;
+            let at_node = node(f, 0);
+            let masqueraded = node(f, 2);
+            for (from, own, address, port, source) in [
+                // A pod keeps its address to a cluster IP, the node's own connections get that of the way out.
+                (&w.pods[0], "pod", a.vip, 80, pod(f, 0)),
+                (&w.router, "node", a.vip, 80, masqueraded),
+                (&w.client, "client", a.balancer, 80, masqueraded),
+                (&w.pods[0], "pod", a.balancer, 80, masqueraded),
+                (&w.router, "node", a.balancer, 80, masqueraded),
+                (&w.client, "client", at_node, 30_080, masqueraded),
+                (&w.pods[0], "pod", at_node, 30_080, masqueraded),
+                (&w.router, "node", at_node, 30_080, masqueraded),
+            ] {
+                match from.ask(protocol, address, port, false) {
+                    Outcome::Answer { server, client } => {
+                        assert!(far(f).contains(&server), "{server}");
+                        assert_eq!(client, source, "{protocol} from {own} to {address}:{port}");
+                    }
+                    other => panic!("{protocol} from {own} to {address}:{port}: {other:?}"),
+                }
+            }
+            // A node port is one on the chosen addresses only.
+            let other = w.pods[0].ask(protocol, node(f, 2), 30_080, false);
+            assert_eq!(other, Outcome::Refused, "{protocol} to a node address that was not chosen");
+        });
+        assert_eq!(engine.counters().expect("counters"), portolan_dataplane::Counters::default());
+    });
+}
+
+#[test]
+fn all_backends_are_reached_also_when_their_number_is_no_power_of_two() {
+    world("all backends are reached", |w| {
+        let far = |f| -> Vec<IpAddr> { (0..5).map(|i| far_pod(f, i)).collect() };
+        let mut engine = w.engine();
+        let _ = engine.sync(&all_parts(|a, p| part(a, p, &far(a.family), &[], false))).expect("a sync");
+        each(|a, protocol| {
+            let mut seen = BTreeSet::new();
+            // The chance that a right spread misses one of five in 150 draws is 5 * 0.8^150 = 1.4e-14.
+            for _ in 0..150 {
+                match w.pods[0].ask(protocol, a.vip, 80, false) {
+                    Outcome::Answer { server, .. } => seen.insert(server),
+                    other => panic!("{other:?}"),
+                };
+                if seen.len() == 5 {
+                    break;
+                }
+            }
+            assert_eq!(seen, far(a.family).into_iter().collect());
+        });
+    });
+}
+
+#[test]
+fn a_cluster_ip_answers_no_one_outside_and_counts_them() {
+    world("a cluster IP answers no one outside and counts them", |w| {
+        let mut engine = w.engine();
+        let mut plan = all_parts(|a, p| part(a, p, &[far_pod(a.family, 0)], &[], false));
+        let _ = engine.sync(&plan).expect("a sync");
+        let mut before = 0;
+        each(|a, protocol| {
+            assert_eq!(w.client.ask(protocol, a.vip, 80, true), Outcome::Silence);
+            assert_eq!(w.far.ask(protocol, a.vip, 80, true), Outcome::Silence, "another node");
+        });
+        let counted = engine.counters().expect("counters").from_outside;
+        assert!(counted >= 8, "{counted}");
+        before += counted;
+        plan.node.cluster_ip_from_outside = FromOutside::Masquerade;
+        let change = PlanChange { node: Some(plan.node.clone()), ..PlanChange::default() };
+        let _ = engine.apply(&change).expect("a change");
+        each(|a, protocol| {
+            let answer = w.client.ask(protocol, a.vip, 80, false);
+            let expected = Outcome::Answer { server: far_pod(a.family, 0), client: node(a.family, 2) };
+            assert_eq!(answer, expected, "masqueraded when allowed");
+        });
+        assert_eq!(engine.counters().expect("counters").from_outside, before);
+    });
+}
+
+#[test]
+fn what_leads_nowhere_is_refused_or_dropped() {
+    world("what leads nowhere is refused or dropped", |w| {
+        let mut engine = w.engine();
+        let none = all_parts(|a, p| part(a, p, &[], &[], false));
+        let _ = engine.sync(&none).expect("a sync");
+        each(|a, protocol| {
+            let at_node = node(a.family, 0);
+            for (from, own) in [(&w.pods[0], false), (&w.router, true)] {
+                let sent = |outcome| if own && protocol == Udp { Outcome::NotSent } else { outcome };
+                for (address, port) in [(a.vip, 80), (a.balancer, 80), (at_node, 30_080), (a.vip, 81)] {
+                    let seen = from.ask(protocol, address, port, false);
+                    assert_eq!(seen, sent(Outcome::Refused), "{protocol} to {address}:{port}");
+                }
+                let seen = from.ask(protocol, a.unallocated, 80, true);
+                assert_eq!(seen, sent(Outcome::Silence), "{protocol} to nobody");
+            }
+            assert_eq!(w.client.ask(protocol, a.balancer, 80, false), Outcome::Refused);
+            assert_eq!(w.client.ask(protocol, at_node, 30_080, false), Outcome::Refused);
+        });
+        assert!(engine.counters().expect("counters").unallocated >= 8);
+        let elsewhere = all_parts(|a, p| part(a, p, &[far_pod(a.family, 0)], &[], true));
+        let _ = engine.sync(&elsewhere).expect("a sync");
+        each(|a, protocol| {
+            let at_node = node(a.family, 0);
+            for (address, port) in [(a.balancer, 80), (at_node, 30_080)] {
+                assert_eq!(
+                    w.client.ask(protocol, address, port, true),
+                    Outcome::Silence,
+                    "no local endpoint"
+                );
+                let inside = w.pods[0].ask(protocol, address, port, false);
+                let expected = Outcome::Answer { server: far_pod(a.family, 0), client: pod(a.family, 0) };
+                assert_eq!(inside, expected, "from inside the cluster's endpoints are used");
+            }
+        });
+    });
+}
+
+#[test]
+fn the_local_policy_keeps_the_source() {
+    world("the local policy keeps the source", |w| {
+        let mut engine = w.engine();
+        let plan = all_parts(|a, p| part(a, p, &[far_pod(a.family, 0)], &[pod(a.family, 1)], true));
+        let _ = engine.sync(&plan).expect("a sync");
+        each(|a, protocol| {
+            let at_node = node(a.family, 0);
+            for (address, port) in [(a.balancer, 80), (at_node, 30_080)] {
+                let outside = w.client.ask(protocol, address, port, false);
+                let expected = Outcome::Answer { server: pod(a.family, 1), client: client(a.family) };
+                assert_eq!(outside, expected, "{protocol} {address}:{port}");
+                let own = w.router.ask(protocol, address, port, false);
+                let expected = Outcome::Answer { server: far_pod(a.family, 0), client: node(a.family, 2) };
+                assert_eq!(own, expected, "{protocol} {address}:{port} from the node");
+            }
+        });
+    });
+}
+
+#[test]
+fn a_pod_reaches_itself_through_its_service() {
+    world("a pod reaches itself through its Service", |w| {
+        let mut engine = w.engine();
+        let plan = all_parts(|a, p| part(a, p, &[pod(a.family, 0)], &[pod(a.family, 0)], true));
+        let _ = engine.sync(&plan).expect("a sync");
+        each(|a, protocol| {
+            for (address, port) in [(a.vip, 80), (a.balancer, 80), (node(a.family, 0), 30_080)] {
+                let seen = w.pods[0].ask(protocol, address, port, false);
+                let expected = Outcome::Answer { server: pod(a.family, 0), client: node(a.family, 1) };
+                assert_eq!(seen, expected, "{protocol} {address}:{port}");
+            }
+            let neighbour = w.pods[1].ask(protocol, a.vip, 80, false);
+            let expected = Outcome::Answer { server: pod(a.family, 0), client: pod(a.family, 1) };
+            assert_eq!(neighbour, expected, "between two pods the source stays");
+        });
+    });
+}
+
+#[test]
+fn source_ranges_close_what_they_do_not_name() {
+    world("source ranges close what they do not name", |w| {
+        let mut engine = w.engine();
+        let ranged = |ranges: &[&str]| {
+            all_parts(|a, p| {
+                let mut part = part(a, p, &[far_pod(a.family, 0)], &[], false);
+                for (frontend, plan) in &mut part.frontends {
+                    let vip = matches!(frontend, Frontend::Address { address, .. } if *address == a.vip);
+                    plan.source_ranges = (!vip).then(|| nets(ranges));
+                }
+                part
+            })
+        };
+        let opened = |w: &World, a: &Addresses, protocol, open: bool| {
+            for (address, port) in [(a.balancer, 80), (node(a.family, 0), 30_080)] {
+                match w.client.ask(protocol, address, port, !open) {
+                    Outcome::Answer { .. } => assert!(open, "{protocol} {address}:{port} is to be closed"),
+                    other => assert!(!open, "{protocol} {address}:{port} is to be open: {other:?}"),
+                }
+            }
+            assert_ne!(
+                w.pods[0].ask(protocol, a.vip, 80, false),
+                Outcome::Silence,
+                "the cluster IP has no ranges"
+            );
+        };
+        let v4_only = ["203.0.113.0/24", "192.0.2.96/27"];
+        let _ = engine.sync(&ranged(&v4_only)).expect("a sync");
+        each(|a, protocol| opened(w, a, protocol, a.family == Family::V4));
+        let _ = engine.sync(&ranged(&["203.0.113.0/24", "2001:db8:1::100/128"])).expect("a sync");
+        each(|a, protocol| opened(w, a, protocol, a.family == Family::V6));
+        let _ = engine.sync(&ranged(&["0.0.0.0/0", "::/0"])).expect("a sync");
+        each(|a, protocol| opened(w, a, protocol, true));
+    });
+}
+
+#[test]
+fn a_client_stays_with_its_backend_for_as_long_as_there_is_one() {
+    world("a client stays with its backend", |w| {
+        let mut engine = w.engine();
+        let sticky = |backends: &BTreeMap<Family, Vec<IpAddr>>| {
+            all_parts(|a, p| {
+                let mut part = part(a, p, &backends[&a.family], &[], false);
+                part.sets.values_mut().for_each(|set| set.affinity = Some(Duration::from_secs(600)));
+                part
+            })
+        };
+        let mut backends: BTreeMap<Family, Vec<IpAddr>> =
+            FAMILIES.into_iter().map(|f| (f, (0..6).map(|i| far_pod(f, i)).collect())).collect();
+        let _ = engine.sync(&sticky(&backends)).expect("a sync");
+        let server = |from: &Host, a: &Addresses, protocol, address, port| match from
+            .ask(protocol, address, port, false)
+        {
+            Outcome::Answer { server, .. } => server,
+            other => panic!("{protocol} to {address}:{port} {:?}: {other:?}", a.family),
+        };
+        let stays = |w: &World, from: &Host, a: &Addresses, protocol| {
+            let first = server(from, a, protocol, a.balancer, 80);
+            for _ in 0..4 {
+                assert_eq!(server(from, a, protocol, a.balancer, 80), first);
+                assert_eq!(server(from, a, protocol, node(a.family, 0), 30_080), first, "by each frontend");
+            }
+            let _ = w;
+            first
+        };
+        let mut chosen: BTreeMap<(Family, Protocol), IpAddr> = BTreeMap::new();
+        for family in FAMILIES {
+            for protocol in [Tcp, Udp] {
+                let a = addresses(family);
+                chosen.insert((family, protocol), stays(w, &w.client, &a, protocol));
+                let pod = server(&w.pods[0], &a, protocol, a.vip, 80);
+                for _ in 0..4 {
+                    assert_eq!(server(&w.pods[0], &a, protocol, a.vip, 80), pod);
+                }
+            }
+        }
+        // A restart in between forgets nothing.
+        engine = w.engine();
+        let applied = engine.sync(&sticky(&backends)).expect("a sync");
+        assert_eq!(applied.elements, 0);
+        // One that was chosen goes: its clients go to one other, the rest stays.
+        let gone = chosen[&(Family::V4, Tcp)];
+        backends.get_mut(&Family::V4).expect("there").retain(|b| *b != gone);
+        let _ = engine.sync(&sticky(&backends)).expect("a sync");
+        for ((family, protocol), before) in chosen {
+            let now = stays(w, &w.client, &addresses(family), protocol);
+            assert_eq!(now == before, before != gone, "{family:?} {protocol}: {before} then {now}");
+        }
+        assert_eq!(engine.counters().expect("counters").missed, 0);
+    });
+}
+
+#[test]
+fn udp_flows_to_a_removed_backend_are_forgotten_and_no_others() {
+    world("UDP flows to a removed backend are forgotten", |w| {
+        use std::net::UdpSocket;
+        let mut engine = w.engine();
+        for family in FAMILIES {
+            let a = addresses(family);
+            let (old, new) = (far_pod(family, 0), far_pod(family, 1));
+            let plan = |b| plan_of([part(&a, Udp, &[b], &[], false)]);
+            let _ = engine.sync(&plan(old)).expect("a sync");
+            let frontends = [std::net::SocketAddr::new(a.balancer, 80), (node(family, 0), 30_080).into()];
+            let sockets = frontends.map(|at| {
+                let any = if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                let socket = w.client.run(|| UdpSocket::bind(any)).expect("a socket");
+                socket.connect(at).expect("a destination");
+                socket.set_read_timeout(Some(Duration::from_secs(3))).expect("a timeout");
+                socket
+            });
+            let who = |socket: &UdpSocket| {
+                let mut buffer = [0; 128];
+                socket.send(b"who").expect("sent");
+                let length = socket.recv(&mut buffer).expect("an answer");
+                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                ip(text.split(' ').next().expect("an address"))
+            };
+            assert_eq!(sockets.each_ref().map(who), [old, old]);
+            let applied = engine.sync(&plan(new)).expect("a sync");
+            assert_eq!(sockets.each_ref().map(who), [old, old], "known flows go on");
+            let keep: BTreeMap<Frontend, Arc<BTreeSet<Backend>>> = applied
+                .stale_udp
+                .iter()
+                .map(|s| (s.frontend, Arc::new(s.now.iter().copied().collect())))
+                .collect();
+            assert_eq!(keep.len(), 3, "{keep:?}");
+            let addresses = node_plan().node_addresses;
+            let forgotten = w.router.run(|| forget_udp(&keep, &addresses)).expect("forgotten");
+            assert_eq!(forgotten, 2);
+            assert_eq!(sockets.each_ref().map(who), [new, new], "and are decided anew");
+            assert_eq!(w.router.run(|| forget_udp(&keep, &addresses)).expect("nothing"), 0);
+        }
+    });
+}
