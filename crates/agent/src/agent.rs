@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
-use portolan_dataplane::{Engine, Options};
+use portolan_dataplane::Options;
 use portolan_plan::model::FromOutside;
 use portolan_plan::view::{NodePortAddresses, NodeView};
 use tokio::sync::watch;
@@ -24,6 +24,7 @@ use crate::dataplane::Dataplane;
 use crate::forward::{Arrived, Forwarder, Status};
 use crate::from_kube::{self, Names};
 use crate::health::{self, Health};
+use crate::kernel::Kernel;
 use crate::observed::{Observed, Said, Update};
 use crate::sysctl;
 
@@ -44,6 +45,8 @@ pub struct Config {
     pub masquerade_all: bool,
     /// Whether to set the kernel settings that forwarding needs (`docs/reference/sysctls.md`).
     pub set_sysctls: bool,
+    /// How often to see whether somebody took the tables away, to put them back.
+    pub check_every: Duration,
     /// How the nftables engine works.
     pub engine: Options,
 }
@@ -59,6 +62,7 @@ impl Config {
             cluster_ip_from_outside: FromOutside::Refuse,
             masquerade_all: false,
             set_sysctls: true,
+            check_every: Duration::from_secs(30), // as kube-proxy's syncPeriod
             engine: Options::default(),
         }
     }
@@ -106,7 +110,7 @@ impl Agent {
             }
         }
         let options = self.config.engine.clone();
-        self.run_with(move || Engine::open(options).context("opening the nftables engine"), shutdown).await
+        self.run_with(move || Kernel::open(options).context("opening the nftables engine"), shutdown).await
     }
 
     /// Runs with any dataplane; it is opened in the thread that will use it.
@@ -120,6 +124,7 @@ impl Agent {
         let (opened, is_open) = tokio::sync::oneshot::channel();
         let (health, asked) = watch::channel(Health::default());
         let observed = Observed::new(config.node_view());
+        let check_every = config.check_every;
         let all_addresses = config.node_port_addresses != NodePortAddresses::Primary;
         // A thread of its own, and not the runtime's pool: it lives as long as the agent, and begins in the network
         // namespace of its creator.
@@ -127,7 +132,7 @@ impl Agent {
             Ok(plane) => {
                 let _ = opened.send(Ok(()));
                 let addresses = all_addresses.then_some(local_addresses as fn() -> _);
-                Forwarder::new(plane, observed, status, health, addresses).run(&updates);
+                Forwarder::new(plane, observed, status, health, addresses, check_every).run(&updates);
             }
             Err(error) => {
                 let _ = opened.send(Err(error));

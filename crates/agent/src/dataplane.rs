@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use portolan_dataplane::{Applied, Engine};
+use portolan_dataplane::Applied;
 use portolan_plan::model::{Backend, Frontend, Plan, PlanChange};
 
 /// Carries plans.
@@ -16,21 +16,10 @@ pub trait Dataplane {
 
     /// Forgets UDP flows to these frontends, but for those to the backends given with each. Gives how many.
     fn forget_udp(&mut self, plan: &Plan, stale: &StaleUdp) -> anyhow::Result<usize>;
+
+    /// Whether somebody took from the kernel what was put there. Asked now and then, so it has to be cheap.
+    fn disturbed(&mut self) -> anyhow::Result<bool>;
 }
 
 /// UDP frontends, each with the backends whose flows go on.
 pub type StaleUdp = BTreeMap<Frontend, Arc<BTreeSet<Backend>>>;
-
-impl Dataplane for Engine {
-    fn sync(&mut self, plan: &Plan) -> anyhow::Result<Applied> {
-        Ok(Engine::sync(self, plan)?)
-    }
-
-    fn apply(&mut self, change: &PlanChange) -> anyhow::Result<Applied> {
-        Ok(Engine::apply(self, change)?)
-    }
-
-    fn forget_udp(&mut self, _plan: &Plan, _stale: &StaleUdp) -> anyhow::Result<usize> {
-        Ok(0)
-    }
-}

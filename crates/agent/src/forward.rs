@@ -59,6 +59,8 @@ pub(crate) struct Forwarder<D> {
     addresses: Option<fn() -> BTreeSet<std::net::IpAddr>>,
     /// The kernel has the planner's plan as of its last change.
     in_step: bool,
+    check_every: Duration,
+    check_at: Instant,
     retry_at: Option<Instant>,
     stale_udp: StaleUdp,
     /// When the oldest update that the kernel doesn't have arrived.
@@ -73,6 +75,7 @@ impl<D: Dataplane> Forwarder<D> {
         status: watch::Sender<Status>,
         health: watch::Sender<Health>,
         addresses: Option<fn() -> BTreeSet<std::net::IpAddr>>,
+        check_every: Duration,
     ) -> Forwarder<D> {
         Forwarder {
             plane,
@@ -81,6 +84,8 @@ impl<D: Dataplane> Forwarder<D> {
             health,
             addresses,
             in_step: false,
+            check_every,
+            check_at: Instant::now() + check_every,
             retry_at: None,
             stale_udp: StaleUdp::new(),
             oldest: None,
@@ -91,10 +96,8 @@ impl<D: Dataplane> Forwarder<D> {
     /// Forwards until the sender of updates is gone. Leaves the kernel as it is then.
     pub fn run(mut self, updates: &Receiver<Arrived>) {
         loop {
-            let next = match self.retry_at {
-                Some(at) => updates.recv_timeout(at.saturating_duration_since(Instant::now())),
-                None => updates.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
+            let until = self.retry_at.map_or(self.check_at, |at| at.min(self.check_at));
+            let next = updates.recv_timeout(until.saturating_duration_since(Instant::now()));
             match next {
                 Ok(arrived) => {
                     self.note(arrived);
@@ -103,6 +106,7 @@ impl<D: Dataplane> Forwarder<D> {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            self.check();
             self.follow();
         }
     }
@@ -113,6 +117,26 @@ impl<D: Dataplane> Forwarder<D> {
             self.observed.local_addresses(addresses());
         }
         self.observed.note(update);
+    }
+
+    /// Sees now and then whether the kernel still has what it was given.
+    fn check(&mut self) {
+        if Instant::now() < self.check_at {
+            return;
+        }
+        if self.in_step {
+            match self.plane.disturbed() {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::warn!(
+                        "the tables are gone from the kernel (was the ruleset flushed?); they are put back"
+                    );
+                    self.in_step = false;
+                }
+                Err(error) => tracing::warn!(error = format!("{error:#}"), "the tables can't be looked for"),
+            }
+        }
+        self.check_at = Instant::now() + self.check_every;
     }
 
     /// Has the kernel follow what was noted, if it is time.

@@ -7,6 +7,7 @@ pub mod dataplane; // what the agent asks of a dataplane
 pub mod forward; // the thread: views, plan, kernel, in order
 pub mod from_kube; // API objects to views
 pub mod health; // the ports by which load balancers ask for endpoints
+pub mod kernel; // the kernel as a dataplane
 pub mod observed; // what the watches said so far
 pub mod sysctl; // the kernel settings that forwarding needs
 

@@ -39,20 +39,20 @@ impl Running {
     }
 }
 
-fn node() -> Value {
+pub fn node() -> Value {
     json!({"metadata": {"name": "here", "labels": {"topology.kubernetes.io/zone": "a"}},
         "spec": {"podCIDRs": ["10.1.0.0/24"]},
         "status": {"addresses": [{"type": "Hostname", "address": "here"}, {"type": "InternalIP", "address": "192.0.2.10"}]}})
 }
 
-fn service(name: &str, vip: &str) -> Value {
+pub fn service(name: &str, vip: &str) -> Value {
     json!({"metadata": {"namespace": "default", "name": name, "creationTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {"type": "NodePort", "clusterIP": vip, "clusterIPs": [vip], "internalTrafficPolicy": "Cluster",
             "externalTrafficPolicy": "Cluster", "selector": {"app": name},
             "ports": [{"port": 80, "targetPort": 8080, "protocol": "TCP"}]}})
 }
 
-fn slice(name: &str, service: &str, addresses: &[&str]) -> Value {
+pub fn slice(name: &str, service: &str, addresses: &[&str]) -> Value {
     let endpoints: Vec<_> = addresses
         .iter()
         .map(|a| json!({"addresses": [a], "nodeName": "there", "conditions": {"ready": true}}))
@@ -62,7 +62,7 @@ fn slice(name: &str, service: &str, addresses: &[&str]) -> Value {
 }
 
 /// Where a pod's connection to a cluster IP goes.
-fn backends(plan: &Plan, vip: &str) -> Vec<String> {
+pub fn backends(plan: &Plan, vip: &str) -> Vec<String> {
     let flow = Flow {
         from: Origin::Pod("10.1.0.77".parse().unwrap()),
         destination: vip.parse().unwrap(),

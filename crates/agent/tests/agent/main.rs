@@ -3,5 +3,6 @@
 mod api;
 mod forwarding;
 mod histories;
+mod kernel;
 mod plane;
 mod translation;

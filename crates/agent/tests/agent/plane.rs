@@ -79,4 +79,8 @@ impl Dataplane for FakePlane {
         self.held.send_modify(|held| held.forgotten.extend(stale.clone()));
         Ok(stale.len())
     }
+
+    fn disturbed(&mut self) -> anyhow::Result<bool> {
+        Ok(false)
+    }
 }

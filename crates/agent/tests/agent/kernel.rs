@@ -1,0 +1,179 @@
+//! The agent on a kernel: a node and a pod as two network namespaces that the test makes.
+
+use std::io;
+use std::net::{IpAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use portolan_agent::{Agent, Config, Status};
+use portolan_dataplane::{Engine, Options};
+use portolan_sys::link::{LinkEnd, Links, Route};
+use portolan_sys::namespace;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::FakeApi;
+use crate::forwarding::{node, service, slice};
+
+const VIP: &str = "10.96.0.1";
+const PODS: [&str; 2] = ["10.1.0.5", "10.1.0.6"];
+
+/// Joins a node's namespace, which is the calling thread's, with a pod's. The pod answers UDP on port 8080 of each of its
+/// addresses with that address.
+fn cable() -> io::Result<Vec<UdpSocket>> {
+    let ip = |s: &str| s.parse::<IpAddr>().expect("an address");
+    let pod = namespace::new_netns()?;
+    let mut links = Links::open()?;
+    links.add_veth(&LinkEnd::named("pod0"), &LinkEnd::named("eth0").in_netns(pod.as_fd()))?;
+    let loopback = links.index("lo")?;
+    links.set_up(loopback, true)?;
+    let here = links.index("pod0")?;
+    links.add_address(here, ip("10.1.0.1"), 24)?;
+    links.set_up(here, true)?;
+    // The kernel looks for a route before it translates.
+    links.add_route(&Route::to(ip("10.96.0.0"), 16).on(here))?;
+    namespace::in_netns(pod.as_fd(), || {
+        let mut links = Links::open()?;
+        let eth0 = links.index("eth0")?;
+        for address in PODS {
+            links.add_address(eth0, ip(address), 24)?;
+        }
+        links.set_up(eth0, true)?;
+        PODS.iter().map(|address| UdpSocket::bind((*address, 8080))).collect()
+    })?
+}
+
+/// Answers each datagram with the address it came to, until the socket times out for want of any.
+fn answer(sockets: Vec<UdpSocket>) {
+    for socket in sockets {
+        std::thread::spawn(move || {
+            let own = socket.local_addr().expect("bound").ip().to_string();
+            let mut buffer = [0; 64];
+            socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+            while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(own.as_bytes(), from);
+            }
+        });
+    }
+}
+
+fn ask(client: &UdpSocket) -> String {
+    let mut buffer = [0; 64];
+    let asked = client.send(b"who").and_then(|_| client.recv(&mut buffer));
+    match asked {
+        Ok(n) => String::from_utf8_lossy(&buffer[..n]).into_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn udp(mut object: Value) -> Value {
+    for at in ["/spec/ports/0/protocol", "/ports/0/protocol"] {
+        if let Some(protocol) = object.pointer_mut(at) {
+            *protocol = json!("UDP");
+        }
+    }
+    object
+}
+
+/// Runs a test as a node, in a network namespace of its own.
+fn on_node(promise: &str, test: impl AsyncFnOnce() + Send) {
+    let netns = match namespace::new_netns() {
+        Ok(netns) => netns,
+        Err(error) => return println!("skipped: {promise}: no network namespace: {error}"),
+    };
+    let ran = namespace::in_netns(netns.as_fd(), || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            tokio::time::timeout(Duration::from_secs(60), test()).await.expect("in time")
+        });
+    });
+    ran.expect("the namespace can be entered");
+}
+
+struct Running {
+    status: watch::Receiver<Status>,
+    shutdown: CancellationToken,
+    task: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+fn start(api: &FakeApi) -> Running {
+    let config = Config {
+        service_cidrs: vec!["10.96.0.0/16".parse().expect("a range")],
+        check_every: Duration::from_millis(50),
+        ..Config::new("here")
+    };
+    let agent = Agent::new(api.client(), config);
+    let (status, shutdown) = (agent.status(), CancellationToken::new());
+    let task = tokio::spawn(agent.run(shutdown.clone()));
+    Running { status, shutdown, task }
+}
+
+impl Running {
+    async fn commits(&mut self, more_than: u64) -> u64 {
+        self.status.wait_for(|s| s.synced && s.commits > more_than).await.expect("it runs").commits
+    }
+}
+
+fn dns(pods: &[&str]) -> FakeApi {
+    let api = FakeApi::default();
+    api.put("nodes", node());
+    api.put("services", udp(service("dns", VIP)));
+    api.put("endpointslices", udp(slice("dns-1", "dns", pods)));
+    api
+}
+
+#[test]
+fn a_udp_flow_follows_when_its_endpoint_is_replaced_and_forwarding_outlives_the_agent() {
+    let promise = "a udp flow follows when its endpoint is replaced and forwarding outlives the agent";
+    on_node(promise, async || {
+        answer(cable().expect("a node and a pod"));
+        let api = dns(&PODS[..1]);
+        let mut agent = start(&api);
+        let commits = agent.commits(0).await;
+
+        let client = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        client.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+        client.connect((VIP, 80)).expect("a route");
+        assert_eq!(ask(&client), PODS[0]);
+
+        api.put("endpointslices", udp(slice("dns-1", "dns", &PODS[1..])));
+        agent.commits(commits).await;
+        assert_eq!(ask(&client), PODS[1], "the same socket: its flow was forgotten");
+
+        agent.shutdown.cancel();
+        agent.task.await.expect("no panic").expect("a clean end");
+        let another = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        another.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+        another.connect((VIP, 80)).expect("a route");
+        assert_eq!(ask(&another), PODS[1], "without an agent");
+    });
+}
+
+#[test]
+fn tables_that_somebody_took_away_are_put_back() {
+    on_node("tables that somebody took away are put back", async || {
+        answer(cable().expect("a node and a pod"));
+        let mut agent = start(&dns(&PODS[..1]));
+        let commits = agent.commits(0).await;
+        Engine::open(Options::default()).expect("an engine").remove().expect("removed");
+        agent.commits(commits).await;
+        let client = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        client.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+        client.connect((VIP, 80)).expect("a route");
+        assert_eq!(ask(&client), PODS[0]);
+    });
+}
+
+#[test]
+fn the_settings_that_forwarding_needs_are_made_in_the_nodes_namespace() {
+    on_node("the settings that forwarding needs are made in the node's namespace", async || {
+        let now = |name: &str| std::fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/")));
+        let warnings = portolan_agent::sysctl::set_all();
+        for setting in portolan_agent::sysctl::SETTINGS {
+            let told = warnings.iter().any(|w| w.setting == *setting);
+            let made = now(setting.name).is_ok_and(|v| v.trim() == setting.value);
+            assert!(made || told, "{}: neither made nor told", setting.name);
+        }
+    });
+}
