@@ -16,7 +16,7 @@ pub mod topology; // machines, addresses, ranges: a value
 
 mod apply; // manifests: read, then applied
 mod bring_up; // from an API that answers to Services that answer
-mod check; // what every place should see of every Service, and a table of it
+mod check; // what every place should see of every Service, and a table of it: pure
 mod cluster; // the cluster through its API
 mod enter; // running a command inside
 mod init; // the first process inside
@@ -27,6 +27,8 @@ mod preflight; // what the machine has to have
 mod probe; // real connections from real places
 mod protocol; // what keeper and init tell each other
 mod publish; // forwarders on 127.0.0.1
+mod rounds; // goes round all places and tries all Services
+mod sight; // what a check has to know of a cluster
 mod state; // what is known of a lab outside
 mod table; // aligned columns
 
@@ -36,7 +38,7 @@ use state::{Labs, Phase, State};
 pub fn hidden(verb: &str, mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     match verb {
         init::VERB => Some(init::main(args.next().as_deref().and_then(|a| a.to_str()))),
-        check::VERB => Some(check::main(args.next().as_deref().and_then(|a| a.to_str()))),
+        rounds::VERB => Some(rounds::main(args.next().as_deref().and_then(|a| a.to_str()))),
         _ => None,
     }
 }
@@ -59,7 +61,7 @@ pub fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
             println!("{}", Labs::open()?.expect(&named.name)?.kubeconfig.display());
             Ok(ExitCode::SUCCESS)
         }
-        LabVerb::Check(named) => check::enter(&Labs::open()?.expect(&named.name)?),
+        LabVerb::Check(named) => rounds::enter(&Labs::open()?.expect(&named.name)?),
         LabVerb::Logs(logs) => {
             let labs = Labs::open()?;
             let state = labs.expect(&logs.named.name)?;

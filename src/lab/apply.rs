@@ -251,11 +251,6 @@ fn lacks_address(service: &Service) -> bool {
     given < families
 }
 
-/// The name and namespace of a Service, for messages.
-pub fn name_of(service: &Service) -> String {
-    cluster::key(service)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -42,7 +42,11 @@ where
         let mut events = std::pin::pin!(watcher::watcher(api.clone(), watcher::Config::default()));
         while let Some(event) = events.next().await {
             match event {
-                Ok(Event::Init) => listing.clear(),
+                // What is there is known, whole, only at the end of a list.
+                Ok(Event::Init) => {
+                    listing.clear();
+                    continue;
+                }
                 Ok(Event::InitApply(object)) => {
                     listing.insert(key(&object), object);
                     continue;
