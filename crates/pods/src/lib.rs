@@ -4,8 +4,30 @@
 //! one supervisor, which is process 1 of the pod's PID namespace: whoever kills it lets the kernel remove the rest.
 //! Nothing of a pod depends on the process that called [`run`]: it may be killed and started again at any time.
 
-mod protocol;
-mod supervisor;
+// What a pod needs and what it means: pure.
+mod address; // which address a pod gets
+mod decide; // what to do next for a pod
+mod env; // a container's environment
+mod image; // what an image's name means here
+mod status; // a pod's status
+
+// Pods on this node.
+mod files; // hosts, resolv.conf, volumes
+mod launch; // from a manifest to an order for a supervisor
+mod network; // a pod's cable
+mod probe; // asking a container how it is
+mod protocol; // what a supervisor is told and tells, and a pod's files
+mod sandbox; // the node's side of a supervisor
+mod supervisor; // process 1 of a pod
+mod worker; // the task that looks after one pod
+
+// The node.
+mod events; // what happened to a pod, for people
+mod logs; // the log endpoint
+mod node; // the Node object and the lease
+mod report; // writing a pod's status
+mod routes; // the way to other nodes' pods
+mod runtime; // all pods of the node
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,6 +36,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use tokio_util::sync::CancellationToken;
+
+/// The Node's annotation with the SHA-256 of the log endpoint's certificate (DER, in hexadecimal).
+pub const SERVING_CERT_ANNOTATION: &str = "portolan.dev/serving-cert-sha256";
 
 /// What the pod runtime of one node needs to know.
 #[derive(Clone, Debug)]
@@ -60,9 +85,7 @@ impl Config {
 
 /// Runs the pods of one node until `shutdown`, and leaves them running then: the next call takes them over.
 pub async fn run(client: kube::Client, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let _ = (client, config);
-    shutdown.cancelled().await;
-    Ok(())
+    runtime::run(client, config, shutdown).await
 }
 
 /// The entry of the hidden verb `__pod`: a pod's supervisor. `args` are those after the verb.
@@ -74,6 +97,5 @@ pub fn pod_main(args: impl Iterator<Item = OsString>) -> ExitCode {
 
 /// Kills all pods below `data_dir` and removes what they leave. Call it in the node's network namespace.
 pub fn teardown(data_dir: &Path) -> std::io::Result<()> {
-    let _ = data_dir;
-    Ok(())
+    runtime::teardown(data_dir)
 }

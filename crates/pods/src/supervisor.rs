@@ -16,15 +16,17 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use portolan_sys::process::{Signals, Unshare, enter_isolation, exit_now, fork, fork_isolated, signal, unshare};
+use portolan_sys::process::{
+    Signals, Unshare, enter_isolation, exit_now, fork, fork_isolated, signal, unshare,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use crate::protocol::{
-    Exit, Launch, Order, PodDir, ROOT, Record, Report, Request, RunState, SOCKET, Sandbox, boot, read_json, starttime,
-    write_json,
+    Exit, Launch, Order, PodDir, ROOT, Record, Report, Request, RunState, SOCKET, Sandbox, boot, read_json,
+    starttime, write_json,
 };
 use cri_log::{LogFile, Stream};
 
@@ -82,8 +84,12 @@ fn begin(directory: PathBuf) -> io::Result<()> {
     let written = starttime(child.as_raw_pid())
         .ok_or_else(|| io::Error::other("the pod's process 1 ended at once"))
         .and_then(|starttime| {
-            let sandbox =
-                Sandbox { pid: child.as_raw_pid(), starttime, boot: boot(), host_network: order.host_network };
+            let sandbox = Sandbox {
+                pid: child.as_raw_pid(),
+                starttime,
+                boot: boot(),
+                host_network: order.host_network,
+            };
             write_json(&dir.sandbox(), &sandbox)
         });
     if written.is_err() {
@@ -301,11 +307,13 @@ impl Supervisor {
             }
         }
         let overdue = self.running.values().filter_map(|running| running.kill_at);
-        let overdue = overdue.chain(self.executions.iter().filter(|one| !one.killed).map(|one| one.kill_at)).min();
+        let overdue =
+            overdue.chain(self.executions.iter().filter(|one| !one.killed).map(|one| one.kill_at)).min();
         let timeout = overdue.map(|instant| {
             let left = instant.saturating_duration_since(Instant::now());
             // A millisecond more, so that it is really over then.
-            Timespec::try_from(left + Duration::from_millis(1)).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 })
+            Timespec::try_from(left + Duration::from_millis(1))
+                .unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 })
         });
         let mut all: Vec<PollFd<'_>> =
             all.into_iter().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)).collect();
@@ -318,7 +326,8 @@ impl Supervisor {
     /// Takes note of every child that has ended.
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            let name = self.running.iter().find(|(_, running)| running.pid == pid).map(|(name, _)| name.clone());
+            let name =
+                self.running.iter().find(|(_, running)| running.pid == pid).map(|(name, _)| name.clone());
             if let Some(name) = name {
                 self.ended(&name, status);
             } else if let Some(index) = self.executions.iter().position(|execution| execution.pid == pid) {
@@ -388,7 +397,8 @@ impl Supervisor {
                 }
             }
             Request::Stop { name, id, grace } => {
-                let Some(running) = self.running.get_mut(&name).filter(|running| running.launch.id == id) else {
+                let Some(running) = self.running.get_mut(&name).filter(|running| running.launch.id == id)
+                else {
                     return;
                 };
                 let kill_at = Instant::now() + Duration::from_millis(grace);
@@ -407,7 +417,8 @@ impl Supervisor {
 
     fn kill_overdue(&mut self) {
         let now = Instant::now();
-        for running in self.running.values_mut().filter(|running| running.kill_at.is_some_and(|at| at <= now)) {
+        for running in self.running.values_mut().filter(|running| running.kill_at.is_some_and(|at| at <= now))
+        {
             let _ = signal(running.pidfd.as_fd(), Signal::KILL.as_raw());
             // Process 1 of the container takes all others with it, and can't refuse. Look again if it takes a while.
             running.kill_at = Some(now + Duration::from_secs(1));
@@ -474,8 +485,10 @@ impl Supervisor {
     }
 
     fn execute(&mut self, token: u64, name: &str, command: &[String], timeout: u64) -> io::Result<()> {
-        let running =
-            self.running.get(name).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the container doesn't run"))?;
+        let running = self
+            .running
+            .get(name)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the container doesn't run"))?;
         let nothing = fs::OpenOptions::new().read(true).open("/dev/null")?;
         let (output, output_end) = pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&output, true)?;
@@ -497,7 +510,11 @@ impl Supervisor {
 }
 
 /// In a child of the supervisor: enters the container, starts a program there, and waits for it.
-fn run_inside(running: &Running, command: &[String], standard: [BorrowedFd<'_>; 3]) -> io::Result<WaitStatus> {
+fn run_inside(
+    running: &Running,
+    command: &[String],
+    standard: [BorrowedFd<'_>; 3],
+) -> io::Result<WaitStatus> {
     enter_isolation(running.pidfd.as_fd())?;
     let Some(guest) = fork()? else {
         // When the waiting parent is killed for taking too long, so is the program.
@@ -515,7 +532,8 @@ fn forget_old_logs(logs: &std::path::Path, attempt: u32) {
     let Ok(entries) = fs::read_dir(logs) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.split('.').next()).and_then(|first| first.parse::<u32>().ok());
+        let number =
+            name.to_str().and_then(|name| name.split('.').next()).and_then(|first| first.parse::<u32>().ok());
         if number.is_some_and(|number| number + 1 < attempt) {
             let _ = fs::remove_file(entry.path());
         }

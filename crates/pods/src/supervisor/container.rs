@@ -18,9 +18,8 @@ use crate::protocol::{Confinement, Launch, Program};
 
 /// What a container may do unless its manifest says otherwise: be root among its own files and on low ports. Other
 /// runtimes also allow MKNOD, NET_RAW, SETFCAP, SYS_CHROOT and AUDIT_WRITE, which few need and attacks like.
-const DEFAULT: [&str; 9] = [
-    "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE",
-];
+const DEFAULT: [&str; 9] =
+    ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE"];
 /// The limit of open files.
 const OPEN_FILES: u64 = 1 << 20;
 /// The exit status of a container that could not be started.
@@ -29,7 +28,8 @@ pub(crate) const NOT_STARTED: i32 = 128;
 /// The capabilities that a container ends up with. Names that nobody knows are an error, which names them.
 pub(crate) fn capabilities(confinement: &Confinement) -> Result<Capabilities, String> {
     let named = |name: &String| {
-        Capabilities::named(name).ok_or_else(|| format!("securityContext.capabilities: {name:?} is not a capability"))
+        Capabilities::named(name)
+            .ok_or_else(|| format!("securityContext.capabilities: {name:?} is not a capability"))
     };
     let mut keep = Capabilities::NONE;
     for name in DEFAULT {
@@ -52,7 +52,10 @@ fn confine(confinement: &Confinement) -> io::Result<()> {
     let explain = |error: io::Error| {
         io::Error::new(
             error.kind(),
-            format!("securityContext: can't become user {:?}, group {:?} ({error}); without root this node has only user 0", confinement.user, confinement.group),
+            format!(
+                "securityContext: can't become user {:?}, group {:?} ({error}); without root this node has only user 0",
+                confinement.user, confinement.group
+            ),
         )
     };
     if confinement.privileged {
@@ -73,9 +76,13 @@ fn confine(confinement: &Confinement) -> io::Result<()> {
 
 fn command(argv: &[String], env: &[(String, String)]) -> io::Error {
     let Some((program, arguments)) = argv.split_first() else {
-        return io::Error::new(io::ErrorKind::InvalidInput, "the container has no command and its image no default");
+        return io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the container has no command and its image no default",
+        );
     };
-    let error = Command::new(OsStr::new(program)).args(arguments).env_clear().envs(env.iter().cloned()).exec();
+    let error =
+        Command::new(OsStr::new(program)).args(arguments).env_clear().envs(env.iter().cloned()).exec();
     io::Error::new(error.kind(), format!("start {program:?}: {error}"))
 }
 
@@ -109,8 +116,14 @@ pub(crate) fn become_container(
     match &launch.program {
         Program::Echo(order) => {
             let _ = rustix::thread::set_name(c"echo");
-            drop(failure);
-            exit_now(echo::serve(order))
+            match echo::Server::open(order) {
+                Ok(server) => {
+                    // It listens: only now does it count as started.
+                    drop(failure);
+                    exit_now(server.serve(order))
+                }
+                Err(error) => give_up(failure, &io::Error::other(error)),
+            }
         }
         Program::Exec(argv) => {
             let error = match change_directory(&launch.directory) {
@@ -123,7 +136,12 @@ pub(crate) fn become_container(
 }
 
 /// Becomes another program in a running container, whose namespaces have been entered.
-pub(crate) fn become_guest(launch: &Launch, argv: &[String], standard: [BorrowedFd<'_>; 3], failure: BorrowedFd<'_>) -> ! {
+pub(crate) fn become_guest(
+    launch: &Launch,
+    argv: &[String],
+    standard: [BorrowedFd<'_>; 3],
+    failure: BorrowedFd<'_>,
+) -> ! {
     let Ok(failure) = arrange_descriptors(standard, failure) else { exit_now(NOT_STARTED) };
     let error = match confine(&launch.confinement).and_then(|()| change_directory(&launch.directory)) {
         Ok(()) => command(argv, &launch.env),

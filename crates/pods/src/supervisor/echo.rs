@@ -49,8 +49,11 @@ fn understand(bytes: &[u8]) -> Heard {
     let first_line = bytes.iter().position(|byte| *byte == b'\n');
     let line = String::from_utf8_lossy(&bytes[..first_line.unwrap_or(bytes.len())]).trim_end().to_owned();
     let mut words = line.split(' ');
-    let (method, path, protocol) =
-        (words.next().unwrap_or_default(), words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let (method, path, protocol) = (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+    );
     if first_line.is_some() && !protocol.starts_with("HTTP/1.") {
         return Heard::Raw;
     }
@@ -141,7 +144,9 @@ impl Connection {
             match self.step(hostname, draining, &mut client) {
                 Ok(true) => {}
                 Ok(false) => return Turn { alive: false, client },
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn { alive: true, client },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Turn { alive: true, client };
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Turn { alive: false, client },
             }
@@ -254,24 +259,8 @@ fn receive(port: u16, addresses: &[IpAddr]) -> io::Result<Vec<UdpSocket>> {
     Ok(sockets)
 }
 
-/// Serves until SIGTERM, and then as the order says. Returns the exit status.
-pub(crate) fn serve(order: &EchoOrder) -> i32 {
-    match Server::open(order) {
-        Ok(mut server) => match server.run(order) {
-            Ok(()) => 0,
-            Err(error) => {
-                eprintln!("echo: {error}");
-                1
-            }
-        },
-        Err(error) => {
-            eprintln!("echo: {error}");
-            1
-        }
-    }
-}
-
-struct Server {
+/// The server, listening.
+pub(crate) struct Server {
     signals: Signals,
     hostname: String,
     tcp: Vec<TcpListener>,
@@ -285,8 +274,10 @@ struct Drain {
 }
 
 impl Server {
-    fn open(order: &EchoOrder) -> Result<Server, String> {
-        let signals = Signals::block(&[Signal::TERM, Signal::INT]).map_err(|error| format!("signals: {error}"))?;
+    /// Listens on every port.
+    pub(crate) fn open(order: &EchoOrder) -> Result<Server, String> {
+        let signals =
+            Signals::block(&[Signal::TERM, Signal::INT]).map_err(|error| format!("signals: {error}"))?;
         let mut tcp = Vec::new();
         for port in order.tcp.iter().collect::<BTreeSet<_>>() {
             tcp.push(listen(*port).map_err(|error| format!("listen on TCP port {port}: {error}"))?);
@@ -299,6 +290,17 @@ impl Server {
         let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
         println!("{hostname} answers on TCP {:?} and UDP {:?}", order.tcp, order.udp);
         Ok(Server { signals, hostname, tcp, udp, connections: Vec::new() })
+    }
+
+    /// Serves until SIGTERM, and then as the order says. Returns the exit status.
+    pub(crate) fn serve(mut self, order: &EchoOrder) -> i32 {
+        match self.run(order) {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("echo: {error}");
+                1
+            }
+        }
     }
 
     fn run(&mut self, order: &EchoOrder) -> io::Result<()> {
@@ -367,7 +369,9 @@ impl Server {
             while self.connections.len() < MOST_CONNECTIONS
                 && let Ok((stream, peer)) = listener.accept()
             {
-                let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nonblocking(true)) else { continue };
+                let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nonblocking(true)) else {
+                    continue;
+                };
                 let _ = stream.set_nodelay(true);
                 self.connections.push(Connection {
                     stream,

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use portolan_sys::mount::{MountAttributes, restrict_mount};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change, unmount,
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change,
+    unmount,
 };
 
 use crate::protocol::{Launch, Mount, Root};
@@ -48,8 +49,12 @@ pub(crate) fn enter(place: &Path, launch: &Launch) -> io::Result<()> {
         }
     }
     if launch.root == Root::Empty {
-        restrict_mount(place, MountAttributes { read_only: true, no_suid: true, no_dev: true, no_exec: true }, false)
-            .map_err(failed("make the root read-only"))?;
+        restrict_mount(
+            place,
+            MountAttributes { read_only: true, no_suid: true, no_dev: true, no_exec: true },
+            false,
+        )
+        .map_err(failed("make the root read-only"))?;
     } else if !privileged {
         mask_proc(&place.join("proc"));
     }
@@ -108,11 +113,15 @@ fn devices(dev: &Path) -> io::Result<()> {
     for name in DEVICES {
         let target = dev.join(name);
         fs::write(&target, b"")?;
-        mount_bind(Path::new("/dev").join(name), &target).map_err(failed(format_args!("lend /dev/{name}")))?;
+        mount_bind(Path::new("/dev").join(name), &target)
+            .map_err(failed(format_args!("lend /dev/{name}")))?;
     }
-    for (name, target) in
-        [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")]
-    {
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
         symlink(target, dev.join(name))?;
     }
     let memory = dev.join("shm");
@@ -138,7 +147,8 @@ fn prepare(target: &Path, directory: bool) -> io::Result<()> {
 
 /// One volume or file of the node.
 fn bind(place: &Path, wanted: &Mount) -> io::Result<()> {
-    let inside: PathBuf = wanted.target.components().filter(|part| matches!(part, std::path::Component::Normal(_))).collect();
+    let inside: PathBuf =
+        wanted.target.components().filter(|part| matches!(part, std::path::Component::Normal(_))).collect();
     let target = follow(place, &inside);
     if let Err(error) = prepare(&target, wanted.source.is_dir()) {
         if wanted.optional {
@@ -153,11 +163,15 @@ fn bind(place: &Path, wanted: &Mount) -> io::Result<()> {
             ),
         ));
     }
-    mount_bind_recursive(&wanted.source, &target)
-        .map_err(failed(format_args!("mount {} on {}", wanted.source.display(), wanted.target.display())))?;
+    mount_bind_recursive(&wanted.source, &target).map_err(failed(format_args!(
+        "mount {} on {}",
+        wanted.source.display(),
+        wanted.target.display()
+    )))?;
     let attributes =
         MountAttributes { read_only: wanted.read_only, no_suid: true, no_dev: true, ..Default::default() };
-    restrict_mount(&target, attributes, true).map_err(failed(format_args!("restrict {}", wanted.target.display())))
+    restrict_mount(&target, attributes, true)
+        .map_err(failed(format_args!("restrict {}", wanted.target.display())))
 }
 
 /// A path in the container's root with symbolic links followed inside of that root: `/etc/resolv.conf` of many machines

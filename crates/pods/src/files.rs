@@ -1,0 +1,357 @@
+//! The files that a pod's containers find: hosts, hostname, resolv.conf and volumes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Container, KeyToPath, Pod, Volume};
+
+use crate::env::{Sources, field};
+use crate::protocol::{Mount, PodDir, write_atomically};
+
+/// `spec.hostname`, or the pod's name, cut to what a host name can hold.
+pub(crate) fn hostname(pod: &Pod) -> String {
+    let name = pod.spec.as_ref().and_then(|spec| spec.hostname.clone()).or_else(|| pod.metadata.name.clone());
+    let mut name = name.unwrap_or_default();
+    name.truncate(63);
+    name.trim_end_matches(['-', '.']).to_owned()
+}
+
+/// `/etc/hosts`.
+pub(crate) fn hosts(pod: &Pod, addresses: &[IpAddr]) -> String {
+    let mut text =
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-mcastprefix\n\
+                    ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+            .to_owned();
+    let Some(spec) = &pod.spec else { return text };
+    let hostname = hostname(pod);
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    let full = spec.subdomain.as_deref().filter(|subdomain| !subdomain.is_empty());
+    let full = full.map(|subdomain| format!("{hostname}.{subdomain}.{namespace}.svc.cluster.local\t"));
+    for address in addresses {
+        text.push_str(&format!("{address}\t{}{hostname}\n", full.as_deref().unwrap_or_default()));
+    }
+    for alias in spec.host_aliases.iter().flatten() {
+        let names = alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>();
+        text.push_str(&format!("{}\t{}\n", alias.ip, names.join("\t")));
+    }
+    text
+}
+
+/// `/etc/resolv.conf`. It names a server only where the manifest does: one that doesn't answer makes every look-up wait.
+pub(crate) fn resolv_conf(pod: &Pod) -> String {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    let Some(spec) = &pod.spec else { return String::new() };
+    let own = spec.dns_policy.as_deref() == Some("None");
+    let config = spec.dns_config.clone().unwrap_or_default();
+    let servers = config.nameservers.unwrap_or_default();
+    let mut searches = Vec::new();
+    let mut options = Vec::new();
+    if !own {
+        searches = vec![
+            format!("{namespace}.svc.cluster.local"),
+            "svc.cluster.local".into(),
+            "cluster.local".into(),
+        ];
+        options.push("ndots:5".to_owned());
+    }
+    searches.extend(config.searches.unwrap_or_default());
+    for option in config.options.unwrap_or_default() {
+        let Some(name) = option.name else { continue };
+        options.retain(|known: &String| known.split(':').next() != Some(name.as_str()));
+        options.push(option.value.map_or(name.clone(), |value| format!("{name}:{value}")));
+    }
+    let mut text = String::new();
+    if servers.is_empty() {
+        text.push_str(
+            "# This cluster has no name server yet. Services are in the environment: NAME_SERVICE_HOST.\n",
+        );
+    }
+    for server in servers {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    if !searches.is_empty() {
+        text.push_str(&format!("search {}\n", searches.join(" ")));
+    }
+    if !options.is_empty() {
+        text.push_str(&format!("options {}\n", options.join(" ")));
+    }
+    text
+}
+
+/// Writes the three files and says where they go.
+pub(crate) fn prepare_etc(
+    dir: &PodDir,
+    pod: &Pod,
+    addresses: &[IpAddr],
+    hostname: &str,
+) -> io::Result<Vec<Mount>> {
+    fs::create_dir_all(dir.0.join("etc"))?;
+    let mut mounts = Vec::new();
+    for (name, text) in [
+        ("hosts", hosts(pod, addresses)),
+        ("hostname", format!("{hostname}\n")),
+        ("resolv.conf", resolv_conf(pod)),
+    ] {
+        let source = dir.etc(name);
+        write_atomically(&source, text.as_bytes())?;
+        mounts.push(Mount { source, target: Path::new("/etc").join(name), read_only: true, optional: true });
+    }
+    Ok(mounts)
+}
+
+/// Names of ConfigMaps and Secrets that a container or the pod's volumes refer to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct References {
+    pub config_maps: Vec<String>,
+    pub secrets: Vec<String>,
+}
+
+/// What must be read before a container can start.
+pub(crate) fn references(pod: &Pod, container: &Container) -> References {
+    let mut references = References::default();
+    for from in container.env_from.iter().flatten() {
+        references.config_maps.extend(from.config_map_ref.iter().map(|one| one.name.clone()));
+        references.secrets.extend(from.secret_ref.iter().map(|one| one.name.clone()));
+    }
+    for from in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
+        references.config_maps.extend(from.config_map_key_ref.iter().map(|one| one.name.clone()));
+        references.secrets.extend(from.secret_key_ref.iter().map(|one| one.name.clone()));
+    }
+    for volume in volumes_of(pod, container) {
+        references.config_maps.extend(volume.config_map.iter().map(|one| one.name.clone()));
+        references.secrets.extend(volume.secret.iter().filter_map(|one| one.secret_name.clone()));
+        for source in volume.projected.iter().filter_map(|one| one.sources.as_ref()).flatten() {
+            references.config_maps.extend(source.config_map.iter().map(|one| one.name.clone()));
+            references.secrets.extend(source.secret.iter().map(|one| one.name.clone()));
+        }
+    }
+    for names in [&mut references.config_maps, &mut references.secrets] {
+        names.sort();
+        names.dedup();
+    }
+    references
+}
+
+fn volumes_of<'a>(pod: &'a Pod, container: &Container) -> Vec<&'a Volume> {
+    let all = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
+    let mounted =
+        |volume: &&Volume| container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name);
+    all.into_iter().flatten().filter(mounted).collect()
+}
+
+/// The files of a ConfigMap or Secret, by `items` where given.
+fn select(
+    values: Option<&BTreeMap<String, String>>,
+    items: Option<&Vec<KeyToPath>>,
+    optional: bool,
+    what: &str,
+) -> Result<BTreeMap<String, String>, String> {
+    let Some(values) = values else {
+        return if optional { Ok(BTreeMap::new()) } else { Err(format!("{what} not found")) };
+    };
+    let Some(items) = items.filter(|items| !items.is_empty()) else { return Ok(values.clone()) };
+    let mut files = BTreeMap::new();
+    for item in items {
+        match values.get(&item.key) {
+            Some(value) => drop(files.insert(item.path.clone(), value.clone())),
+            None if optional => {}
+            None => return Err(format!("{what} has no key {:?}", item.key)),
+        }
+    }
+    Ok(files)
+}
+
+/// The files that a volume consists of; `None` for a volume that is an empty directory or one of the node's.
+fn content(
+    pod: &Pod,
+    volume: &Volume,
+    sources: &Sources<'_>,
+) -> Result<Option<BTreeMap<String, String>>, String> {
+    let mut files = BTreeMap::new();
+    if let Some(one) = &volume.config_map {
+        let what = format!("volume {}: ConfigMap {:?}", volume.name, one.name);
+        let values = sources.config_maps.get(&one.name);
+        return select(values, one.items.as_ref(), one.optional.unwrap_or(false), &what).map(Some);
+    }
+    if let Some(one) = &volume.secret {
+        let name = one.secret_name.clone().unwrap_or_default();
+        let what = format!("volume {}: Secret {name:?}", volume.name);
+        return select(sources.secrets.get(&name), one.items.as_ref(), one.optional.unwrap_or(false), &what)
+            .map(Some);
+    }
+    let downward = |items: Option<&Vec<k8s_openapi::api::core::v1::DownwardAPIVolumeFile>>,
+                    files: &mut BTreeMap<String, String>| {
+        for item in items.into_iter().flatten() {
+            let Some(reference) = &item.field_ref else {
+                return Err(format!("volume {}: {} has no fieldRef", volume.name, item.path));
+            };
+            files.insert(item.path.clone(), field(pod, &reference.field_path, sources)?);
+        }
+        Ok(())
+    };
+    if let Some(one) = &volume.downward_api {
+        downward(one.items.as_ref(), &mut files)?;
+        return Ok(Some(files));
+    }
+    let Some(projected) = &volume.projected else { return Ok(None) };
+    for source in projected.sources.iter().flatten() {
+        if let Some(one) = &source.config_map {
+            let what = format!("volume {}: ConfigMap {:?}", volume.name, one.name);
+            let values = sources.config_maps.get(&one.name);
+            files.extend(select(values, one.items.as_ref(), one.optional.unwrap_or(false), &what)?);
+        } else if let Some(one) = &source.secret {
+            let what = format!("volume {}: Secret {:?}", volume.name, one.name);
+            let values = sources.secrets.get(&one.name);
+            files.extend(select(values, one.items.as_ref(), one.optional.unwrap_or(false), &what)?);
+        } else if let Some(one) = &source.downward_api {
+            downward(one.items.as_ref(), &mut files)?;
+        } else {
+            return Err(format!(
+                "volume {}: projected tokens are not supported; remove the source",
+                volume.name
+            ));
+        }
+    }
+    Ok(Some(files))
+}
+
+/// A relative path that stays where it is: no `..`, not absolute.
+fn inside(path: &str) -> Result<PathBuf, String> {
+    let path = Path::new(path);
+    let normal = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if normal {
+        Ok(path.to_owned())
+    } else {
+        Err(format!("path {path:?} must be relative and without \"..\""))
+    }
+}
+
+/// Makes the volumes that a container mounts, and says where they go.
+pub(crate) fn prepare_volumes(
+    dir: &PodDir,
+    pod: &Pod,
+    container: &Container,
+    sources: &Sources<'_>,
+    allow_host_paths: bool,
+) -> Result<Vec<Mount>, String> {
+    let said = |error: io::Error| error.to_string();
+    let mut mounts = Vec::new();
+    for volume in volumes_of(pod, container) {
+        let directory = dir.volume(&volume.name);
+        let mut source = directory.clone();
+        let mut writable = false;
+        if let Some(files) = content(pod, volume, sources)? {
+            for (path, text) in files {
+                let path = directory.join(inside(&path)?);
+                if let Some(parent) = path.parent() {
+                    fs::create_dir_all(parent).map_err(said)?;
+                }
+                write_atomically(&path, text.as_bytes()).map_err(said)?;
+            }
+            fs::create_dir_all(&directory).map_err(said)?;
+        } else if volume.empty_dir.is_some() {
+            writable = true;
+            fs::create_dir_all(&directory).map_err(said)?;
+            fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).map_err(said)?;
+        } else if let Some(host) = &volume.host_path {
+            if !allow_host_paths {
+                return Err(format!(
+                    "volume {}: hostPath shows the machine's files to the container: start the node with \
+                     --allow-host-image to permit it",
+                    volume.name
+                ));
+            }
+            writable = true;
+            source = PathBuf::from(&host.path);
+        } else {
+            return Err(format!(
+                "volume {}: only emptyDir, configMap, secret, downwardAPI, projected and hostPath are supported",
+                volume.name
+            ));
+        }
+        for mount in container.volume_mounts.iter().flatten().filter(|mount| mount.name == volume.name) {
+            let source = match mount.sub_path.as_deref().filter(|path| !path.is_empty()) {
+                Some(path) => source.join(inside(path)?),
+                None => source.clone(),
+            };
+            if writable && !source.exists() {
+                fs::create_dir_all(&source).map_err(said)?;
+            }
+            mounts.push(Mount {
+                source,
+                target: PathBuf::from(&mount.mount_path),
+                read_only: !writable || mount.read_only.unwrap_or(false),
+                optional: false,
+            });
+        }
+    }
+    mounts.sort_by(|one, other| one.target.cmp(&other.target));
+    Ok(mounts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "web-1", "namespace": "shop"}, "spec": spec}))
+            .expect("a Pod")
+    }
+
+    #[test]
+    fn resolv_conf_names_no_server_that_nobody_runs() {
+        let text = resolv_conf(&pod(json!({"containers": []})));
+        assert!(!text.contains("nameserver"), "{text}");
+        assert!(
+            text.contains("search shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n")
+        );
+        let own = pod(json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {
+            "nameservers": ["192.0.2.53"], "searches": ["example.org"], "options": [{"name": "ndots", "value": "2"}]
+        }}));
+        assert_eq!(resolv_conf(&own), "nameserver 192.0.2.53\nsearch example.org\noptions ndots:2\n");
+    }
+
+    #[test]
+    fn hosts_name_the_pod_and_its_aliases() {
+        let pod = pod(json!({"containers": [], "hostname": "h", "subdomain": "s",
+            "hostAliases": [{"ip": "192.0.2.9", "hostnames": ["a", "b"]}]}));
+        let text = hosts(&pod, &["10.1.0.1".parse().expect("an address")]);
+        assert!(text.ends_with("10.1.0.1\th.s.shop.svc.cluster.local\th\n192.0.2.9\ta\tb\n"), "{text}");
+        assert_eq!(hostname(&pod), "h");
+    }
+
+    #[test]
+    fn a_long_name_is_cut_to_a_host_name() {
+        let mut pod = pod(json!({"containers": []}));
+        pod.metadata.name = Some(format!("{}-{}", "x".repeat(62), "y".repeat(40)));
+        assert_eq!(hostname(&pod), "x".repeat(62));
+    }
+
+    #[test]
+    fn a_config_map_becomes_files_and_a_missing_one_is_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let dir = PodDir(directory.path().to_owned());
+        let pod = pod(json!({"containers": [], "volumes": [
+            {"name": "conf", "configMap": {"name": "c", "items": [{"key": "k", "path": "sub/file"}]}},
+            {"name": "scratch", "emptyDir": {}}
+        ]}));
+        let container: Container = serde_json::from_value(json!({"name": "c", "volumeMounts": [
+            {"name": "scratch", "mountPath": "/tmp/x"}, {"name": "conf", "mountPath": "/tmp/conf"}
+        ]}))
+        .expect("a container");
+        assert_eq!(references(&pod, &container).config_maps, ["c"]);
+        let mut sources = Sources::default();
+        let missing = prepare_volumes(&dir, &pod, &container, &sources, false);
+        assert!(missing.is_err_and(|error| error.contains("ConfigMap \"c\"")));
+        sources.config_maps.insert("c".into(), BTreeMap::from([("k".to_owned(), "v".to_owned())]));
+        let mounts = prepare_volumes(&dir, &pod, &container, &sources, false).expect("volumes");
+        let seen: Vec<_> = mounts.iter().map(|mount| (mount.target.to_str(), mount.read_only)).collect();
+        assert_eq!(seen, [(Some("/tmp/conf"), true), (Some("/tmp/x"), false)]);
+        assert_eq!(fs::read_to_string(mounts[0].source.join("sub/file")).expect("the file"), "v");
+    }
+}
