@@ -144,7 +144,7 @@ impl Cache {
                     match batches.next().await {
                         Some(Ok(batch)) => self.apply(batch.revision, batch.changes),
                         Some(Err(error)) => break error,
-                        None => break Error::Closed,
+                        None => break Error::Engine("the watch ended".into()),
                     }
                 },
                 Err(error) => error,
@@ -152,6 +152,7 @@ impl Cache {
             match error {
                 // What was seen is good; only go on from there.
                 Error::Lagged => continue,
+                Error::Closed => return,
                 Error::Compacted { .. } => match self.load(&*store, None).await {
                     Ok(()) => continue,
                     Err(error) => tracing::error!(kind = self.kind.kind, %error, "listing the store anew"),

@@ -86,13 +86,14 @@ impl Claims {
                             self.revision.send_replace(batch.revision.0);
                         }
                         Some(Err(error)) => break error,
-                        None => break Error::Closed,
+                        None => break Error::Engine("the watch ended".into()),
                     }
                 },
                 Err(error) => error,
             };
             match error {
                 Error::Lagged => continue,
+                Error::Closed => return,
                 Error::Compacted { .. } => match self.load(&*store).await {
                     Ok(()) => continue,
                     Err(error) => tracing::error!(%error, "listing claims anew"),

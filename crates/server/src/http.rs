@@ -61,8 +61,9 @@ impl Call {
         match self.media.as_str() {
             "application/json" | "" => {}
             "application/vnd.kubernetes.protobuf" => {
-                let message = "this server reads JSON, not protobuf: set the client's content type to \
-                               application/json (client-go: rest.Config.ContentType), or apply a manifest";
+                let message = "this server reads JSON, not protobuf: apply a manifest instead (kubectl create … \
+                               --dry-run=client -o yaml | kubectl apply -f -), or set the client's content type to \
+                               application/json (client-go: rest.Config.ContentType)";
                 return Err(Status { message: message.into(), ..Status::unsupported_media_type(&[]) });
             }
             _ => return Err(Status::unsupported_media_type(&["application/json"])),

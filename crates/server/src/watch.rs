@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, header};
 use jiff::Timestamp;
 use portolan_api::{Kind, Status};
 use serde_json::{Value, json};
@@ -91,14 +91,23 @@ impl Server {
         // No revision, or `0`, begins with the present state; so does `sendInitialEvents=true` with any revision. A list
         // is as fresh as a get; a watch from nothing is so too (consistent reads).
         let from_state = initial_events.unwrap_or(revision.is_none_or(|revision| revision == 0));
-        self.fresh(&cache, revision).await?;
-        let (mut initial, mut initial_end, start, cursor) = (VecDeque::new(), None, None, None);
+        match self.fresh(&cache, revision).await {
+            // A revision that this history never reached is one of another history (a data directory that was begun
+            // anew): waiting for it would be waiting for ever, listing anew helps.
+            Err(status) if status.code == 504 && revision.is_some() => {
+                return Ok(
+                    self.refused_watch(call, &Status::too_old(revision.unwrap_or(0), cache.revision()))
+                );
+            }
+            other => other?,
+        }
+        let (mut initial, mut initial_end) = (VecDeque::new(), None);
         let (start, cursor) = if from_state {
             let kind = call.kind;
             let snapshot = cache.snapshot(&scope, |object| selection.matches(object, kind));
             initial = snapshot.objects.into();
             initial_end = (initial_events == Some(true) && bookmarks).then_some(snapshot.revision);
-            (start.unwrap_or(snapshot.revision), cursor.unwrap_or(snapshot.cursor))
+            (snapshot.revision, snapshot.cursor)
         } else {
             let start = match revision {
                 Some(revision) if revision > 0 => revision,
@@ -106,7 +115,7 @@ impl Server {
             };
             match cache.after(start) {
                 Ok(cursor) => (start, cursor),
-                Err(gone) => return Err(Status::too_old(start, gone.oldest)),
+                Err(gone) => return Ok(self.refused_watch(call, &Status::too_old(start, gone.oldest))),
             }
         };
         let now = Instant::now();
@@ -131,13 +140,25 @@ impl Server {
             let chunk = watcher.chunk().await?;
             Some((Ok(chunk), watcher))
         });
-        let mut response = Response::new(ServerBody::stream(chunks.boxed()));
-        *response.status_mut() = StatusCode::OK;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-        Ok(response)
+        Ok(begin(ServerBody::stream(chunks.boxed())))
     }
+
+    /// A watch that is too late: 200 and one ERROR event, as kube-apiserver answers. Watchers (kube's among them) list
+    /// anew when an event says 410, and some only repeat themselves when the HTTP status does.
+    fn refused_watch(&self, call: &Call, status: &Status) -> Response<ServerBody> {
+        let lines = Lines { kind: call.kind, form: call.form, include: call.include(), columns: None };
+        let mut out = BytesMut::new();
+        lines.error(&mut out, status);
+        begin(ServerBody::whole(out.freeze()))
+    }
+}
+
+fn begin(body: ServerBody) -> Response<ServerBody> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
 }
 
 impl Watcher {

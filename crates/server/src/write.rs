@@ -414,9 +414,12 @@ pub(crate) fn is_service(kind: &Kind) -> bool {
     kind.group.is_empty() && kind.kind == "Service"
 }
 
-/// Kinds that a PUT may create (`AllowCreateOnUpdate` of their strategies in kube-apiserver).
-fn creates_on_update(kind: &Kind) -> bool {
+/// Whether a PUT of what isn't there makes it (`AllowCreateOnUpdate` of the strategies in kube-apiserver). Not one that
+/// is meant for an object that was there.
+fn creates(kind: &Kind, body: &Value) -> bool {
     matches!(kind.kind, "Service" | "Endpoints" | "Lease" | "Event")
+        && meta::uid(body).is_empty()
+        && matches!(meta::resource_version(body), "" | "0")
 }
 
 /// A write that names a version or a UID is meant for that very object.

@@ -138,3 +138,45 @@ async fn discovery_names_each_kind_once_in_both_forms() {
     let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
     assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Deployment");
 }
+
+#[tokio::test]
+async fn history_is_forgotten_after_its_time_and_the_present_stays() {
+    let mut config = config();
+    config.history = std::time::Duration::from_millis(100);
+    let server = portolan_server::Server::open(config, portolan_store::embedded::Embedded::in_memory()).await;
+    let server = server.expect("the server opens");
+    let made = post(&server, &core("configmaps"), &configmap("a", &json!({}), &json!({}))).await.body;
+    let exact =
+        format!("{}?resourceVersion={}&resourceVersionMatch=Exact", core("configmaps"), version(&made));
+    let mut n = 0;
+    let forgotten = async {
+        loop {
+            // Something has to happen, else the newest revision is the one that is asked for.
+            n += 1;
+            patch(&server, &core("configmaps/a"), "merge", &json!({"data": {"n": n.to_string()}})).await;
+            let answer = get(&server, &exact).await;
+            if answer.code == 410 {
+                return answer;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let answer =
+        tokio::time::timeout(std::time::Duration::from_secs(10), forgotten).await.expect("forgotten in time");
+    assert_eq!(answer.body["reason"], "Expired");
+    assert_eq!(names(&get(&server, &core("configmaps")).await.body), ["a"]);
+}
+
+#[tokio::test]
+async fn a_server_whose_store_is_gone_lives_and_is_not_ready() {
+    let store = portolan_store::embedded::Embedded::in_memory();
+    let server = over(store.clone()).await;
+    assert_eq!(get(&server, "/readyz").await.text, "ok");
+    store.close().await;
+    assert_eq!(get(&server, "/livez").await.text, "ok");
+    let unready = get(&server, "/readyz").await;
+    assert_eq!(unready.code, 500);
+    assert!(unready.text.contains("[-]store failed"), "{}", unready.text);
+    let refused = post(&server, &core("configmaps"), &configmap("a", &json!({}), &json!({}))).await;
+    assert_eq!((refused.code.as_u16(), &refused.body["reason"]), (503, &json!("ServiceUnavailable")));
+}

@@ -124,13 +124,17 @@ fn keys_and_tokens_are_made_once_and_for_the_owner_only() {
     }
 }
 
-/// The kubectl to test with: `$KUBECTL`, else the first on the path.
-fn kubectl() -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os("KUBECTL") {
-        return Some(path.into());
+/// The kubectls to test with: those named by `$KUBECTL` (several as in `$PATH`), else the first on the path.
+fn kubectls() -> Vec<PathBuf> {
+    if let Some(paths) = std::env::var_os("KUBECTL") {
+        return std::env::split_paths(&paths).collect();
     }
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join("kubectl")).find(|file| file.is_file())
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|dir| dir.join("kubectl"))
+        .filter(|file| file.is_file())
+        .take(1)
+        .collect()
 }
 
 /// Runs kubectl; its output, or what it complained of.
@@ -178,11 +182,16 @@ spec:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kubectl_applies_shows_changes_and_deletes() {
-    let Some(kubectl) = kubectl() else {
+    let kubectls = kubectls();
+    if kubectls.is_empty() {
         println!("skipped: kubectl_applies_shows_changes_and_deletes: no kubectl on PATH nor in $KUBECTL");
-        return;
-    };
-    let listening = Listening::start().await;
+    }
+    for kubectl in kubectls {
+        exercise(&kubectl, &Listening::start().await).await;
+    }
+}
+
+async fn exercise(kubectl: &Path, listening: &Listening) {
     let rows: &[(&[&str], &str, &str)] = &[
         (&["apply", "-f", "-"], MANIFEST, "deployment.apps/echo created\nservice/echo created\n"),
         (&["apply", "-f", "-"], MANIFEST, "deployment.apps/echo unchanged\nservice/echo unchanged\n"),
@@ -205,15 +214,15 @@ async fn kubectl_applies_shows_changes_and_deletes() {
         (&["delete", "deploy", "echo", "--timeout=10s"], "", "deployment.apps \"echo\" deleted"),
     ];
     for (args, input, expected) in rows {
-        let answer = run(&kubectl, &listening, args, input).await;
+        let answer = run(kubectl, listening, args, input).await;
         let answer = answer.unwrap_or_else(|complaint| panic!("kubectl {args:?} failed: {complaint}"));
         assert!(answer.contains(expected), "kubectl {args:?} said: {answer}");
     }
     let typo = MANIFEST.replace("targetPort: 80", "targetport: 80");
-    let complaint = run(&kubectl, &listening, &["apply", "-f", "-"], &typo).await.expect_err("a typo");
+    let complaint = run(kubectl, listening, &["apply", "-f", "-"], &typo).await.expect_err("a typo");
     assert!(complaint.contains("unknown field \"spec.ports[0].targetport\""), "{complaint}");
     let range = MANIFEST.replace("30163", "99");
-    let complaint = run(&kubectl, &listening, &["apply", "-f", "-"], &range).await.expect_err("a wrong port");
+    let complaint = run(kubectl, listening, &["apply", "-f", "-"], &range).await.expect_err("a wrong port");
     assert!(
         complaint
             .contains("spec.ports[0].nodePort: Invalid value: 99: provided port is not in the valid range"),

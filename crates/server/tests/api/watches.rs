@@ -117,8 +117,17 @@ async fn a_watch_from_a_forgotten_revision_is_told_so() {
     // A server that starts now has never seen what was compacted away.
     let second = over(store).await;
     let path = format!("{}?watch=true&resourceVersion={}", core("configmaps"), version(&made));
-    let late = get(&second, &path).await;
-    assert_eq!((late.code.as_u16(), &late.body["reason"]), (410, &json!("Expired")), "{}", late.text);
+    let mut late = Watch::open(&second, &path).await;
+    let told = late.next().await.expect("an event");
+    assert_eq!(
+        (&told["type"], &told["object"]["code"], &told["object"]["reason"]),
+        (&json!("ERROR"), &json!(410), &json!("Expired"))
+    );
+    assert_eq!(late.next().await, None);
+    // A revision of another history: the same.
+    let mut early =
+        Watch::open(&second, &format!("{}?watch=true&resourceVersion=99999", core("configmaps"))).await;
+    assert_eq!(early.next().await.expect("an event")["object"]["code"], 410);
 }
 
 #[tokio::test]
@@ -207,4 +216,56 @@ async fn a_restart_keeps_objects_and_revisions_and_watchers_resume() {
     let mut rival = service("c", "NodePort");
     rival["spec"]["ports"][0]["nodePort"] = b["spec"]["ports"][0]["nodePort"].clone();
     assert_eq!(post(&second, &core("services"), &rival).await.code, 422);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_that_come_and_go_amid_writers_miss_nothing_and_see_nothing_twice() {
+    let server = server().await;
+    let start = version(&get(&server, &core("configmaps")).await.body);
+    const WRITERS: u64 = 4;
+    const ROUNDS: u64 = 60;
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let server = server.clone();
+            tokio::spawn(async move {
+                let mut written = Vec::new();
+                for round in 0..ROUNDS {
+                    // Each writer has its own name, made, changed twice and deleted in turn.
+                    let (path, name) = (core(&format!("configmaps/w{writer}")), format!("w{writer}"));
+                    let change = json!({"data": {"round": round.to_string()}});
+                    let answer = match round % 4 {
+                        0 => {
+                            post(&server, &core("configmaps"), &configmap(&name, &json!({}), &json!({})))
+                                .await
+                        }
+                        1 | 2 => patch(&server, &path, "merge", &change).await,
+                        _ => delete(&server, &path, &Value::Null).await,
+                    };
+                    assert!(answer.code.is_success(), "{}", answer.text);
+                    written.push(["ADDED", "MODIFIED", "MODIFIED", "DELETED"][(round % 4) as usize]);
+                }
+                written
+            })
+        })
+        .collect();
+
+    let mut seen = vec![Vec::new(); WRITERS as usize];
+    let (mut last, mut count) = (start, 0);
+    while count < WRITERS * ROUNDS {
+        let path = format!("{}?watch=true&resourceVersion={last}", core("configmaps"));
+        let mut watch = Watch::open(&server, &path).await;
+        for _ in 0..7.min(WRITERS * ROUNDS - count) {
+            let event = watch.next().await.expect("an event");
+            let at: u64 = version(&event["object"]).parse().expect("a decimal version");
+            assert!(at > last.parse().expect("a decimal version"), "each change once, in order");
+            last = at.to_string();
+            let name = event["object"]["metadata"]["name"].as_str().expect("a name");
+            let writer: usize = name[1..].parse().expect("a writer");
+            seen[writer].push(event["type"].as_str().expect("a type").to_owned());
+            count += 1;
+        }
+    }
+    for (writer, seen) in writers.into_iter().zip(seen) {
+        assert_eq!(seen, writer.await.expect("joined"));
+    }
 }

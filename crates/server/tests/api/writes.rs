@@ -344,3 +344,34 @@ async fn a_body_beyond_the_limit_is_refused() {
     let refused = post(&server, &core("configmaps"), &object).await;
     assert_eq!((refused.code.as_u16(), &refused.body["reason"]), (413, &json!("RequestEntityTooLarge")));
 }
+
+#[tokio::test]
+async fn a_port_that_an_update_gives_up_is_free_and_one_it_takes_is_taken() {
+    let server = server().await;
+    let first = post(&server, &core("services"), &service("a", "NodePort")).await.body;
+    let port = first["spec"]["ports"][0]["nodePort"].clone();
+    let mut rival = service("b", "NodePort");
+    rival["spec"]["ports"][0]["nodePort"] = port.clone();
+    assert_eq!(post(&server, &core("services"), &rival).await.code, 422);
+    let plain = patch(&server, &core("services/a"), "merge", &json!({"spec": {"type": "ClusterIP"}})).await;
+    assert_eq!(plain.code, 200, "{}", plain.text);
+    assert!(plain.body["spec"]["ports"][0].get("nodePort").is_none());
+    assert_eq!(plain.body["spec"]["clusterIP"], first["spec"]["clusterIP"], "the address stays");
+    assert_eq!(post(&server, &core("services"), &rival).await.code, 201);
+    let ports = json!([{"port": 80, "nodePort": port}]);
+    let back = json!({"spec": {"type": "NodePort", "ports": ports}});
+    let refused = patch(&server, &core("services/a"), "merge", &back).await;
+    assert_eq!(refused.code, 422, "{}", refused.text);
+}
+
+#[tokio::test]
+async fn a_put_makes_a_service_and_no_other_kind() {
+    let server = server().await;
+    let made = put(&server, &core("services/web"), &service("web", "ClusterIP")).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let missing = put(&server, &core("configmaps/a"), &configmap("a", &json!({}), &json!({}))).await;
+    assert_eq!(missing.code, 404);
+    let mut stale = service("old", "ClusterIP");
+    stale["metadata"]["resourceVersion"] = "1".into();
+    assert_eq!(put(&server, &core("services/old"), &stale).await.code, 404);
+}
