@@ -46,6 +46,8 @@ pub(crate) struct Arrived {
 
 /// How many updates are noted before the kernel follows, at most: endless updates must not put it off endlessly.
 const BURST: usize = 20_000;
+/// How long a node is waited for that has no ranges for its pods yet.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The pause after a first failure; it doubles with each further one.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_AT_MOST: Duration = Duration::from_secs(30);
@@ -59,6 +61,9 @@ pub(crate) struct Forwarder<D> {
     addresses: Option<fn() -> BTreeSet<std::net::IpAddr>>,
     /// The kernel has the planner's plan as of its last change.
     in_step: bool,
+    /// The first plan was made.
+    begun: bool,
+    begin_by: Option<Instant>,
     check_every: Duration,
     check_at: Instant,
     retry_at: Option<Instant>,
@@ -84,6 +89,8 @@ impl<D: Dataplane> Forwarder<D> {
             health,
             addresses,
             in_step: false,
+            begun: false,
+            begin_by: None,
             check_every,
             check_at: Instant::now() + check_every,
             retry_at: None,
@@ -141,7 +148,7 @@ impl<D: Dataplane> Forwarder<D> {
 
     /// Has the kernel follow what was noted, if it is time.
     fn follow(&mut self) {
-        if !self.observed.synced() {
+        if !self.observed.synced() || !self.furnished() {
             return;
         }
         let planner = self.observed.planner();
@@ -172,6 +179,18 @@ impl<D: Dataplane> Forwarder<D> {
             }
             Err(error) => self.failed(&error),
         }
+    }
+
+    /// Whether to begin. A node that registers is given its pods' ranges a moment later; to plan before that would let
+    /// outsiders at its ClusterIPs for as long. A node that is never given any has to be served too, so the wait ends.
+    fn furnished(&mut self) -> bool {
+        if self.begun {
+            return true;
+        }
+        let until = *self.begin_by.get_or_insert_with(|| Instant::now() + PATIENCE);
+        self.begun = self.observed.pods_are_known() || Instant::now() >= until;
+        self.retry_at = Some(until).filter(|_| !self.begun);
+        self.begun
     }
 
     fn failed(&mut self, error: &anyhow::Error) {

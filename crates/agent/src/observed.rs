@@ -128,6 +128,11 @@ impl Observed {
         self.services.complete && self.slices.complete && self.nodes.complete
     }
 
+    /// Whether it is known which addresses are those of this node's pods.
+    pub fn pods_are_known(&self) -> bool {
+        !self.planner.views().node.pod_cidrs.is_empty()
+    }
+
     /// Notes what a watch said.
     pub fn note(&mut self, update: Update) {
         match update {
@@ -182,9 +187,16 @@ impl Observed {
         self.endpoints.entry(service).or_insert_with_key(|s| known.get(s).cloned().unwrap_or_default())
     }
 
-    /// A node that is deleted under us keeps what it was last seen with: its Services go on until it is gone in earnest.
+    /// A node that is deleted under us, or made anew and not yet furnished, keeps what it was last seen with: its pods and
+    /// their connections are still there.
     fn node(&mut self, now: Option<(NodeSeen, Vec<Finding>)>) {
-        let Some((seen, findings)) = now else { return };
+        let Some((mut seen, findings)) = now else { return };
+        if seen.pod_cidrs.is_empty() {
+            seen.pod_cidrs = std::mem::take(&mut self.seen.pod_cidrs);
+        }
+        if seen.addresses.is_empty() {
+            seen.addresses = std::mem::take(&mut self.seen.addresses);
+        }
         self.seen = seen;
         self.node_findings = findings;
         self.set_node();

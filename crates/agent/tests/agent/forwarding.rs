@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use portolan_agent::{Agent, Config, Status};
-use portolan_plan::model::{Backend, Frontend, Plan, Protocol};
+use portolan_plan::model::{Backend, FromOutside, Frontend, Plan, Protocol};
 use portolan_plan::trace::{Flow, Origin, Outcome};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -101,6 +101,29 @@ async fn the_kernel_is_told_nothing_before_everything_is_listed() {
         assert_eq!(backends(&held.plan, "10.96.0.1"), ["10.1.1.1"]);
         running.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_node_that_registers_is_never_open_to_outsiders_for_want_of_its_pods_ranges() {
+    let api = web();
+    api.delete("nodes", "", "here");
+    let running = start(api.clone(), FakePlane::default());
+    let mut bare = node();
+    bare["spec"] = json!({});
+    api.put("nodes", bare.clone());
+    api.put("nodes", node());
+    let held = running.plane.until("the first plan", |h| h.syncs == 1).await;
+    let refuses = |h: &Held| h.plan.node.cluster_ip_from_outside == FromOutside::Refuse;
+    assert!(refuses(&held) && held.changes.is_empty(), "{held:?}");
+
+    // Nor when its object is made anew.
+    bare["status"]["addresses"][1]["address"] = json!("192.0.2.99");
+    api.delete("nodes", "", "here");
+    api.put("nodes", bare);
+    let moved = |h: &Held| h.plan.node.node_addresses == ["192.0.2.99".parse().unwrap()].into();
+    let held = running.plane.until("the new node's address", moved).await;
+    assert!(refuses(&held), "{held:?}");
+    running.stop().await;
 }
 
 #[tokio::test]
