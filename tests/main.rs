@@ -1,5 +1,8 @@
 //! One integration binary for the whole program.
 
-mod lab; // the lab: started, used, killed, and nothing left
+mod disruption; // pods and parts die, connections go on
+mod harness; // a lab for a test
+mod kubectl; // the real kubectl against a lab
+mod load; // clients that open connections and count
 mod map; // ARCHITECTURE.md tells the truth
 mod tidy; // rules worth stating

@@ -33,6 +33,9 @@ pub struct Args {
     /// Ranges of ClusterIPs, as the server has them.
     #[arg(long, value_name = "CIDR", value_delimiter = ',', default_value = "10.96.0.0/16,fd00:10:96::/112")]
     service_cidr: Vec<IpNet>,
+    /// What becomes of connections to a ClusterIP that start neither on this node nor in one of its pods.
+    #[arg(long, value_enum, default_value_t = FromOutside::Refuse)]
+    cluster_ip_from_outside: FromOutside,
     /// A directory to serve as an image's root, read-only.
     #[arg(long, value_name = "NAME=DIR", value_parser = image)]
     image: Vec<(String, PathBuf)>,
@@ -45,6 +48,14 @@ pub struct Args {
     /// The port of the node's log endpoint.
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     log_port: u16,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum FromOutside {
+    /// Dropped, and counted.
+    Refuse,
+    /// Forwarded with this node's address as source, as kube-proxy does.
+    Masquerade,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -97,7 +108,12 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     pods.log_port = args.log_port;
     pods.labels = args.label.into_iter().collect();
 
-    let agent = portolan_agent::Config { service_cidrs: args.service_cidr, ..portolan_agent::Config::new(&name) };
+    let mut agent = portolan_agent::Config::new(&name);
+    agent.service_cidrs = args.service_cidr;
+    agent.cluster_ip_from_outside = match args.cluster_ip_from_outside {
+        FromOutside::Refuse => portolan_plan::model::FromOutside::Refuse,
+        FromOutside::Masquerade => portolan_plan::model::FromOutside::Masquerade,
+    };
 
     let speaker = async {
         let Some(interface) = interface else {

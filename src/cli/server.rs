@@ -43,7 +43,7 @@ pub struct Args {
     cluster_cidr: Vec<IpNet>,
     /// Addresses for Services of type LoadBalancer: `FIRST-LAST` or a CIDR.
     #[arg(long, value_name = "RANGE", value_delimiter = ',')]
-    pool: Vec<String>,
+    pool: Vec<portolan_control::pool::Range>,
 }
 
 /// Runs the control plane until `stop`.
@@ -107,7 +107,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         let config = portolan_control::Config {
             cluster_cidrs: args.cluster_cidr,
             pool: args.pool,
-            ca_pem: authority.certificate_pem().to_owned(),
+            ca_pem: Some(authority.certificate_pem().to_owned()),
             ..portolan_control::Config::default()
         };
         portolan_control::run(client, config, stop.clone())
