@@ -293,9 +293,7 @@ impl Server {
         call.admit_replacement(&mut body, &mut warnings)?;
         let changed = self.modify(call.subject(), Part::Main, dry_run, |_| Ok(body.clone())).await;
         match changed {
-            Err(status)
-                if status.code == 404 && creates_on_update(call.kind) && meta::uid(&body).is_empty() =>
-            {
+            Err(status) if status.code == 404 && creates(call.kind, &body) => {
                 portolan_api::walk::set(&mut body, "metadata.name", call.name());
                 let namespace = call.path.namespace.as_deref();
                 let (object, more) = self.create_object(call.kind, namespace, body, dry_run).await?;
