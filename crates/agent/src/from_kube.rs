@@ -14,7 +14,7 @@ use portolan_plan::finding::{Finding, Object};
 use portolan_plan::model::{Family, Protocol, ServiceName};
 use portolan_plan::view::*;
 
-/// Services that another proxy carries are not watched (services.md A6.1).
+/// Services that another proxy carries are not watched (KEP-2447).
 pub const SERVICE_SELECTOR: &str = "!service.kubernetes.io/service-proxy-name";
 /// Nor are their slices, nor those of headless Services. The slice controller copies a Service's labels to its slices.
 pub const SLICE_SELECTOR: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
@@ -22,7 +22,7 @@ pub const SLICE_SELECTOR: &str = "!service.kubernetes.io/service-proxy-name,!ser
 /// The label of a slice that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const ZONE: &str = "topology.kubernetes.io/zone";
-/// The older form of `spec.loadBalancerSourceRanges`; the field goes before it (services.md A1.14).
+/// The older form of `spec.loadBalancerSourceRanges`; the field goes before it.
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 /// `spec.sessionAffinityConfig.clientIP.timeoutSeconds` where it isn't given.
 const AFFINITY_SECONDS: u64 = 10800;
@@ -78,7 +78,7 @@ pub fn key(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta
     }
 }
 
-/// A Service. `None` if nodes have nothing to do with it: it is headless or an alias (services.md A6.2).
+/// A Service. `None` if nodes have nothing to do with it: it is headless or an alias.
 pub fn service(service: &Service) -> (Option<ServiceView>, Vec<Finding>) {
     let Key { namespace, name } = key(&service.metadata);
     let name = ServiceName { namespace, name };
@@ -138,7 +138,7 @@ impl Bad<'_> {
     }
 }
 
-/// Go's parser took leading zeros for decimal, so that stored objects may have them (services.md A0.2).
+/// Go's parser took leading zeros for decimal, so that stored objects may have them (KEP-4858).
 fn address(text: &str) -> Option<IpAddr> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Some(address.to_canonical());
@@ -251,7 +251,7 @@ pub fn slice(slice: &EndpointSlice, names: &mut Names) -> Option<(ServiceName, S
     let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
     let service = ServiceName { namespace: names.string(namespace), name: service.as_str().into() };
     let ports = slice.ports.iter().flatten().filter_map(|port| {
-        // A port without a number means all ports to the API, but nothing to nodes (services.md A4.3). An absent name is
+        // A port without a number means all ports to the API, but nothing to nodes (k8s.io/api discovery/v1). An absent name is
         // the unnamed port: the API defaults it to "".
         Some(SlicePort {
             name: names.string(port.name.as_deref().unwrap_or_default()),
@@ -270,7 +270,7 @@ fn endpoint(endpoint: &Endpoint, family: Family, names: &mut Names) -> Option<En
     Some(EndpointView {
         address,
         node: endpoint.node_name.as_deref().map(|n| names.string(n)),
-        // services.md A4.4: nil ready is true, nil serving is true, nil terminating is false.
+        // discovery/v1 types.go: nil ready is true, nil serving is true, nil terminating is false.
         ready: conditions.and_then(|c| c.ready).unwrap_or(true),
         serving: conditions.and_then(|c| c.serving).unwrap_or(true),
         terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),

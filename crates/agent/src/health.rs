@@ -95,7 +95,8 @@ async fn bind(port: u16) -> std::io::Result<TcpListener> {
     }
 }
 
-/// The answer on a port, whatever is asked: its form is what load balancers know from kube-proxy (services.md A6.21).
+/// The answer on a port, whatever is asked: its form is what load balancers know from kube-proxy
+/// (pkg/proxy/healthcheck/service_health.go).
 fn answer(port: u16, health: &Health) -> Response<Full<Bytes>> {
     let Some((service, check)) = health.checks.iter().find(|(_, c)| c.port == port) else {
         let mut gone = Response::new(Full::default());

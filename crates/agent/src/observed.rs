@@ -122,8 +122,7 @@ impl Observed {
         }
     }
 
-    /// Whether every kind was listed once. Before that a plan would take rules away that are only not yet known again
-    /// (services.md A6.3).
+    /// Whether every kind was listed once. Before that a plan would take rules away that are only not yet known again.
     pub fn synced(&self) -> bool {
         self.services.complete && self.slices.complete && self.nodes.complete
     }

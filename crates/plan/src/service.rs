@@ -20,7 +20,8 @@ pub struct ServiceClaims {
     /// Addresses of its endpoints on this node, usable or not.
     pub local_pods: BTreeSet<IpAddr>,
     /// For each UDP frontend in `wanted`: the endpoints that still serve, usable for new flows or not. A flow to one of
-    /// them goes on; a flow to another has to choose again (services.md A6.19).
+    /// them goes on; a flow to another has to choose again (as in kube-proxy's
+    /// pkg/proxy/conntrack).
     pub udp_serving: BTreeMap<Frontend, Arc<BTreeSet<Backend>>>,
     /// What load balancers may ask of this node.
     pub health_check: Option<HealthCheck>,
@@ -32,7 +33,7 @@ pub struct HealthCheck {
     /// The port on which it is asked.
     pub port: u16,
     /// How many endpoints on this node are ready. Those that only finish their work don't count: new connections are
-    /// better sent elsewhere (services.md A6.21).
+    /// better sent elsewhere (as in kube-proxy's pkg/proxy/healthcheck).
     pub local_ready: usize,
 }
 
@@ -83,7 +84,7 @@ fn vips(service: &ServiceView, node: &NodeView, findings: &mut Vec<Finding>) -> 
     let mut closed = BTreeSet::new();
     for (i, ingress) in service.load_balancer.iter().enumerate() {
         if ingress.proxy {
-            continue; // services.md A1.31: the traffic goes to the load balancer
+            continue; // KEP-1860: the traffic goes to the load balancer
         }
         let field = format!("status.loadBalancer.ingress[{i}].ip");
         if refused(service, node, ingress.ip, &field, findings) {
@@ -151,7 +152,7 @@ fn refused(
 }
 
 /// The source ranges that hold for a load balancer's address: only those of its family, so that a family without a
-/// range is closed instead of open (services.md A6.15).
+/// range is closed instead of open, as it is with kube-proxy, where a filter exists per family.
 fn ranges_for(service: &ServiceView, node: &NodeView, vip: IpAddr) -> Option<BTreeSet<IpNet>> {
     let family = Family::of(vip);
     let mut ranges: BTreeSet<IpNet> = service
@@ -165,7 +166,7 @@ fn ranges_for(service: &ServiceView, node: &NodeView, vip: IpAddr) -> Option<BTr
         return None;
     }
     // Where the address is bound to an interface, the kernel chooses it as the source of the node's own connections
-    // to it: a node that is let in must be let in under that address too (services.md A6.14).
+    // to it: a node that is let in must be let in under that address too, as with kube-proxy.
     if node.addresses.iter().any(|a| ranges.iter().any(|r| r.contains(a))) {
         ranges.insert(IpNet::from(vip));
     }
@@ -189,7 +190,7 @@ fn plan_port(
     let set = |scope| SetName { port: port.name.clone(), protocol: port.protocol, family, scope };
 
     // No endpoint at all is refused at once; endpoints that this policy doesn't allow here are a matter of routing that
-    // may heal elsewhere, so the client is left to try again (services.md A6.7).
+    // may heal elsewhere, so the client is left to try again, as with kube-proxy.
     let action = |policy| match policy {
         TrafficPolicy::Cluster if !choice.cluster.is_empty() => Action::Balance(set(Scope::Cluster)),
         TrafficPolicy::Local if !choice.local.is_empty() => Action::Balance(set(Scope::Local)),
@@ -199,7 +200,8 @@ fn plan_port(
 
     let internal = action(service.internal_policy);
     let external = action(service.external_policy);
-    // What starts on this node and in its pods need not enter by a node that has an endpoint (services.md A6.8).
+    // What starts on this node and in its pods need not enter by a node that has an endpoint; Kubernetes
+    // defines the policy for traffic from outside of the cluster.
     let inside = Some(action(TrafficPolicy::Cluster)).filter(|i| *i != external);
     let external_masquerade = match service.external_policy {
         TrafficPolicy::Cluster => Masquerade::Everyone,
@@ -234,7 +236,7 @@ fn plan_port(
             action: external.clone(),
             inside: inside.clone(),
             masquerade: external_masquerade,
-            source_ranges: None, // never on NodePorts: services.md A1.14
+            source_ranges: None, // defined for load-balancer addresses, never NodePorts
         });
     }
 
@@ -265,7 +267,7 @@ struct PortKey<'a> {
 type Merged<'a> = BTreeMap<PortKey<'a>, BTreeMap<Backend, &'a EndpointView>>;
 
 /// While the control plane moves an endpoint from one slice to another it may be in both: the entry that says most in
-/// its favour wins, and one that isn't terminating before all (services.md A6.4).
+/// its favour wins, and one that isn't terminating before all (as kube-proxy's endpointslicecache.go).
 fn merge<'a>(endpoints: &'a EndpointsView, node: &NodeView) -> Merged<'a> {
     let rank = |e: &EndpointView| (!e.terminating, e.ready, e.serving, is_local(e, node));
     let mut merged: Merged<'a> = BTreeMap::new();
@@ -302,13 +304,13 @@ fn choose(endpoints: &BTreeMap<Backend, &EndpointView>, node: &NodeView) -> Choi
     let topology = topology(endpoints, node);
     Choice {
         cluster: usable(endpoints, |_| true, |e| topology.allows(e, node)),
-        // Hints never apply to it: services.md A6.6.
+        // Hints are about the cluster's endpoints: a local policy has made its choice (kube-proxy's topology.go).
         local: usable(endpoints, |e| is_local(e, node), |_| true),
     }
 }
 
 /// The ready endpoints that are preferred; if there is none ready, those that are terminating and still serve, where
-/// preferences no longer count (services.md A6.5, KEP-1669).
+/// preferences no longer count (KEP-1669).
 fn usable(
     endpoints: &BTreeMap<Backend, &EndpointView>,
     eligible: impl Fn(&EndpointView) -> bool,
@@ -340,7 +342,7 @@ impl Topology<'_> {
 }
 
 /// Hints count only if every ready endpoint has them and at least one is meant for here: half-written hints must not
-/// concentrate all traffic on few endpoints (services.md A6.6).
+/// concentrate all traffic on few endpoints (KEP-2433; node before zone: KEP-3015).
 fn topology<'a>(endpoints: &BTreeMap<Backend, &EndpointView>, node: &'a NodeView) -> Topology<'a> {
     let ready = || endpoints.values().filter(|e| e.ready);
     let all = |has: &dyn Fn(&Hints) -> bool| ready().all(|e| e.hints.as_deref().is_some_and(has));
@@ -356,7 +358,7 @@ fn topology<'a>(endpoints: &BTreeMap<Backend, &EndpointView>, node: &'a NodeView
     }
 }
 
-/// The addresses on which NodePorts answer (services.md A6.16).
+/// The addresses on which NodePorts answer; the default is that of kube-proxy's nftables mode.
 pub(crate) fn node_port_addresses(node: &NodeView) -> BTreeSet<IpAddr> {
     let known = || node.addresses.iter().chain(&node.local_addresses).copied().filter(|a| !a.is_loopback());
     match &node.node_ports {

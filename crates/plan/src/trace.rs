@@ -265,7 +265,7 @@ impl Plan {
             ));
             return Outcome::NotAService;
         }
-        // services.md A6.11
+        // As kube-proxy's nftables mode has it (pkg/proxy/nftables/proxier.go, v1.36): its `cluster-ips` chain.
         let owner = self.services.iter().find(|(_, part)| {
             part.frontends.iter().any(|(f, p)| {
                 p.kind == FrontendKind::ClusterIp
