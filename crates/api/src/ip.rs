@@ -34,6 +34,10 @@ fn sloppy(text: &str) -> Option<(IpAddr, bool)> {
     Some((IpAddr::V4(Ipv4Addr::from(octets)), true))
 }
 
+fn decimal(text: &str) -> Option<u8> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
 fn mapped(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
 }
@@ -75,7 +79,7 @@ pub fn range_faults(path: &str, text: &str, had: &[&str]) -> Vec<FieldError> {
         )]
     };
     let Some((address, length)) = text.split_once('/') else { return bad() };
-    let (Some((ip, zeros)), Ok(bits)) = (sloppy(address), length.parse::<u8>()) else { return bad() };
+    let (Some((ip, zeros)), Some(bits)) = (sloppy(address), decimal(length)) else { return bad() };
     let Ok(net) = IpNet::new(ip, bits) else { return bad() };
     if zeros || (length.len() > 1 && length.starts_with('0')) {
         return vec![FieldError::invalid(path, text, "must not have leading 0s in IP or prefix length")];

@@ -53,7 +53,9 @@ pub fn label_faults(text: &str) -> Vec<String> {
         out.push(too_long_name(63));
     }
     if !label_shape(text) {
-        out.push(LABEL_TEXT.into());
+        // A name that would do elsewhere deserves the shorter answer.
+        let dotted = text.contains('.') && subdomain_faults(text).is_empty();
+        out.push(if dotted { "must not contain dots".into() } else { LABEL_TEXT.into() });
     }
     out
 }
@@ -128,7 +130,7 @@ pub fn port_name_faults(text: &str) -> Vec<String> {
         out.push("must be no more than 15 characters".into());
     }
     let b = text.as_bytes();
-    if !b.iter().all(|&c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-') {
+    if b.is_empty() || !b.iter().all(|&c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-') {
         out.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".into());
     }
     if !b.iter().any(u8::is_ascii_lowercase) {

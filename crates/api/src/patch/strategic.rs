@@ -69,7 +69,11 @@ pub(super) fn merge_map(
     shape: &Shape,
 ) -> Result<Fate, PatchError> {
     match directive(patch)? {
-        Some("delete") => return Ok(Fate::Gone),
+        // Where there is an object to delete, Kubernetes leaves an empty one.
+        Some("delete") => {
+            target.clear();
+            return Ok(Fate::Gone);
+        }
         Some("replace") => {
             target.clear();
             for (key, value) in patch.iter().filter(|(key, _)| *key != DIRECTIVE) {
@@ -95,6 +99,10 @@ pub(super) fn merge_map(
         }
         target.retain(|key, _| keep.contains(&key.as_str()));
     }
+    // An order is about the list as it was and as it will be.
+    let ordered = patch.keys().filter_map(|key| key.strip_prefix(ORDER));
+    let before: Map<String, Value> =
+        ordered.filter_map(|field| Some((field.to_owned(), target.get(field)?.clone()))).collect();
     for (key, value) in patch {
         if key == DIRECTIVE || key == RETAIN_KEYS || key.starts_with(ORDER) {
             continue;
@@ -116,9 +124,7 @@ pub(super) fn merge_map(
                     Some(Rule::Map(shape)) => shape,
                     _ => &PLAIN,
                 };
-                if merge_map(there, patch, shape)? == Fate::Gone {
-                    target.shift_remove(key);
-                }
+                merge_map(there, patch, shape)?;
             }
             (Some(Value::Array(there)), Value::Array(patch)) => match rule {
                 Some(Rule::List(merge_key, shape)) => merge_list(there, patch, merge_key, shape)?,
@@ -145,18 +151,21 @@ pub(super) fn merge_map(
                 _ => None,
             };
             check_order(order, patched, merge_key, key)?;
-            sort(items, order, merge_key);
+            let before = before.get(field).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            arrange(items, order, before, merge_key);
         }
     }
     Ok(Fate::Kept)
 }
 
 fn merge_set(target: &mut Vec<Value>, patch: &[Value]) {
+    let before = target.clone();
     for item in patch {
         if !target.contains(item) {
             target.push(item.clone());
         }
     }
+    arrange(target, patch, &before, None);
 }
 
 fn merge_list(
@@ -165,7 +174,7 @@ fn merge_list(
     merge_key: &str,
     shape: &Shape,
 ) -> Result<(), PatchError> {
-    let mut maps = Vec::new();
+    let mut items = Vec::new();
     let mut replace = false;
     for item in patch {
         let Value::Object(map) = item else {
@@ -173,38 +182,27 @@ fn merge_list(
                 "a list that merges by {merge_key:?} must hold objects, found {item}"
             )));
         };
-        match directive(map)? {
-            // Alone in an item, the word is about the whole list.
-            Some("replace") if !map.contains_key(merge_key) => replace = true,
-            found => maps.push((map, found)),
+        let word = directive(map)?;
+        // In an item, the word is about the whole list, and the item is no more than its bearer.
+        if word == Some("replace") {
+            replace = true;
+            continue;
+        }
+        let Some(id) = map.get(merge_key) else {
+            return Err(malformed(format!("map: {item} does not contain declared merge key: {merge_key}")));
+        };
+        if word == Some("delete") {
+            target.retain(|there| there.get(merge_key) != Some(id));
+        } else {
+            items.push((id, map, item.clone()));
         }
     }
     if replace {
         target.clear();
-        for (map, word) in maps {
-            if word != Some("delete") {
-                target.push(Value::Object(
-                    map.iter()
-                        .filter(|(k, _)| *k != DIRECTIVE)
-                        .map(|(k, v)| (k.clone(), v.clone()))
-                        .collect(),
-                ));
-            }
-        }
-        return Ok(());
     }
-    for (map, word) in maps {
-        let Some(id) = map.get(merge_key) else {
-            return Err(malformed(format!(
-                "map: {} does not contain declared merge key: {merge_key}",
-                Value::Object(map.clone())
-            )));
-        };
-        if word == Some("delete") {
-            target.retain(|item| item.get(merge_key) != Some(id));
-            continue;
-        }
-        match target.iter_mut().find(|item| item.get(merge_key) == Some(id)) {
+    let before = target.clone();
+    for (id, map, _) in &items {
+        match target.iter_mut().find(|there| there.get(merge_key) == Some(*id)) {
             Some(Value::Object(there)) => {
                 merge_map(there, map, shape)?;
             }
@@ -215,6 +213,8 @@ fn merge_list(
             }
         }
     }
+    let order: Vec<Value> = items.into_iter().map(|(_, _, item)| item).collect();
+    arrange(target, &order, &before, Some(merge_key));
     Ok(())
 }
 
@@ -248,22 +248,27 @@ fn check_order(
     Ok(())
 }
 
-/// Items that the order names stand as it says; items that only the server knows stay behind the one they followed.
-fn sort(items: &mut Vec<Value>, order: &[Value], merge_key: Option<&str>) {
-    let rank = |item: &Value| {
+/// Items that the patch names stand as it names them. Between them, as far as that lets them, the others stay where they
+/// were: each before the first named item that came after it.
+fn arrange(items: &mut Vec<Value>, order: &[Value], before: &[Value], merge_key: Option<&str>) {
+    let place = |list: &[Value], item: &Value| {
         let id = identity(item, merge_key)?;
-        order.iter().position(|o| identity(o, merge_key) == Some(id))
+        list.iter().position(|other| identity(other, merge_key) == Some(id))
     };
-    let mut named: Vec<(usize, Vec<Value>)> = Vec::new();
-    let mut first: Vec<Value> = Vec::new();
-    for item in items.drain(..) {
-        match (rank(&item), named.last_mut()) {
-            (Some(rank), _) => named.push((rank, vec![item])),
-            (None, Some((_, group))) => group.push(item),
-            (None, None) => first.push(item),
+    let (mut named, mut others): (Vec<Value>, Vec<Value>) =
+        items.drain(..).partition(|item| place(order, item).is_some());
+    named.sort_by_key(|item| place(order, item));
+    others.sort_by_key(|item| place(before, item));
+    let mut others = others.into_iter().peekable();
+    for item in named {
+        if let Some(here) = place(before, &item) {
+            while let Some(other) =
+                others.next_if(|other| place(before, other).is_some_and(|there| there < here))
+            {
+                items.push(other);
+            }
         }
+        items.push(item);
     }
-    named.sort_by_key(|(rank, _)| *rank);
-    items.extend(first);
-    items.extend(named.into_iter().flat_map(|(_, group)| group));
+    items.extend(others);
 }

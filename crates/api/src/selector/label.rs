@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use super::SelectorError;
-use crate::fielderror::FieldError;
+use crate::fielderror::{FieldError, aggregate, quote};
 use crate::meta;
 use crate::walk;
 
@@ -160,10 +160,6 @@ impl LabelSelector {
     pub fn matches(&self, labels: &Map<String, Value>) -> bool {
         !self.nothing && self.requirements.iter().all(|r| r.matches(labels))
     }
-}
-
-fn quote(text: &str) -> String {
-    crate::fielderror::quote(text)
 }
 
 fn requirements_of_map(map: &Map<String, Value>) -> Vec<Requirement> {
@@ -348,19 +344,24 @@ impl Parser {
             Operator::In | Operator::NotIn => self.values()?,
             _ => vec![self.exact()?],
         };
-        for value in &values {
-            if matches!(operator, Operator::GreaterThan | Operator::LessThan) {
-                if value.parse::<i64>().is_err() {
-                    let text = "for 'Gt', 'Lt' operators, the value must be an integer";
-                    return Err(FieldError::invalid("values[0]", value.as_str(), text).to_string());
-                }
-            } else {
-                let faults = meta::label_value_faults(value);
-                if !faults.is_empty() {
-                    let path = format!("values[0][{key}]");
-                    return Err(FieldError::invalid(path, value.as_str(), faults.join("; ")).to_string());
-                }
+        let mut errors = Vec::new();
+        for (i, value) in values.iter().enumerate() {
+            if matches!(operator, Operator::GreaterThan | Operator::LessThan) && value.parse::<i64>().is_err()
+            {
+                let text = "for 'Gt', 'Lt' operators, the value must be an integer";
+                errors.push(FieldError::invalid(format!("values[{i}]"), value.as_str(), text));
             }
+            let faults = meta::label_value_faults(value);
+            if !faults.is_empty() {
+                errors.push(FieldError::invalid(
+                    format!("values[{i}][{key}]"),
+                    value.as_str(),
+                    faults.join("; "),
+                ));
+            }
+        }
+        if !errors.is_empty() {
+            return Err(aggregate(&errors));
         }
         Ok(Requirement::new(&key, operator, values))
     }

@@ -552,3 +552,76 @@ fn unknown_fields_and_wrong_types_are_named_by_path() {
     let text = kind.decode(&wrong).unwrap_err();
     assert!(text.contains("spec.ports[0].port"), "{text}");
 }
+
+mod histories {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn change() -> impl Strategy<Value = Value> {
+        let kind = prop_oneof![
+            Just(json!({})),
+            Just(json!({"type": "ClusterIP"})),
+            Just(json!({"type": "NodePort"})),
+            Just(json!({"type": "LoadBalancer"})),
+            Just(json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local"})),
+            Just(json!({"type": "LoadBalancer", "externalTrafficPolicy": "Cluster"})),
+            Just(json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false})),
+            Just(json!({"type": "ExternalName", "externalName": "a.b"})),
+        ];
+        let family = prop_oneof![
+            Just(json!({})),
+            Just(json!({"ipFamilyPolicy": "SingleStack"})),
+            Just(json!({"ipFamilyPolicy": "PreferDualStack"})),
+            Just(json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6", "IPv4"]})),
+            Just(json!({"clusterIP": "None"})),
+            Just(json!({"clusterIP": "10.96.0.2"})),
+        ];
+        let port = |number: u64, protocol: &str| json!({"name": format!("{protocol}{number}").to_lowercase(), "port": number, "protocol": protocol});
+        let ports = prop_oneof![
+            Just(json!({})),
+            Just(json!({"ports": [port(1, "TCP")]})),
+            Just(json!({"ports": [port(1, "TCP"), port(1, "UDP")]})),
+            (30000..30004u64).prop_map(|n| json!({"ports": [{"name": "x", "port": 2, "nodePort": n}]})),
+        ];
+        (kind, family, ports).prop_map(|(a, b, c)| {
+            let mut all = a;
+            patch::merge(&mut all, &b).unwrap();
+            patch::merge(&mut all, &c).unwrap();
+            json!({"spec": all})
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// What is held is what the stored Services say, no more and no less, after any history of creations, patches and
+        /// deletions, granted or refused.
+        #[test]
+        fn what_is_held_is_what_services_say(steps in proptest::collection::vec((0..3usize, 0..4u8, change()), 1..24)) {
+            let cluster = dual();
+            let mut stored: Vec<Option<Value>> = vec![None, None, None];
+            for (which, what, change) in steps {
+                let name = format!("s{which}");
+                match (&stored[which], what) {
+                    (Some(old), 0) => {
+                        cluster.keep(&Allocation { take: vec![], release: release(old) });
+                        stored[which] = None;
+                    }
+                    (Some(old), _) => {
+                        if let Ok(new) = cluster.patch(old, change) {
+                            stored[which] = Some(new);
+                        }
+                    }
+                    (None, _) => {
+                        let mut new = service(change["spec"].clone());
+                        new["metadata"]["name"] = json!(name);
+                        stored[which] = cluster.create(new).ok();
+                    }
+                }
+                let said: HashSet<String> = stored.iter().flatten().flat_map(release).map(|c| c.key()).collect();
+                prop_assert_eq!(&said, &*cluster.held.borrow());
+            }
+        }
+    }
+}
