@@ -5,13 +5,20 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 use std::{mem, ptr, thread};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::FdFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
+
+use crate::process;
 
 /// Which namespaces to make: a sum of the constants below.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,7 +79,7 @@ pub fn on_thread<T: Send>(f: impl FnOnce() -> io::Result<T> + Send) -> io::Resul
     })
 }
 
-/// `setns(2)`: the calling thread enters a namespace, or (a pidfd) those of a process.
+/// `setns(2)`: the calling thread enters a namespace.
 pub fn enter(namespace: BorrowedFd<'_>, kinds: Namespaces) -> io::Result<()> {
     // SAFETY: no pointer is passed.
     check(unsafe { libc::setns(namespace.as_raw_fd(), kinds.bits()) }).map(drop)
@@ -104,8 +111,7 @@ pub fn new_netns() -> io::Result<OwnedFd> {
 
 /// Sets the host name of the calling thread's UTS namespace.
 pub fn set_hostname(name: &str) -> io::Result<()> {
-    // SAFETY: the name outlives the call and its length is given.
-    check(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) }).map(drop)
+    Ok(rustix::system::sethostname(name.as_bytes())?)
 }
 
 /// The namespaces that make up the world of a process: what there is to see, and what may be done.
@@ -158,27 +164,24 @@ pub struct Child {
 impl Child {
     /// Waits for its end and returns its exit status, 128 + the signal's number where a signal ended it.
     pub fn wait(&self) -> io::Result<i32> {
-        let mut status = 0;
-        loop {
-            // SAFETY: `status` outlives the call.
-            match check(unsafe { libc::waitpid(self.pid as i32, &raw mut status, 0) }) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-                Ok(_) if libc::WIFEXITED(status) => return Ok(libc::WEXITSTATUS(status)),
-                Ok(_) => return Ok(128 + libc::WTERMSIG(status)),
-            }
-        }
+        let pid = Pid::from_raw(self.pid as i32);
+        let ended = rustix::io::retry_on_intr(|| rustix::process::waitpid(pid, WaitOptions::empty()))?;
+        Ok(ended.map_or(1, |(_, status)| exit_status(status)))
     }
+}
+
+/// A status as a shell tells it.
+fn exit_status(status: WaitStatus) -> i32 {
+    status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(1)
 }
 
 /// Forks a process that has one thread: the child runs the function and exits with what it returns. With more threads
 /// the child could meet locks that nobody will ever release, so that is refused.
 pub fn fork(child: impl FnOnce() -> i32) -> io::Result<Child> {
     single_threaded()?;
-    // SAFETY: the process has one thread, hence the child finds every lock free.
-    match check(unsafe { libc::fork() })? {
-        0 => exit_with(child),
-        pid => Ok(Child { pid: pid as u32 }),
+    match process::fork()? {
+        None => exit_with(child),
+        Some(pid) => Ok(Child { pid: pid.as_raw_nonzero().get() as u32 }),
     }
 }
 
@@ -200,15 +203,16 @@ pub fn clone_into(kinds: Namespaces, child: impl FnOnce() -> i32) -> io::Result<
 }
 
 fn exit_with(child: impl FnOnce() -> i32) -> ! {
-    let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(101);
-    // SAFETY: ends the process without the parent's exit handlers and buffers.
-    unsafe { libc::_exit(status) }
+    process::exit_now(std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(101))
 }
 
 fn single_threaded() -> io::Result<()> {
-    match fs::read_dir("/proc/self/task")?.count() {
-        1 => Ok(()),
-        n => Err(io::Error::other(format!("a process of {n} threads can't be forked safely"))),
+    match fs::read_dir("/proc/self/task").map(Iterator::count) {
+        Ok(1) => Ok(()),
+        Ok(n) => Err(io::Error::other(format!("a process of {n} threads can't be forked safely"))),
+        // Whoever has entered another mount namespace is not in its `/proc`, and had one thread to do that (setns(2)).
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -235,110 +239,63 @@ pub fn is_administrator() -> bool {
     effective.is_some_and(|caps| caps & ADMIN == ADMIN) && effective_ids().0 == 0
 }
 
-/// The signal that the calling process gets when its parent ends.
+/// The calling process is killed when its parent ends.
 pub fn die_with_parent() -> io::Result<()> {
-    // SAFETY: no pointer is passed.
-    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) }).map(drop)
+    Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
 // === Mounts ===
 
-fn c_path(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
-}
-
-fn mount(
-    source: &str,
-    target: &Path,
-    kind: Option<&str>,
-    flags: libc::c_ulong,
-    data: Option<&str>,
-) -> io::Result<()> {
-    let source = CString::new(source).map_err(io::Error::other)?;
-    let target = c_path(target)?;
-    let kind = kind.map(CString::new).transpose().map_err(io::Error::other)?;
-    let data = data.map(CString::new).transpose().map_err(io::Error::other)?;
-    let pointer = |s: &Option<CString>| s.as_ref().map_or(ptr::null(), |s| s.as_ptr());
-    // SAFETY: every pointer is null or a zero-terminated string that outlives the call.
-    check(unsafe {
-        libc::mount(source.as_ptr(), target.as_ptr(), pointer(&kind), flags, pointer(&data).cast())
-    })
-    .map(drop)
-}
-
 /// Cuts this mount namespace off: nothing mounted here shows elsewhere, nor the reverse.
 pub fn make_mounts_private() -> io::Result<()> {
-    mount("none", Path::new("/"), None, libc::MS_REC | libc::MS_PRIVATE, None)
+    use rustix::mount::MountPropagationFlags as Flags;
+    Ok(rustix::mount::mount_change("/", Flags::REC | Flags::PRIVATE)?)
 }
 
 /// Mounts a `/proc` of this process's own PID namespace.
 pub fn mount_proc(target: &Path) -> io::Result<()> {
-    mount("proc", target, Some("proc"), libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC, None)
+    Ok(rustix::mount::mount("proc", target, "proc", HARMLESS | MountFlags::NOEXEC, None)?)
 }
 
 /// Mounts an empty memory file system; `options` as in mount(8), such as `mode=0700`.
-pub fn mount_tmpfs(target: &Path, options: &str) -> io::Result<()> {
-    mount("tmpfs", target, Some("tmpfs"), libc::MS_NOSUID | libc::MS_NODEV, Some(options))
+pub fn mount_tmpfs(target: &Path, options: &CStr) -> io::Result<()> {
+    Ok(rustix::mount::mount("tmpfs", target, "tmpfs", HARMLESS, Some(options))?)
 }
 
 /// Makes a file or directory visible at a second place, together with what is mounted below it.
 pub fn bind_mount(source: &Path, target: &Path) -> io::Result<()> {
-    let source = source.to_str().ok_or_else(|| io::Error::other("a path that is not UTF-8"))?;
-    mount(source, target, None, libc::MS_BIND | libc::MS_REC, None)
+    Ok(rustix::mount::mount_bind_recursive(source, target)?)
 }
 
 /// Takes a mount away now, whoever still uses it.
 pub fn unmount(target: &Path) -> io::Result<()> {
-    let target = c_path(target)?;
-    // SAFETY: the path is a zero-terminated string that outlives the call.
-    check(unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) }).map(drop)
+    Ok(rustix::mount::unmount(target, UnmountFlags::DETACH)?)
 }
+
+const HARMLESS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 
 // === Processes ===
 
-/// A reaped child: its process id and its exit status, 128 + the signal's number where a signal ended it.
+/// A reaped child, ours or an orphan that fell to us: its process id and its exit status.
 pub fn reap_any() -> io::Result<Option<(u32, i32)>> {
-    let mut status = 0;
-    // SAFETY: `status` outlives the call.
-    match check(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) }) {
-        Ok(0) => Ok(None),
-        Ok(pid) if libc::WIFEXITED(status) => Ok(Some((pid as u32, libc::WEXITSTATUS(status)))),
-        Ok(pid) => Ok(Some((pid as u32, 128 + libc::WTERMSIG(status)))),
-        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(None),
-        Err(error) => Err(error),
+    match rustix::process::wait(WaitOptions::NOHANG) {
+        Ok(ended) => Ok(ended.map(|(pid, status)| (pid.as_raw_nonzero().get() as u32, exit_status(status)))),
+        Err(rustix::io::Errno::CHILD) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
 /// A handle on a process that can't come to mean another one (`pidfd_open(2)`).
 pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: no pointer is passed; the result is checked before it is used.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: `fd` was just opened and nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    let pid = Pid::from_raw(pid as i32).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
-/// Sends a signal by such a handle.
-pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
-    // SAFETY: a null siginfo means "as kill(2) does".
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            signal,
-            ptr::null::<libc::siginfo_t>(),
-            0,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// When a process started, in clock ticks since boot: with its id this names it for good.
+/// When a process started, in clock ticks since boot: with its id this names it for good. One that has ended but was not
+/// waited for counts as gone.
 pub fn start_time(pid: u32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The second field, the name, may hold spaces and parentheses; its last one ends it. A zombie has ended.
+    // The second field, the name, may hold spaces and parentheses; its last one ends it.
     let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
     if matches!(fields.next(), Some("Z" | "X") | None) {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
@@ -347,19 +304,19 @@ pub fn start_time(pid: u32) -> io::Result<u64> {
 }
 
 /// Waits until a descriptor is readable, which a pidfd is once its process has ended; `false` if it took longer.
-pub fn wait_readable(fd: BorrowedFd<'_>, milliseconds: i32) -> io::Result<bool> {
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one pollfd, which outlives the call.
-    check(unsafe { libc::poll(&raw mut poll, 1, milliseconds) }).map(|ready| ready > 0)
+pub fn wait_readable(fd: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
+    let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    Ok(rustix::event::poll(&mut fds, Some(&limit))? > 0)
 }
 
 /// Lets a descriptor survive `exec`.
 pub fn inherit(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: no pointer is passed.
-    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) }).map(drop)
+    Ok(rustix::io::fcntl_setfd(fd, FdFlags::empty())?)
 }
 
-/// Takes ownership of a descriptor that was inherited by its number, and closes it at the next `exec`.
+/// Takes ownership of a descriptor that was inherited by its number, and closes it at the next `exec`. The number must
+/// have been handed over to the caller alone.
 pub fn inherited(number: i32) -> io::Result<OwnedFd> {
     // SAFETY: no pointer is passed. It fails where the number is not open.
     check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
@@ -370,26 +327,55 @@ pub fn inherited(number: i32) -> io::Result<OwnedFd> {
 /// Lets the calling process ignore the terminal's interrupts, as one does who waits for a child that gets them too.
 pub fn ignore_terminal_signals() -> io::Result<()> {
     for number in [libc::SIGINT, libc::SIGQUIT] {
-        set_handler(number, libc::SIG_IGN)?;
+        // SAFETY: sigaction is plain data, for which all zeroes is a value, and outlives the call; the handler is no
+        // function of ours.
+        check(unsafe {
+            let mut action: libc::sigaction = mem::zeroed();
+            action.sa_sigaction = libc::SIG_IGN;
+            libc::sigaction(number, &raw const action, ptr::null_mut())
+        })?;
     }
     Ok(())
 }
 
-/// Gives the terminal's interrupts and the broken pipe their usual meaning back, as a program about to be started expects.
-pub fn restore_signals() -> io::Result<()> {
-    for number in [libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE] {
-        set_handler(number, libc::SIG_DFL)?;
-    }
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
 
-fn set_handler(number: i32, handler: libc::sighandler_t) -> io::Result<()> {
-    // SAFETY: sigaction is plain data, for which all zeroes is a value; it outlives the call; the handler is one of the
-    // two that are no function of ours.
-    let result = unsafe {
-        let mut action: libc::sigaction = mem::zeroed();
-        action.sa_sigaction = handler;
-        libc::sigaction(number, &raw const action, ptr::null_mut())
-    };
-    check(result).map(drop)
+    use super::*;
+
+    #[test]
+    fn a_function_runs_in_the_namespace_named_and_its_caller_stays() {
+        let netns = match new_netns() {
+            Ok(netns) => netns,
+            Err(error) => {
+                println!("skipped: a function runs in the namespace named and its caller stays: {error}");
+                return;
+            }
+        };
+        let inode = |fd: OwnedFd| {
+            use std::os::unix::fs::MetadataExt;
+            File::from(fd).metadata().map(|m| m.ino()).expect("a namespace")
+        };
+        let here = inode(current_netns().expect("ours"));
+        let there = in_netns(netns.as_fd(), || current_netns().map(inode)).expect("entered").expect("theirs");
+        assert_eq!(inode(netns), there);
+        assert_ne!(here, there);
+        assert_eq!(inode(current_netns().expect("ours still")), here);
+    }
+
+    #[test]
+    fn a_process_of_several_threads_is_not_forked() {
+        // The test harness has its own thread besides this one.
+        assert!(fork(|| 0).is_err());
+    }
+
+    #[test]
+    fn a_process_is_named_by_its_id_and_start() {
+        let ours = start_time(std::process::id()).expect("we run");
+        assert_eq!(start_time(std::process::id()).expect("we still run"), ours);
+        assert!(start_time(u32::MAX / 2).is_err());
+        let handle = pidfd(std::process::id()).expect("a handle");
+        assert!(!wait_readable(handle.as_fd(), Duration::ZERO).expect("polled"), "we have not ended");
+    }
 }
