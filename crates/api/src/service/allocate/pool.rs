@@ -50,7 +50,7 @@ fn band(size: u128, share: u128, least: u128, most: u128) -> u128 {
 impl Space<IpAddr> {
     pub fn of_addresses(net: IpNet) -> Self {
         let (network, end) = (net.network().place(), net.broadcast().place());
-        let size = end - network + 1;
+        let size = (end - network).saturating_add(1);
         // IPv4 ends with the broadcast address; IPv6 has none.
         let last = if net.addr().is_ipv4() { end.saturating_sub(1) } else { end };
         Self { first: network + 1, last, band: band(size, 16, 16, 256), of: std::marker::PhantomData }
@@ -72,7 +72,7 @@ impl<T: Pick> Space<T> {
 
     /// A random free value of the upper band, else of the lower one.
     pub fn pick(&self, free: &dyn Fn(&T) -> bool, random: &mut dyn FnMut(u64) -> u64) -> Option<T> {
-        let size = (self.last + 1).saturating_sub(self.first);
+        let size = self.last.saturating_add(1).saturating_sub(self.first);
         let band = self.band.min(size);
         Self::search(self.first + band, size - band, free, random)
             .or_else(|| Self::search(self.first, band, free, random))
