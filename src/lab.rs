@@ -56,7 +56,9 @@ pub fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
             let state = Labs::open()?.expect(&status.named.name)?;
             show(status.output, &state, details)
         }
-        LabVerb::Exec(exec) => enter::exec(&Labs::open()?.expect(&exec.named.name)?, &exec.machine, &exec.command),
+        LabVerb::Exec(exec) => {
+            enter::exec(&Labs::open()?.expect(&exec.named.name)?, &exec.machine, &exec.command)
+        }
         LabVerb::Kubeconfig(named) => {
             println!("{}", Labs::open()?.expect(&named.name)?.kubeconfig.display());
             Ok(ExitCode::SUCCESS)
@@ -69,15 +71,20 @@ pub fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
             // The lab's files show only in its own mount namespace, which its init has as root.
             let inside = init::log_file(&labs.dir_of(&logs.named.name), &logs.machine);
             let path = format!("/proc/{}/root{}", init.pid, inside.display());
-            let mut file = std::fs::File::open(&path)
-                .with_context(|| format!("no log of {}: expected server, init, or a node's name", logs.machine))?;
+            let mut file = std::fs::File::open(&path).with_context(|| {
+                format!("no log of {}: expected server, init, or a node's name", logs.machine)
+            })?;
             std::io::copy(&mut file, &mut std::io::stdout())?;
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-fn show<T: Serialize>(output: Output, value: &T, table: impl FnOnce(&T) -> String) -> anyhow::Result<ExitCode> {
+fn show<T: Serialize>(
+    output: Output,
+    value: &T,
+    table: impl FnOnce(&T) -> String,
+) -> anyhow::Result<ExitCode> {
     match output {
         Output::Table => print!("{}", table(value)),
         Output::Json => println!("{}", serde_json::to_string_pretty(value)?),

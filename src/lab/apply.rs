@@ -47,7 +47,9 @@ pub fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Document>> {
         let mut files = vec![path.clone()];
         if fs::metadata(path).with_context(|| format!("-f {}", path.display()))?.is_dir() {
             files = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
-            files.retain(|f| f.extension().is_some_and(|e| ["yaml", "yml", "json"].iter().any(|known| e == *known)));
+            files.retain(|f| {
+                f.extension().is_some_and(|e| ["yaml", "yml", "json"].iter().any(|known| e == *known))
+            });
             files.sort();
             if files.is_empty() {
                 bail!("-f {}: the directory has no *.yaml, *.yml or *.json", path.display());
@@ -97,7 +99,11 @@ fn document(source: &str, value: Value) -> anyhow::Result<Document> {
 }
 
 /// Creates or changes each object in turn; stops at the first that the server refuses. Tells what came of each.
-pub async fn apply(client: &Client, documents: &[Document], mut tell: impl FnMut(String)) -> anyhow::Result<()> {
+pub async fn apply(
+    client: &Client,
+    documents: &[Document],
+    mut tell: impl FnMut(String),
+) -> anyhow::Result<()> {
     let mut known: HashMap<GroupVersionKind, (ApiResource, ApiCapabilities)> = HashMap::new();
     for document in documents {
         if !known.contains_key(&document.kind) {
@@ -109,7 +115,8 @@ pub async fn apply(client: &Client, documents: &[Document], mut tell: impl FnMut
             Scope::Namespaced => Some(document.namespace.as_deref().unwrap_or("default")),
             Scope::Cluster => None,
         };
-        let done = apply_one(client, document, resource, namespace).await.map_err(|e| refused(document, e))?;
+        let done =
+            apply_one(client, document, resource, namespace).await.map_err(|e| refused(document, e))?;
         let group = if resource.group.is_empty() { String::new() } else { format!(".{}", resource.group) };
         tell(format!("{}{group}/{} {done}", resource.kind.to_lowercase(), document.name));
     }
@@ -183,15 +190,12 @@ fn worded(document: &Document, status: &Status) -> String {
 
 /// Waits until every Deployment has the replicas it asks for, and tells when.
 pub async fn deployments_available(client: &Client, mut tell: impl FnMut(String)) {
-    let mut waiting = false;
     cluster::until(Api::<Deployment>::all(client.clone()), |deployments| {
         if deployments.is_empty() {
             return Some(());
         }
         let done = deployments.values().filter(|d| is_available(d)).count();
-        if !waiting {
-            waiting = true;
-        } else if done == deployments.len() {
+        if done == deployments.len() {
             tell(format!("{done} of {done} Deployments available"));
         }
         (done == deployments.len()).then_some(())
@@ -216,7 +220,10 @@ pub async fn missing(client: &Client) -> Vec<String> {
         for deployment in deployments.iter().filter(|d| !is_available(d)) {
             let available = deployment.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0);
             let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
-            all.push(format!("Deployment {}: {available} of {wanted} replicas available", cluster::key(deployment)));
+            all.push(format!(
+                "Deployment {}: {available} of {wanted} replicas available",
+                cluster::key(deployment)
+            ));
         }
     }
     if let Ok(services) = Api::<Service>::all(client.clone()).list(&parameters).await {
@@ -274,7 +281,11 @@ mod tests {
 
     #[test]
     fn an_object_without_a_kind_is_refused_with_its_file_and_field() {
-        for (text, field) in [("apiVersion: v1", "kind"), ("kind: X", "apiVersion"), ("{kind: X, apiVersion: v1}", "metadata.name")] {
+        for (text, field) in [
+            ("apiVersion: v1", "kind"),
+            ("kind: X", "apiVersion"),
+            ("{kind: X, apiVersion: v1}", "metadata.name"),
+        ] {
             let error = parse("dir/x.yaml", text).expect_err("refused").to_string();
             assert!(error.starts_with(&format!("dir/x.yaml: {field}: ")), "{error}");
         }
@@ -282,7 +293,8 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_object_and_the_field() {
-        let document = &parse("x.yaml", "{kind: Service, apiVersion: v1, metadata: {name: web}}").expect("one")[0];
+        let document =
+            &parse("x.yaml", "{kind: Service, apiVersion: v1, metadata: {name: web}}").expect("one")[0];
         let status: Status = serde_json::from_value(serde_json::json!({
             "code": 422, "reason": "Invalid", "message": "long",
             "details": {"causes": [{"field": "spec.ports[0].nodePort", "message": "Invalid value: 1: out of range", "reason": "x"}]},

@@ -72,34 +72,26 @@ pub async fn run(
     let mut serving = signs.serving.subscribe();
     let serving = serving.wait_for(Option::is_some).await?.clone().context("serving")?;
     let client = cluster::connect(&serving.kubeconfig).await?;
-    let nodes = async {
-        match timeout(PATIENCE, nodes_ready(&client, topology.nodes.len())).await {
-            Ok(()) => {
-                tell(format!("{} nodes ready", topology.nodes.len()));
-                Ok(())
-            }
-            Err(_) => bail!("the nodes are not ready after {PATIENCE:?}; `portolan lab logs node-1` may say why"),
-        }
+    // Nodes first: pods that are spread before all nodes are ready end up on few of them.
+    if timeout(PATIENCE, nodes_ready(&client, topology.nodes.len())).await.is_err() {
+        bail!("the nodes are not ready after {PATIENCE:?}; `portolan lab logs node-1` may say why");
+    }
+    tell(format!("{} nodes ready", topology.nodes.len()));
+    apply::apply(&client, documents, &tell).await?;
+    let waited = timeout(PATIENCE, async {
+        apply::deployments_available(&client, &tell).await;
+        apply::services_addressed(&client).await
+    });
+    let Ok(services) = waited.await else {
+        bail!("not there after {PATIENCE:?}:\n{}", apply::missing(&client).await.join("\n"));
     };
-    let manifests = async {
-        apply::apply(&client, documents, &tell).await?;
-        let available = apply::deployments_available(&client, &tell);
-        let waited = timeout(PATIENCE, async {
-            available.await;
-            apply::services_addressed(&client).await
-        });
-        match waited.await {
-            Ok(services) => Ok(services),
-            Err(_) => bail!("not there after {PATIENCE:?}:\n{}", apply::missing(&client).await.join("\n")),
-        }
-    };
-    let ((), services) = tokio::try_join!(nodes, manifests)?;
 
     let ready = match timeout(SETTLING, with_endpoints(&client, &services)).await {
         Ok(ready) => ready?,
         Err(_) => bail!("ready pods have no endpoints after {SETTLING:?}"),
     };
-    let ready_services: Vec<&Service> = services.iter().filter(|s| ready.contains(&cluster::key(*s))).collect();
+    let ready_services: Vec<&Service> =
+        services.iter().filter(|s| ready.contains(&cluster::key(*s))).collect();
     published(&signs, &services).await;
     let awaited = frontends(topology, &ready_services);
     writer.send(&Request::Await(awaited.clone())).await;

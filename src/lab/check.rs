@@ -158,7 +158,9 @@ impl Frontends<'_> {
                 .topology
                 .nodes
                 .iter()
-                .filter_map(|node| Some((node.name.clone(), SocketAddr::new(node.address(self.family)?, number))))
+                .filter_map(|node| {
+                    Some((node.name.clone(), SocketAddr::new(node.address(self.family)?, number)))
+                })
                 .collect();
             let outside = nodes.clone().into_iter().collect();
             let frontend = Frontend {
@@ -186,7 +188,12 @@ impl Frontends<'_> {
                 self.inside(&frontend, all);
                 match kind {
                     "LoadBalancer" => self.outside(&frontend, all),
-                    _ => all.push(self.row(&frontend, CLIENT, "", Err("nobody here routes external addresses"))),
+                    _ => all.push(self.row(
+                        &frontend,
+                        CLIENT,
+                        "",
+                        Err("nobody here routes external addresses"),
+                    )),
                 }
                 all.push(self.row(&frontend, HERE, "", Err("the lab's network doesn't reach this machine")));
             }
@@ -222,15 +229,22 @@ impl Frontends<'_> {
             let bystander = self.grounds.bystanders.get(&node.name);
             let mut add = |from, words_: &'static str, place: Place, expected| {
                 words.insert(from, words_);
-                trials.entry(from).or_default().push(Trial { from: place, label: node.name.clone(), target, expected });
+                trials.entry(from).or_default().push(Trial {
+                    from: place,
+                    label: node.name.clone(),
+                    target,
+                    expected,
+                });
             };
             let reachable: Vec<&Endpoint> = match frontend.local_inside {
                 true => endpoints.iter().copied().filter(|e| e.node.as_deref() == Some(&node.name)).collect(),
                 false => endpoints.clone(),
             };
-            let pod = Place::Pod(bystander.map_or_else(|| format!("a pod on {}", node.name), |p| p.name.clone()));
+            let pod =
+                Place::Pod(bystander.map_or_else(|| format!("a pod on {}", node.name), |p| p.name.clone()));
             let machine = Place::Machine(node.name.clone());
-            let pod_source = bystander.and_then(|p| p.addresses.iter().copied().find(|a| IpFamily::of(*a) == self.family));
+            let pod_source =
+                bystander.and_then(|p| p.addresses.iter().copied().find(|a| IpFamily::of(*a) == self.family));
 
             if endpoints.is_empty() || reachable.is_empty() {
                 let (expected, text) = match endpoints.is_empty() {
@@ -250,7 +264,8 @@ impl Frontends<'_> {
                 }
                 (Some(names), true) => {
                     let local = |e: &&Endpoint| e.node.as_deref() == Some(node.name.as_str());
-                    let (near, far): (Vec<&Endpoint>, Vec<&Endpoint>) = reachable.iter().copied().partition(local);
+                    let (near, far): (Vec<&Endpoint>, Vec<&Endpoint>) =
+                        reachable.iter().copied().partition(local);
                     for (from, text, some) in [
                         (SAME, "each backend of the node", near),
                         (OTHER, "each backend of other nodes", far),
@@ -283,7 +298,9 @@ impl Frontends<'_> {
         let Some(among) = self.hostnames(endpoints) else { return };
         let mut trials = Vec::new();
         for endpoint in endpoints {
-            let Some(pod) = endpoint.pod.as_ref().and_then(|name| self.grounds.pods.get(name)) else { continue };
+            let Some(pod) = endpoint.pod.as_ref().and_then(|name| self.grounds.pods.get(name)) else {
+                continue;
+            };
             let Some(target) = (frontend.inside)(&pod.node) else { continue };
             // A pod on its node's network is the node; one that affinity sends elsewhere never reaches itself.
             if pod.host_network || self.service.affinity || !self.admits(frontend, Some(endpoint.address)) {
@@ -291,7 +308,12 @@ impl Frontends<'_> {
             }
             let expected =
                 Expected::Hostnames { every: BTreeSet::from([pod.hostname.clone()]), among: among.clone() };
-            trials.push(Trial { from: Place::Pod(pod.name.clone()), label: pod.node.clone(), target, expected });
+            trials.push(Trial {
+                from: Place::Pod(pod.name.clone()),
+                label: pod.node.clone(),
+                target,
+                expected,
+            });
         }
         if !trials.is_empty() {
             all.push(self.row(frontend, ITSELF, "itself", Ok(trials)));
@@ -313,15 +335,18 @@ impl Frontends<'_> {
                 () if endpoints.is_empty() => (Expected::Refused, "refused: no endpoints"),
                 () if !admitted => (Expected::Nothing, "nothing: not in the source ranges"),
                 () if self.service.external_local && !node.is_empty() => match self.hostnames(&local) {
-                    Some(names) if names.is_empty() => (Expected::Nothing, "the node's own backends, or nothing"),
+                    Some(names) if names.is_empty() => {
+                        (Expected::Nothing, "the node's own backends, or nothing")
+                    }
                     Some(names) => (self.all(names), "the node's own backends, or nothing"),
                     None => (Expected::Accepted, "accepted"),
                 },
                 () => match self.hostnames(&endpoints) {
                     // Who announces the address decides whose own backends these are.
-                    Some(among) if self.service.external_local => {
-                        (Expected::Hostnames { every: BTreeSet::new(), among }, "the announcer's own backends")
-                    }
+                    Some(among) if self.service.external_local => (
+                        Expected::Hostnames { every: BTreeSet::new(), among },
+                        "the announcer's own backends",
+                    ),
                     Some(names) => (self.all(names), self.all_words()),
                     None => (Expected::Accepted, "accepted"),
                 },
@@ -339,11 +364,10 @@ impl Frontends<'_> {
 
     /// From this machine, through a published port.
     fn here(&self, frontend: &Frontend, number: u16, all: &mut Vec<Row>) {
-        let published = self
-            .grounds
-            .published
-            .iter()
-            .find(|p| p.publish.port == number && p.publish.protocol == self.protocol && p.problem.is_none());
+        let published =
+            self.grounds.published.iter().find(|p| {
+                p.publish.port == number && p.publish.protocol == self.protocol && p.problem.is_none()
+            });
         let Some(published) = published else {
             return all.push(self.row(frontend, HERE, "", Err("not published: the port is in use here")));
         };
@@ -395,7 +419,8 @@ impl Frontends<'_> {
     fn admits(&self, frontend: &Frontend, source: Option<IpAddr>) -> bool {
         frontend.kind != "LoadBalancer"
             || self.service.source_ranges.is_empty()
-            || source.is_none_or(|source| self.service.source_ranges.iter().any(|range| range.contains(&source)))
+            || source
+                .is_none_or(|source| self.service.source_ranges.iter().any(|range| range.contains(&source)))
     }
 }
 
@@ -404,7 +429,9 @@ impl Trial {
     pub fn search(&self, protocol: Transport) -> Search {
         let (until, most) = match &self.expected {
             // That one of n has not been seen in 30 n + 20 even draws happens once in 10^13 times.
-            Expected::Hostnames { every, among } if !every.is_empty() => (every.clone(), 30 * among.len() + 20),
+            Expected::Hostnames { every, among } if !every.is_empty() => {
+                (every.clone(), 30 * among.len() + 20)
+            }
             // Nobody in particular: a few connections tell whether others answer too. No host is called "".
             Expected::Hostnames { .. } | Expected::One(_) => (BTreeSet::from([String::new()]), 5),
             _ => (BTreeSet::new(), 1),
@@ -492,7 +519,18 @@ fn summary(trials: &[Trial], seen: &[Seen], failed: bool) -> String {
         if failed && trial.holds(seen) {
             continue;
         }
-        let mut text = names(&seen.hostnames);
+        let mut text = match &trial.expected {
+            // Who else of the Service answered on the way is another row's matter.
+            Expected::Hostnames { every, among } if !every.is_empty() && !failed => names(
+                &seen
+                    .hostnames
+                    .iter()
+                    .filter(|n| every.contains(*n) || !among.contains(*n))
+                    .cloned()
+                    .collect(),
+            ),
+            _ => names(&seen.hostnames),
+        };
         if let Expected::Hostnames { every, .. } = &trial.expected {
             let missing: BTreeSet<String> = every.difference(&seen.hostnames).cloned().collect();
             if !missing.is_empty() && !text.is_empty() {

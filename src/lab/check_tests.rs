@@ -33,7 +33,8 @@ struct World {
 impl World {
     /// Two backends, on node-1 and node-2, of a Service with all kinds of addresses, in IPv4.
     fn new() -> World {
-        let pods = BTreeMap::from([pod("echo-a", "node-1", "10.244.0.9"), pod("echo-b", "node-2", "10.244.1.9")]);
+        let pods =
+            BTreeMap::from([pod("echo-a", "node-1", "10.244.0.9"), pod("echo-b", "node-2", "10.244.1.9")]);
         let endpoint = |p: &PodSight| Endpoint {
             address: p.addresses[0],
             node: Some(p.node.clone()),
@@ -52,7 +53,8 @@ impl World {
             }],
             ..ServiceSight::default()
         };
-        let bystanders = [1, 2, 3].map(|n| (format!("node-{n}"), pod(&format!("x-{n}"), &format!("node-{n}"), "10.244.9.9").1));
+        let bystanders = [1, 2, 3]
+            .map(|n| (format!("node-{n}"), pod(&format!("x-{n}"), &format!("node-{n}"), "10.244.9.9").1));
         World {
             topology: topology(),
             published: vec![],
@@ -76,7 +78,9 @@ impl World {
         let rows = self.rows();
         let row = rows.iter().find(|row| row.kind == kind && row.from == from);
         let row = row.unwrap_or_else(|| panic!("no row {kind} from {from}"));
-        row.trials.as_ref().map_or(vec![], |t| t.iter().map(|t| (t.label.clone(), t.expected.clone())).collect())
+        row.trials
+            .as_ref()
+            .map_or(vec![], |t| t.iter().map(|t| (t.label.clone(), t.expected.clone())).collect())
     }
 }
 
@@ -93,7 +97,11 @@ fn each_kind_of_address_has_a_row_for_each_sort_of_place() {
     let rows = World::new().rows();
     for kind in ["ClusterIP", "NodePort", "LoadBalancer"] {
         for from in [SAME, OTHER, ITSELF, NODE, CLIENT, HERE] {
-            assert_eq!(rows.iter().filter(|r| r.kind == kind && r.from == from).count(), 1, "{kind} from {from}");
+            assert_eq!(
+                rows.iter().filter(|r| r.kind == kind && r.from == from).count(),
+                1,
+                "{kind} from {from}"
+            );
         }
     }
 }
@@ -124,8 +132,13 @@ fn a_cluster_ip_is_closed_to_the_client_and_all_else_is_open() {
 fn without_endpoints_everybody_is_refused() {
     let mut world = World::new();
     world.service.ports[0].endpoints.clear();
-    for (kind, from) in [("ClusterIP", POD), ("ClusterIP", NODE), ("NodePort", CLIENT), ("LoadBalancer", CLIENT)] {
-        assert!(world.expected(kind, from).iter().all(|(_, e)| *e == Expected::Refused), "{kind} from {from}");
+    for (kind, from) in
+        [("ClusterIP", POD), ("ClusterIP", NODE), ("NodePort", CLIENT), ("LoadBalancer", CLIENT)]
+    {
+        assert!(
+            world.expected(kind, from).iter().all(|(_, e)| *e == Expected::Refused),
+            "{kind} from {from}"
+        );
     }
     assert_eq!(world.expected("ClusterIP", CLIENT)[0].1, Expected::Nothing);
 }
@@ -139,7 +152,10 @@ fn policies_that_stay_local_leave_nothing_on_nodes_without_backends() {
     assert_eq!(outside[0].1, hostnames(&["echo-a"], &["echo-a"]));
     assert_eq!(outside[2].1, Expected::Nothing);
     // Inside, a NodePort of policy Local leads everywhere (kubernetes/kubernetes#100925).
-    assert_eq!(world.expected("NodePort", NODE)[2].1, hostnames(&["echo-a", "echo-b"], &["echo-a", "echo-b"]));
+    assert_eq!(
+        world.expected("NodePort", NODE)[2].1,
+        hostnames(&["echo-a", "echo-b"], &["echo-a", "echo-b"])
+    );
     assert_eq!(world.expected("ClusterIP", NODE)[2].1, Expected::Nothing);
     assert_eq!(world.expected("LoadBalancer", CLIENT)[0].1, hostnames(&[], &["echo-a", "echo-b"]));
 }
@@ -183,13 +199,17 @@ fn a_trial_holds_only_if_everyone_expected_answered_and_nobody_else() {
     assert!(trial(Expected::Nothing).holds(&seen(&[], Some(Answer::Silence))));
     assert!(!trial(Expected::Nothing).holds(&seen(&["a"], None)));
     let untried = Some(Answer::Error("not tried".into()));
-    assert!(!trial(Expected::Nothing).holds(&seen(&[], untried)), "who can't try sees nothing, which proves nothing");
+    assert!(
+        !trial(Expected::Nothing).holds(&seen(&[], untried)),
+        "who can't try sees nothing, which proves nothing"
+    );
 }
 
 #[test]
 fn a_failed_row_names_its_service_place_and_what_was_seen_instead() {
     let world = World::new();
-    let rows: Vec<Row> = world.rows().into_iter().filter(|r| r.kind == "ClusterIP" && r.from == NODE).collect();
+    let rows: Vec<Row> =
+        world.rows().into_iter().filter(|r| r.kind == "ClusterIP" && r.from == NODE).collect();
     let fine = Seen { hostnames: set(&["echo-a", "echo-b"]), other: None };
     let broken = Seen { hostnames: set(&["echo-a"]), other: Some(Answer::Refused) };
     let text = render(&rows, &[vec![fine.clone(), broken, fine]]);

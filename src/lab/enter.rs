@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use portolan_sys::namespace::{self, Namespaces, ProcessNamespaces};
@@ -31,7 +32,8 @@ pub fn run(state: &State, machine: Option<&str>, command: &mut Command) -> anyho
         let _ = std::env::set_current_dir(here);
     }
     if let Some(name) = machine {
-        let netns = std::fs::File::open(network::file(&dir, name)).with_context(|| format!("{name} isn't there yet"))?;
+        let netns = std::fs::File::open(network::file(&dir, name))
+            .with_context(|| format!("{name} isn't there yet"))?;
         namespace::enter(netns.as_fd(), Namespaces::NET)?;
         namespace::unshare(Namespaces::UTS)?;
         namespace::set_hostname(name)?;
@@ -41,7 +43,7 @@ pub fn run(state: &State, machine: Option<&str>, command: &mut Command) -> anyho
     let child = namespace::fork(|| {
         // One who ends between the fork and this call is noticed by his handle.
         let orphan = namespace::die_with_parent()
-            .and_then(|()| namespace::wait_readable(parent.as_fd(), 0))
+            .and_then(|()| namespace::wait_readable(parent.as_fd(), Duration::ZERO))
             .unwrap_or(true);
         if orphan {
             return 1;

@@ -3,6 +3,7 @@
 //! With its end the kernel ends everything that was started here. It stays in this machine's own network namespace, so
 //! that it can listen on its loopback address; it changes nothing there.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +18,7 @@ use portolan_sys::namespace::{self, Namespaces};
 use tokio::sync::mpsc;
 
 use super::network::{self, Network};
-use super::nodeports;
+use super::nodeports::{self, PodRoute};
 use super::protocol::{self, Order, Report, Request, Writer};
 use super::publish::{self, Origin, Publisher, Wanted};
 use super::state::{self, Supervised};
@@ -106,6 +107,8 @@ enum Event {
     Start(usize),
     /// The server shows these NodePorts.
     NodePorts(Vec<Wanted>),
+    /// The nodes have these pods behind them.
+    PodRoutes(BTreeSet<PodRoute>),
     /// All that was awaited has answered.
     Answered,
     /// The keeper asks for something.
@@ -160,13 +163,22 @@ impl Init {
         for publish in &order.publish {
             let wanted = Wanted { publish: *publish, service: None, families: topology.families.clone() };
             let port = publish.host_port;
-            publisher.add(wanted).await.with_context(|| format!("--publish: listening on 127.0.0.1:{port}"))?;
+            publisher
+                .add(wanted)
+                .await
+                .with_context(|| format!("--publish: listening on 127.0.0.1:{port}"))?;
         }
         writer
             .send(&Report::Progress(format!(
                 "{} machines on one network ({})",
                 topology.machines().count(),
-                topology.lan.addresses.iter().map(|a| format!("{a}/{}", super::topology::prefix(*a))).collect::<Vec<_>>().join(", ")
+                topology
+                    .lan
+                    .addresses
+                    .iter()
+                    .map(|a| format!("{a}/{}", super::topology::prefix(*a)))
+                    .collect::<Vec<_>>()
+                    .join(", ")
             )))
             .await;
 
@@ -190,8 +202,9 @@ impl Init {
 
         let events = lab.events.clone();
         tokio::spawn(async move {
-            let report = |wanted| events.send(Event::NodePorts(wanted)).is_ok();
-            nodeports::follow(&kubeconfig, report).await;
+            let ports = |wanted| events.send(Event::NodePorts(wanted)).is_ok();
+            let routes = |wanted| events.send(Event::PodRoutes(wanted)).is_ok();
+            nodeports::follow(&kubeconfig, ports, routes).await;
         });
         Ok(lab)
     }
@@ -208,6 +221,7 @@ impl Init {
                     writer.send(&Report::Published(self.publisher.list())).await;
                 }
             }
+            Event::PodRoutes(wanted) => self.network.route(wanted).context("routing to pods")?,
             Event::Asked(Request::Await(addresses)) => {
                 let (client, events) = (self.client.clone(), self.events.clone());
                 tokio::spawn(async move {
@@ -228,7 +242,9 @@ impl Init {
         use tokio::signal::unix::{SignalKind, signal};
         let mut child = signal(SignalKind::child())?;
         let events = self.events.clone();
-        tokio::spawn(async move { while child.recv().await.is_some() && events.send(Event::Reap).is_ok() {} });
+        tokio::spawn(
+            async move { while child.recv().await.is_some() && events.send(Event::Reap).is_ok() {} },
+        );
         Ok(())
     }
 
@@ -345,7 +361,8 @@ async fn answers(from: &Origin, to: SocketAddr) {
 fn prepare_files(dir: &Path) -> anyhow::Result<()> {
     namespace::make_mounts_private().context("cutting the mount namespace off")?;
     namespace::mount_proc(Path::new("/proc")).context("mounting /proc")?;
-    namespace::mount_tmpfs(dir, "mode=0700").with_context(|| format!("mounting a tmpfs on {}", dir.display()))?;
+    namespace::mount_tmpfs(dir, c"mode=0700")
+        .with_context(|| format!("mounting a tmpfs on {}", dir.display()))?;
     for name in ["log", "netns", "server", "nodes"] {
         fs::create_dir(dir.join(name))?;
     }
@@ -454,7 +471,10 @@ mod tests {
             dir: "/run/t".into(),
         };
         let arguments = node_arguments(&order, &order.topology.nodes[1]).join(" ");
-        assert!(arguments.starts_with("node --server https://[fd00:80::2]:6443 --name node-2 "), "{arguments}");
+        assert!(
+            arguments.starts_with("node --server https://[fd00:80::2]:6443 --name node-2 "),
+            "{arguments}"
+        );
         assert!(arguments.contains("--node-ip fd00:80::12,10.80.0.12 --interface eth0"), "{arguments}");
         assert!(arguments.ends_with("--image tools=/srv/tools"), "{arguments}");
         let api = "127.0.0.1:5".parse().expect("an address");

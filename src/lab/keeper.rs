@@ -6,10 +6,11 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use portolan_sys::namespace::{self, Child, Namespaces};
+use portolan_sys::process;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
@@ -23,6 +24,8 @@ use crate::cli::lab::Up;
 
 /// The exit status where the machine lacks something.
 const INCAPABLE: u8 = 3;
+/// How long `lab down` waits for a process to end.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Tells the front process that the keeper ended without an answer.
 const NO_ANSWER: u8 = 1;
 
@@ -48,7 +51,10 @@ pub fn up(options: Up) -> anyhow::Result<ExitCode> {
     // What can be wrong with the manifests' form is found out before anything is made.
     let documents = apply::read(&options.filename)?;
     if let Some(missing) = preflight::check().context("trying what this machine can do")? {
-        eprintln!("error: this machine lacks {}: {}\nremedy: {}", missing.what, missing.reason, missing.remedy);
+        eprintln!(
+            "error: this machine lacks {}: {}\nremedy: {}",
+            missing.what, missing.reason, missing.remedy
+        );
         return Ok(ExitCode::from(INCAPABLE));
     }
     let plan = Plan { topology, documents, options, began };
@@ -156,7 +162,13 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn run(&mut self, plan: Plan, init: &Child, socket: UnixStream, front: Option<UnixStream>) -> anyhow::Result<u8> {
+    fn run(
+        &mut self,
+        plan: Plan,
+        init: &Child,
+        socket: UnixStream,
+        front: Option<UnixStream>,
+    ) -> anyhow::Result<u8> {
         let process = ProcessName::of(init.pid).context("the lab's first process ended at once")?;
         self.record.update(|state| state.init = Some(process))?;
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -166,7 +178,12 @@ impl Keeper {
         result
     }
 
-    async fn follow(&mut self, plan: Plan, socket: UnixStream, front: Option<UnixStream>) -> anyhow::Result<u8> {
+    async fn follow(
+        &mut self,
+        plan: Plan,
+        socket: UnixStream,
+        front: Option<UnixStream>,
+    ) -> anyhow::Result<u8> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut hangup = signal(SignalKind::hangup())?;
@@ -186,7 +203,9 @@ impl Keeper {
         let signs = self.signs.clone();
         let began = self.began;
         let mut making =
-            std::pin::pin!(bring_up::run(&plan.topology, &plan.documents, signs, &mut writer, move |text| tell(began, &text)));
+            std::pin::pin!(bring_up::run(&plan.topology, &plan.documents, signs, &mut writer, move |text| {
+                tell(began, &text)
+            }));
         let mut made = false;
         let mut checking: Option<tokio::process::Child> = None;
         loop {
@@ -244,7 +263,10 @@ impl Keeper {
             Report::Ended { machine, status, log } => {
                 // Once up, what is started again is a matter of `lab status`.
                 if self.record.state().phase == Phase::Starting {
-                    tell(self.began, &format!("{machine} ended with status {status} and is started again:\n{log}"));
+                    tell(
+                        self.began,
+                        &format!("{machine} ended with status {status} and is started again:\n{log}"),
+                    );
                 }
             }
             Report::Answered => self.signs.answered.notify_one(),
@@ -291,7 +313,7 @@ impl Keeper {
     /// Ends everything: the kernel ends what init has started, and init is waited for until all of that is gone.
     fn end(self, init: &Child) {
         if let Ok(handle) = namespace::pidfd(init.pid) {
-            let _ = namespace::signal(handle.as_fd(), libc::SIGKILL);
+            let _ = process::signal(handle.as_fd(), libc::SIGKILL);
         }
         let _ = init.wait();
         self.record.remove();
@@ -343,23 +365,22 @@ pub fn down(name: &str) -> anyhow::Result<ExitCode> {
     let labs = Labs::open()?;
     let state = labs.expect(name)?;
     let mut processes = Vec::new();
-    for (process, signal) in [(Some(state.keeper), libc::SIGTERM), (state.init, libc::SIGKILL)] {
-        let Some(process) = process else { continue };
-        let Ok(handle) = namespace::pidfd(process.pid) else { continue };
+    for (name, signal) in [(Some(state.keeper), libc::SIGTERM), (state.init, libc::SIGKILL)] {
+        let Some(name) = name else { continue };
+        let Ok(handle) = namespace::pidfd(name.pid) else { continue };
         // Alive after the handle was taken: it is the one that is meant.
-        if process.is_alive() {
-            processes.push((process, handle, signal));
+        if name.is_alive() {
+            processes.push((name, handle, signal));
         }
     }
-    for (process, handle, signal) in processes {
-        if !process.is_alive() {
+    for (name, handle, signal) in processes {
+        if !name.is_alive() {
             continue;
         }
-        namespace::signal(handle.as_fd(), signal)
-            .with_context(|| format!("ending process {}", process.pid))?;
-        if !namespace::wait_readable(handle.as_fd(), 10_000)? {
-            namespace::signal(handle.as_fd(), libc::SIGKILL)?;
-            namespace::wait_readable(handle.as_fd(), 10_000)?;
+        process::signal(handle.as_fd(), signal).with_context(|| format!("ending process {}", name.pid))?;
+        if !namespace::wait_readable(handle.as_fd(), PATIENCE)? {
+            process::signal(handle.as_fd(), libc::SIGKILL)?;
+            namespace::wait_readable(handle.as_fd(), PATIENCE)?;
         }
     }
     let dir: PathBuf = labs.dir_of(name);

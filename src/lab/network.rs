@@ -1,6 +1,6 @@
 //! Makes the network of a topology: a namespace a machine, cables, a bridge, addresses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use anyhow::Context;
 use portolan_sys::link::{LinkEnd, Links, Route};
 use portolan_sys::namespace::{self, Namespaces};
 
+use super::nodeports::PodRoute;
 use super::topology::{Machine, Topology, prefix};
 
 /// The name of a machine's link.
@@ -19,6 +20,10 @@ const BRIDGE: &str = "lan0";
 #[derive(Debug)]
 pub struct Network {
     namespaces: BTreeMap<String, OwnedFd>,
+    /// The links of the router's namespace.
+    router: Links,
+    /// The routes to pods that the router has.
+    routes: BTreeSet<PodRoute>,
 }
 
 impl Network {
@@ -31,7 +36,8 @@ impl Network {
         let bridge = lan.index(BRIDGE)?;
         lan.set_up(bridge, true)?;
         for address in &topology.lan.addresses {
-            lan.add_address(bridge, *address, prefix(*address)).with_context(|| format!("adding {address}"))?;
+            lan.add_address(bridge, *address, prefix(*address))
+                .with_context(|| format!("adding {address}"))?;
         }
         for machine in topology.machines() {
             let netns = make_namespace(machine, dir, false)?;
@@ -40,7 +46,21 @@ impl Network {
             namespaces.insert(machine.name.clone(), netns);
         }
         namespaces.insert(topology.lan.name.clone(), router);
-        Ok(Network { namespaces })
+        Ok(Network { namespaces, router: lan, routes: BTreeSet::new() })
+    }
+
+    /// Lets the router know where pods are, as the router of a network of nodes would: answers to pods from machines
+    /// that are no nodes, such as the API server, go there.
+    pub fn route(&mut self, wanted: BTreeSet<PodRoute>) -> std::io::Result<()> {
+        let route = |(range, via): &PodRoute| Route::to(range.network(), range.prefix_len()).via(*via);
+        for gone in self.routes.difference(&wanted) {
+            self.router.delete_route(&route(gone))?;
+        }
+        for new in wanted.difference(&self.routes) {
+            self.router.replace_route(&route(new))?;
+        }
+        self.routes = wanted;
+        Ok(())
     }
 
     /// The namespace of a machine.
@@ -87,10 +107,7 @@ fn set(name: &str, value: &str) -> std::io::Result<()> {
 }
 
 fn plug_in(machine: &Machine, netns: BorrowedFd<'_>, lan: &mut Links, bridge: u32) -> anyhow::Result<()> {
-    lan.add_veth(
-        &LinkEnd::named(&machine.name),
-        &LinkEnd::named(LINK).mac(machine.mac).in_netns(netns),
-    )?;
+    lan.add_veth(&LinkEnd::named(&machine.name), &LinkEnd::named(LINK).mac(machine.mac).in_netns(netns))?;
     let port = lan.index(&machine.name)?;
     lan.set_master(port, Some(bridge))?;
     lan.set_up(port, true)?;

@@ -94,7 +94,9 @@ struct Machine {
 impl Machine {
     fn look() -> Machine {
         let read = |name: &str| {
-            fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/"))).map(|t| t.trim().to_owned()).ok()
+            fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/")))
+                .map(|t| t.trim().to_owned())
+                .ok()
         };
         let administrator = namespace::is_administrator();
         Machine {
@@ -185,7 +187,7 @@ fn perform(step: Step, (uid, gid): (u32, u32)) -> io::Result<()> {
         // An ordinary user may make UTS namespaces; whether the name can be set tells whether root's powers are there.
         Step::Uts => namespace::set_hostname("portolan"),
         Step::Proc => namespace::mount_proc(Path::new("/proc")),
-        Step::Tmpfs => namespace::mount_tmpfs(Path::new("/proc"), "mode=0700"),
+        Step::Tmpfs => namespace::mount_tmpfs(Path::new("/proc"), c"mode=0700"),
         Step::Veth => Links::open()?.add_veth(&LinkEnd::named("veth0"), &LinkEnd::named("veth1")),
         Step::Bridge => Links::open()?.add_bridge(&LinkEnd::named("bridge0")),
         Step::NfTables => make_table(),
@@ -243,7 +245,9 @@ fn remedy(step: Step, machine: &Machine) -> String {
         Step::Proc => format!("something hides parts of /proc; {CONTAINER}"),
         Step::Veth => "load the module: sudo modprobe veth".into(),
         Step::Bridge => "load the module: sudo modprobe bridge".into(),
-        Step::NfTables => "load the module: sudo modprobe nf_tables (and nft_chain_nat, nf_nat, nf_conntrack)".into(),
+        Step::NfTables => {
+            "load the module: sudo modprobe nf_tables (and nft_chain_nat, nf_nat, nf_conntrack)".into()
+        }
     }
 }
 

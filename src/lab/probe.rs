@@ -106,7 +106,12 @@ fn tcp(target: SocketAddr, listen: bool) -> io::Result<Answer> {
         }
     }
     let text = String::from_utf8_lossy(&heard);
-    Ok(hostname(text.split_once("\r\n\r\n").map_or("", |(_, body)| body)))
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    // `echo` begins its answer with a line `hostname: NAME`.
+    match body.lines().next().and_then(|line| line.strip_prefix("hostname:")) {
+        Some(name) => Ok(Answer::Hostname(name.trim().to_owned())),
+        None => Ok(Answer::Accepted),
+    }
 }
 
 fn udp(target: SocketAddr) -> io::Result<Answer> {
@@ -118,14 +123,10 @@ fn udp(target: SocketAddr) -> io::Result<Answer> {
     socket.send(b"who answers?\n")?;
     let mut heard = [0; 65536];
     let length = socket.recv(&mut heard)?;
-    Ok(hostname(&String::from_utf8_lossy(&heard[..length])))
-}
-
-/// The first line of an answer, which says `hostname: NAME`.
-fn hostname(body: &str) -> Answer {
-    match body.lines().next().and_then(|line| line.strip_prefix("hostname:")) {
-        Some(name) => Answer::Hostname(name.trim().to_owned()),
-        None => Answer::Accepted,
+    // `echo` answers a datagram with `NAME PEER`.
+    match String::from_utf8_lossy(&heard[..length]).split_whitespace().next() {
+        Some(name) => Ok(Answer::Hostname(name.to_owned())),
+        None => Ok(Answer::Accepted),
     }
 }
 
@@ -161,15 +162,20 @@ mod tests {
             let _ = stream.read(&mut [0; 1024])?;
             stream.write_all(b"HTTP/1.1 200 OK\r\nX: y\r\n\r\nhostname: a\npeer: b\n")
         });
-        assert_eq!(look(target, Transport::Tcp), Seen { hostnames: BTreeSet::from(["a".into()]), other: None });
+        assert_eq!(
+            look(target, Transport::Tcp),
+            Seen { hostnames: BTreeSet::from(["a".into()]), other: None }
+        );
         server.join().expect("no panic").expect("served");
     }
 
     #[test]
     fn a_refusal_is_told_from_silence() {
-        let closed = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port that was free");
+        let closed =
+            TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port that was free");
         assert_eq!(look(closed, Transport::Tcp).other, Some(Answer::Refused));
-        let closed = UdpSocket::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port that was free");
+        let closed =
+            UdpSocket::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port that was free");
         assert_eq!(look(closed, Transport::Udp).other, Some(Answer::Refused));
         let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket that says nothing");
         let target = silent.local_addr().expect("its address");

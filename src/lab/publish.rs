@@ -65,7 +65,9 @@ impl Targets {
         let first = self.last.load(Ordering::Relaxed);
         for step in 0..self.addresses.len() {
             let index = (first + step) % self.addresses.len();
-            if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, self.origin.connect(self.addresses[index])).await {
+            if let Ok(Ok(stream)) =
+                tokio::time::timeout(PATIENCE, self.origin.connect(self.addresses[index])).await
+            {
                 self.last.store(index, Ordering::Relaxed);
                 return Some(stream);
             }
@@ -136,7 +138,9 @@ fn forward_udp(near: UdpSocket, origin: Origin, addresses: Vec<SocketAddr>) -> J
             let far = match flows.get(&from) {
                 Some(far) => far.clone(),
                 None => {
-                    let Some(far) = addresses.iter().find_map(|to| origin.datagrams(*to).ok()) else { continue };
+                    let Some(far) = addresses.iter().find_map(|to| origin.datagrams(*to).ok()) else {
+                        continue;
+                    };
                     let far = Arc::new(far);
                     answers.spawn(answer(far.clone(), near.clone(), from));
                     flows.insert(from, far.clone());
@@ -197,7 +201,9 @@ impl Publisher {
             Transport::Tcp => {
                 TcpListener::bind(here).await.map(|l| forward_tcp(l, self.origin.clone(), addresses))
             }
-            Transport::Udp => UdpSocket::bind(here).await.map(|s| forward_udp(s, self.origin.clone(), addresses)),
+            Transport::Udp => {
+                UdpSocket::bind(here).await.map(|s| forward_udp(s, self.origin.clone(), addresses))
+            }
         };
         let problem = started.as_ref().err().map(|error| match error.kind() {
             io::ErrorKind::AddrInUse => format!("127.0.0.1:{} is in use", publish.host_port),

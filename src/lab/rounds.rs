@@ -60,13 +60,17 @@ pub fn main(state: Option<&str>) -> ExitCode {
 
 async fn go_round(state: &State) -> anyhow::Result<bool> {
     let dir = state.kubeconfig.parent().context("the lab's directory")?;
-    let kubeconfig = std::fs::read_to_string(init::server_kubeconfig(dir)).context("reading the kubeconfig")?;
+    let kubeconfig =
+        std::fs::read_to_string(init::server_kubeconfig(dir)).context("reading the kubeconfig")?;
     let client = cluster::connect(&kubeconfig).await?;
 
     let namespace = Api::<Namespace>::all(client.clone())
-        .create(&PostParams::default(), &serde_json::from_value(serde_json::json!({
-            "metadata": {"generateName": "portolan-check-"},
-        }))?)
+        .create(
+            &PostParams::default(),
+            &serde_json::from_value(serde_json::json!({
+                "metadata": {"generateName": "portolan-check-"},
+            }))?,
+        )
         .await
         .context("making a namespace for the check's own pods")?
         .name_any();
@@ -97,7 +101,9 @@ async fn try_all(state: &State, dir: &Path, client: &Client, namespace: &str) ->
     let seen = connect_until_settled(&rows, &places);
 
     print!("{}", check::render(&rows, &seen));
-    let count = |wanted: Verdict| rows.iter().zip(&seen).filter(|(row, seen)| check::verdict(row, seen) == wanted).count();
+    let count = |wanted: Verdict| {
+        rows.iter().zip(&seen).filter(|(row, seen)| check::verdict(row, seen) == wanted).count()
+    };
     let (fine, different, untried) =
         (count(Verdict::AsExpected), count(Verdict::Different), count(Verdict::Untried));
     println!(
@@ -108,7 +114,11 @@ async fn try_all(state: &State, dir: &Path, client: &Client, namespace: &str) ->
 }
 
 /// A pod on each node that is no Service's backend: what connects from it never meets itself.
-async fn bystanders(state: &State, client: &Client, namespace: &str) -> anyhow::Result<BTreeMap<String, PodSight>> {
+async fn bystanders(
+    state: &State,
+    client: &Client,
+    namespace: &str,
+) -> anyhow::Result<BTreeMap<String, PodSight>> {
     let api = Api::<Pod>::namespaced(client.clone(), namespace);
     for node in &state.topology.nodes {
         let pod = serde_json::from_value(serde_json::json!({
@@ -119,7 +129,9 @@ async fn bystanders(state: &State, client: &Client, namespace: &str) -> anyhow::
                 "containers": [{"name": "bystander", "image": "echo"}],
             },
         }))?;
-        api.create(&PostParams::default(), &pod).await.with_context(|| format!("making a pod on {}", node.name))?;
+        api.create(&PostParams::default(), &pod)
+            .await
+            .with_context(|| format!("making a pod on {}", node.name))?;
     }
     let wanted = state.topology.nodes.len();
     let mut last = 0;
@@ -153,7 +165,8 @@ impl Places {
             }
             Place::Pod(name) => {
                 let pod = self.pods.get(name).with_context(|| format!("{name} is not there"))?;
-                let file = init::node_dir(&self.dir, &pod.node).join("pods").join(&pod.uid).join("sandbox.json");
+                let file =
+                    init::node_dir(&self.dir, &pod.node).join("pods").join(&pod.uid).join("sandbox.json");
                 let text = std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
                 let sandbox: serde_json::Value = serde_json::from_slice(&text)?;
                 let pid = sandbox["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).context("a pid")?;

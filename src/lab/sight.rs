@@ -129,7 +129,8 @@ pub fn services(services: &[Service], slices: &[EndpointSlice]) -> Vec<ServiceSi
             continue;
         }
         let name = cluster::key(service);
-        let ours: Vec<&EndpointSlice> = slices.iter().filter(|slice| owner(slice) == Some(name.clone())).collect();
+        let ours: Vec<&EndpointSlice> =
+            slices.iter().filter(|slice| owner(slice) == Some(name.clone())).collect();
         all.push(ServiceSight {
             cluster_ips,
             load_balancers: super::bring_up::load_balancer_addresses(service),
@@ -174,9 +175,10 @@ fn port_sight(port: &ServicePort, slices: &[&EndpointSlice]) -> Option<PortSight
             }
             // One address an endpoint: further ones have no meaning (EndpointSlice's own documentation).
             let Some(address) = endpoint.addresses.first().and_then(|a| a.parse().ok()) else { continue };
-            let pod = endpoint.target_ref.as_ref().filter(|t| t.kind.as_deref() == Some("Pod")).and_then(|t| {
-                Some(format!("{}/{}", t.namespace.as_deref().unwrap_or_default(), t.name.as_deref()?))
-            });
+            let pod =
+                endpoint.target_ref.as_ref().filter(|t| t.kind.as_deref() == Some("Pod")).and_then(|t| {
+                    Some(format!("{}/{}", t.namespace.as_deref().unwrap_or_default(), t.name.as_deref()?))
+                });
             endpoints.push(Endpoint { address, node: endpoint.node_name.clone(), pod });
         }
     }

@@ -185,13 +185,17 @@ impl Labs {
                 remove(&dir);
                 Ok(None)
             }
-            Err(error) => bail!("{}: {error}: made by another version? End that lab, or remove the file", dir.join(STATE).display()),
+            Err(error) => bail!(
+                "{}: {error}: made by another version? End that lab, or remove the file",
+                dir.join(STATE).display()
+            ),
         }
     }
 
     /// The living lab of this name, or an error that says what to do.
     pub fn expect(&self, name: &str) -> anyhow::Result<State> {
-        self.find(name)?.with_context(|| format!("no lab named {name} is up; `portolan lab list` shows those that are"))
+        self.find(name)?
+            .with_context(|| format!("no lab named {name} is up; `portolan lab list` shows those that are"))
     }
 
     /// All living labs by name. What dead ones have left is removed.

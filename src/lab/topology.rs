@@ -164,7 +164,8 @@ impl Topology {
         let of_family = |four: &str, six: &str| -> Vec<String> {
             families.iter().map(|f| if *f == IpFamily::IPv4 { four } else { six }.to_owned()).collect()
         };
-        let networks = |texts: Vec<String>| -> Vec<IpNet> { texts.iter().filter_map(|t| t.parse().ok()).collect() };
+        let networks =
+            |texts: Vec<String>| -> Vec<IpNet> { texts.iter().filter_map(|t| t.parse().ok()).collect() };
 
         let mut service_cidrs = wish.service_cidrs;
         if service_cidrs.is_empty() {
@@ -182,7 +183,9 @@ impl Topology {
         let lan = networks(of_family("10.80.0.0/24", "fd00:80::/64"));
         for cidr in &service_cidrs {
             if let Some(other) = cluster_cidrs.iter().chain(&lan).find(|o| overlap(o, cidr)) {
-                return Err(format!("--service-cidr: {cidr} overlaps the lab's own {other}; choose another range"));
+                return Err(format!(
+                    "--service-cidr: {cidr} overlaps the lab's own {other}; choose another range"
+                ));
             }
         }
         let mut pool = wish.pool;
@@ -198,9 +201,7 @@ impl Topology {
         Ok(Topology {
             lan: machine("lan".into(), 1, 0),
             server: machine("server".into(), 2, 1),
-            nodes: (1..=wish.nodes)
-                .map(|n| machine(format!("node-{n}"), 10 + u16::from(n), 1))
-                .collect(),
+            nodes: (1..=wish.nodes).map(|n| machine(format!("node-{n}"), 10 + u16::from(n), 1)).collect(),
             client: machine("client".into(), 100, 11),
             name: wish.name,
             families: families.clone(),
@@ -257,7 +258,13 @@ mod tests {
     use super::*;
 
     fn wish(families: &[IpFamily]) -> Wish {
-        Wish { name: "lab".into(), nodes: 3, families: families.to_vec(), service_cidrs: vec![], pool: vec![] }
+        Wish {
+            name: "lab".into(),
+            nodes: 3,
+            families: families.to_vec(),
+            service_cidrs: vec![],
+            pool: vec![],
+        }
     }
 
     #[test]
@@ -272,7 +279,8 @@ mod tests {
 
     #[test]
     fn machines_differ_in_address_and_hardware_address() {
-        let lab = Topology::plan(Wish { nodes: 64, ..wish(&[IpFamily::IPv4, IpFamily::IPv6]) }).expect("a topology");
+        let lab = Topology::plan(Wish { nodes: 64, ..wish(&[IpFamily::IPv4, IpFamily::IPv6]) })
+            .expect("a topology");
         let mut seen = std::collections::BTreeSet::new();
         for machine in lab.machines().chain([&lab.lan]) {
             assert!(seen.insert(format!("{:?}", machine.mac)), "{machine:?}");
