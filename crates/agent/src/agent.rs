@@ -253,7 +253,7 @@ fn local_addresses() -> BTreeSet<IpAddr> {
     match portolan_sys::link::Links::open().and_then(|mut links| links.addresses()) {
         Ok(addresses) => addresses.into_iter().filter(|a| a.scope == GLOBAL).map(|a| a.address).collect(),
         Err(error) => {
-            tracing::warn!(%error, "the machine's addresses can't be read; NodePorts answer on those of the Node object");
+            tracing::warn!(%error, "the machine's addresses can't be read; NodePorts answer on the Node object's");
             BTreeSet::new()
         }
     }

@@ -113,7 +113,11 @@ fn vips(service: &ServiceView, node: &NodeView, findings: &mut Vec<Finding>) -> 
             findings.push(Finding::service(
                 &service.name,
                 field,
-                format!("{address} is an address of node {}: connections to these ports of the node itself now go to the Service", node.name),
+                format!(
+                    "{address} is an address of node {}: connections to these ports of the node itself now go \
+                     to the Service",
+                    node.name
+                ),
             ));
         }
         vips.push(Vip { address, kind: FrontendKind::ExternalIp, source_ranges: None });
@@ -152,7 +156,7 @@ fn refused(
 }
 
 /// The source ranges that hold for a load balancer's address: only those of its family, so that a family without a
-/// range is closed instead of open, as it is with kube-proxy, where a filter exists per family.
+/// range is closed. (kube-proxy 1.36 leaves it open: it drops the other family's ranges before it looks for any.)
 fn ranges_for(service: &ServiceView, node: &NodeView, vip: IpAddr) -> Option<BTreeSet<IpNet>> {
     let family = Family::of(vip);
     let mut ranges: BTreeSet<IpNet> = service

@@ -151,7 +151,7 @@ impl Plan {
                 because.push(Reason::of_service(
                     service,
                     policy,
-                    "Local, but the connection starts on this node or in one of its pods: endpoints anywhere count".into(),
+                    "Local, but this comes from the node or one of its pods: endpoints anywhere count".into(),
                 ));
                 action
             }
