@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use portolan_api::{Kind, Status, find, walk};
 use serde_json::{Value, json};
 
@@ -26,12 +27,13 @@ pub(crate) async fn run(server: &Server) -> Result<()> {
             problem: "at least one range is needed, as in 10.96.0.0/16".into(),
         });
     };
-    let Some(first) = primary.hosts().next() else {
+    let first = first_address(primary);
+    if !primary.contains(&first) {
         return Err(Error::Config {
             field: "service_cidrs",
             problem: format!("{primary} has no address to give"),
         });
-    };
+    }
     let family = if first.is_ipv4() { "IPv4" } else { "IPv6" };
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
@@ -78,6 +80,14 @@ pub(crate) async fn run(server: &Server) -> Result<()> {
         "subsets": subsets,
     });
     ensure(server, kind("", "endpoints")?, endpoints, &["subsets"]).await
+}
+
+/// The address behind the network's own.
+fn first_address(cidr: &IpNet) -> IpAddr {
+    match cidr.network() {
+        IpAddr::V4(ip) => IpAddr::from(u32::from(ip).wrapping_add(1).to_be_bytes()),
+        IpAddr::V6(ip) => IpAddr::from(u128::from(ip).wrapping_add(1).to_be_bytes()),
+    }
 }
 
 fn kind(group: &str, plural: &str) -> Result<&'static Kind> {

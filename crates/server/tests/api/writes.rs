@@ -226,6 +226,22 @@ async fn the_kubernetes_service_is_there_with_the_first_address() {
 }
 
 #[tokio::test]
+async fn with_ipv6_first_the_kubernetes_service_has_the_first_address_of_that_range() {
+    let mut config = config();
+    config.service_cidrs.reverse();
+    config.advertise_addresses = vec!["2001:db8::7".parse().expect("an address")];
+    let server = portolan_server::Server::open(config, portolan_store::embedded::Embedded::in_memory()).await;
+    let server = server.expect("the server opens");
+    assert_eq!(get(&server, &core("services/kubernetes")).await.body["spec"]["clusterIP"], "fd00:96::1");
+    let slice =
+        get(&server, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await.body;
+    assert_eq!(
+        (&slice["addressType"], &slice["endpoints"][0]["addresses"][0]),
+        (&json!("IPv6"), &json!("2001:db8::7"))
+    );
+}
+
+#[tokio::test]
 async fn endpoints_go_with_their_service() {
     let server = server().await;
     post(&server, &core("services"), &service("web", "ClusterIP")).await;
