@@ -252,6 +252,50 @@ pub fn signal(process: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Gives a new process its descriptors: 0, 1 and 2 as named, `extra` as 3 (closed on exec), and no others.
+///
+/// For a child that goes on in this program without exec: whatever else owned a descriptor must not be used again.
+pub fn arrange_descriptors(standard: [BorrowedFd<'_>; 3], extra: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // First out of the way of 0 to 3, so that no source is overwritten before it is copied.
+    let mut sources = [0; 4];
+    for (source, from) in sources.iter_mut().zip(standard.iter().chain([&extra])) {
+        // SAFETY: integers only.
+        *source = unsafe { libc::fcntl(from.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 16) };
+        if *source < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    for (target, source) in sources.iter().enumerate() {
+        let flags = if target == 3 { libc::O_CLOEXEC } else { 0 };
+        // SAFETY: integers only; 0 to 3 are ours to give by this function's contract.
+        if unsafe { libc::dup3(*source, target as i32, flags) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: integers only; nothing uses descriptors from 4 on again by this function's contract.
+    if unsafe { libc::syscall(libc::SYS_close_range, 4u32, u32::MAX, 0u32) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: 3 is open and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(3) })
+}
+
+/// Becomes another user: supplementary groups, group, user, in this order. Leaves alone what is `None` or empty.
+pub fn become_user(user: Option<u32>, group: Option<u32>, groups: &[u32]) -> io::Result<()> {
+    use rustix::process::{Gid, Uid};
+    if !groups.is_empty() || user.is_some_and(|user| user != 0) {
+        let groups: Vec<Gid> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
+        rustix::thread::set_thread_groups(&groups)?;
+    }
+    if let Some(group) = group {
+        rustix::thread::set_thread_gid(Gid::from_raw(group))?;
+    }
+    if let Some(user) = user {
+        rustix::thread::set_thread_uid(Uid::from_raw(user))?;
+    }
+    Ok(())
+}
+
 /// Limits what the process may consume by accident: no core files, at most `files` open files.
 pub fn limit_resources(files: u64) -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
