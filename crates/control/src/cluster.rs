@@ -227,6 +227,14 @@ impl Cluster {
         Ok(())
     }
 
+    /// Whether the object still exists and is not being deleted, as the API itself says. Before something is adopted the
+    /// cache is not enough: an object that was orphaned by its owner's deletion must not be caught again by that owner.
+    pub async fn stays<K: Kind>(&self, object: &K) -> Result<bool> {
+        let key = ObjectKey::of(object);
+        let live = K::api(self.client.clone(), &key.namespace).get_opt(&key.name).await?;
+        Ok(live.is_some_and(|live| live.uid() == object.uid() && live.meta().deletion_timestamp.is_none()))
+    }
+
     fn missing<K: Kind>(&self, object: &K, error: kube::Error) -> Error {
         if is(&error, 404) {
             self.gone::<K>(&ObjectKey::of(object), &object.uid().unwrap_or_default());

@@ -41,6 +41,9 @@ pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done
                 cluster.patch(set.as_ref(), json!({ "metadata": { "ownerReferences": owners } })).await?;
             }
             None if matching && !going && set.metadata.deletion_timestamp.is_none() => {
+                if !cluster.stays(deployment.as_ref()).await? {
+                    return Ok(Done::Failed);
+                }
                 let mut owners = set.owner_references().to_vec();
                 owners.push(owner_reference(&deployment));
                 sets.push(

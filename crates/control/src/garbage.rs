@@ -157,9 +157,13 @@ async fn api(cluster: &Cluster, entry: &Entry) -> Result<kube::Api<DynamicObject
 }
 
 async fn delete(cluster: &Cluster, entry: &Entry, policy: PropagationPolicy) -> Result<()> {
+    // In the version that was judged: one watch may be behind another, and the object may have been orphaned meanwhile.
     let params = DeleteParams {
         propagation_policy: Some(policy),
-        preconditions: Some(Preconditions { uid: Some(entry.uid.clone()), resource_version: None }),
+        preconditions: Some(Preconditions {
+            uid: Some(entry.uid.clone()),
+            resource_version: Some(entry.version.clone()),
+        }),
         ..DeleteParams::default()
     };
     match api(cluster, entry).await?.delete(&entry.name, &params).await {

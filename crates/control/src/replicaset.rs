@@ -37,6 +37,9 @@ pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done
     });
     let related = related(cluster, &set);
     let decision = decide::decide(&set, &pods, &related, Timestamp::now());
+    if !decision.adopt.is_empty() && !cluster.stays(set.as_ref()).await? {
+        return Ok(Done::Failed);
+    }
     for pod in &decision.adopt {
         cluster
             .patch(pod.as_ref(), json!({ "metadata": { "ownerReferences": owners_with(pod, &set) } }))

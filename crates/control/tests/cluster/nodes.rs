@@ -51,7 +51,7 @@ async fn each_node_gets_ranges_of_its_own() {
 
 #[tokio::test]
 async fn a_silent_node_is_avoided_and_trusted_again_when_it_is_back() {
-    let config = Config { lease_grace: Duration::from_millis(600), ..Config::default() };
+    let config = Config { lease_grace: Duration::from_secs(2), ..Config::default() };
     let mut lab = Lab::new(config).await;
     lab.node("node-1", true).await;
     let heart = lab.node("node-2", true).await;
@@ -145,7 +145,7 @@ async fn a_pod_that_fits_nowhere_says_why_and_goes_when_there_is_room() {
 #[tokio::test]
 async fn the_pods_of_a_silent_node_are_replaced_when_their_patience_ends() {
     let config = Config {
-        lease_grace: Duration::from_millis(600),
+        lease_grace: Duration::from_secs(2),
         toleration: Duration::from_millis(500),
         ..Config::default()
     };
