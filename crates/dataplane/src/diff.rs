@@ -75,17 +75,13 @@ impl Mirror {
         let mut moving: BTreeSet<Frontend> = BTreeSet::new();
         let mut entangled: BTreeSet<&ServiceName> = BTreeSet::new();
         if parts.len() > 1 && !self.frontends.is_empty() {
+            let names: BTreeSet<&ServiceName> = parts.iter().map(|(name, _)| *name).collect();
             for (name, part) in &parts {
                 for frontend in part.iter().flat_map(|p| p.frontends.keys()) {
                     let owner = self.frontends.get(frontend).and_then(|e| e.owner.as_ref());
-                    if let Some((owner, _)) = owner.and_then(|o| self.services.get_key_value(o))
-                        && owner != *name
-                    {
+                    if let Some(loser) = owner.filter(|o| o != name).and_then(|o| names.get(o)) {
                         moving.insert(*frontend);
-                        entangled.insert(*name);
-                        if let Some((loser, _)) = parts.iter().find(|(n, _)| *n == owner) {
-                            entangled.insert(*loser);
-                        }
+                        entangled.extend([*name, *loser]);
                     }
                 }
             }
@@ -211,12 +207,12 @@ impl Mirror {
     }
 
     /// The set that the kernel already has under this name, known by a frontend of the same Service that leads there.
-    fn recognise(&self, service: &ServiceName, name: &SetName, part: &ServicePlan) -> Option<SetId> {
+    fn recognise(&mut self, service: &ServiceName, name: &SetName, part: &ServicePlan) -> Option<SetId> {
         if !self.adopted {
             return None;
         }
         let leads = |action: Option<&Action>| matches!(action, Some(Action::Balance(set)) if set == name);
-        part.frontends.iter().find_map(|(frontend, wanted)| {
+        let id = part.frontends.iter().find_map(|(frontend, wanted)| {
             let entry = self.frontends.get(frontend).filter(|e| e.owner.as_ref() == Some(service))?;
             let word = if leads(Some(&wanted.action)) {
                 entry.word
@@ -227,7 +223,10 @@ impl Mirror {
             };
             let slots = self.backends(name.family, word)?;
             slots.bound.is_none().then(|| word.set())
-        })
+        })?;
+        let slots = self.sets.get_mut(&(name.family, id))?;
+        slots.bound = Some((service.clone(), name.clone()));
+        Some(id)
     }
 
     /// Makes a set of backends equal to the plan's; its id.

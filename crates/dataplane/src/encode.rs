@@ -6,7 +6,7 @@ use portolan_sys::nft::{Batch, Expression, Field, SetDeclaration, SetFlags, comm
 use crate::diff::follows;
 use crate::element::{Element, Place};
 use crate::rule::ANONYMOUS;
-use crate::ruleset::{self, CHAIN_RANGES, CHAIN_REMEMBER, Chain, Ruleset};
+use crate::ruleset::{self, CHAIN_REMEMBER, Chain, Ruleset};
 use crate::unit::{NodeSet, Op};
 
 /// Both families, in the order in which they are written.
@@ -124,9 +124,11 @@ pub fn operations(batch: &mut Batch, table: &str, ops: &[Op]) {
             Op::Ranges { family, new, all } => {
                 let family = ruleset::family(*family);
                 batch.add_set(family, table, &ruleset::declaration(family, *new));
-                batch.flush_chain(family, table, CHAIN_RANGES);
-                for rule in ruleset::range_rules(family, all) {
-                    batch.add_rule(family, table, CHAIN_RANGES, &rule);
+                for (chain, rules) in ruleset::range_rules(family, all) {
+                    batch.flush_chain(family, table, chain);
+                    for rule in rules {
+                        batch.add_rule(family, table, chain, &rule);
+                    }
                 }
             }
             Op::Node(family, set, intervals) => node(batch, table, *family, *set, intervals),

@@ -152,7 +152,9 @@ impl Engine {
             }
         }
         let mut packer = Packer::new(writer.room());
+        // A batch of their own: what they add may be deleted by the plan, and a batch deletes first.
         packer.push(Unit { switch: repairs, ..Unit::default() }, &mut |ops| writer.commit(&ops))?;
+        packer.flush(&mut |ops| writer.commit(&ops))?;
         mirror.whole(plan, &mut |unit| {
             note(&mut applied, &unit);
             packer.push(unit, &mut |ops| writer.commit(&ops))

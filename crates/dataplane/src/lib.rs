@@ -2,19 +2,26 @@
 //!
 //! Absent on purpose: Kubernetes, files, the network of anybody but the calling thread's namespace, and any opinion
 //! about where a connection should go.
+//!
+//! In the order in which a newcomer reads them: `word`, 32 bits that carry a decision from rule to rule; `element`, what a
+//! plan consists of in the kernel; `ruleset`, the fixed chains that look elements up; `unit`, operations and which of them belong
+//! together; `mirror`, what the kernel holds, in our terms; `diff`, from there to a plan; `encode` and `read`, to the kernel
+//! and back; `engine`, the shell; `udp`, flows that outlive their backend.
 
-// In the order in which a newcomer reads them.
-mod diff; // from there to a plan: pure
-mod element; // what a plan consists of in the kernel
-mod encode; // operations as messages
+mod diff;
+mod element;
+mod encode;
 mod engine;
-mod mirror; // what the kernel holds, in our terms
-mod read; // from the kernel back to a plan's terms
-mod rule; // building rules
-mod ruleset; // the tables' fixed part
+mod mirror;
+mod read;
+mod rule;
+mod ruleset;
 mod udp;
-mod unit; // operations, and which of them belong together
-mod word; // 32 bits that carry a decision from rule to rule // the shell: sockets, batches, time // flows that outlive their backend
+mod unit;
+mod word;
+
+#[cfg(test)]
+mod tests;
 
 pub use engine::{Applied, Counters, Engine, Error, Options};
 pub use read::{ActionReading, FrontendReading, Reading};

@@ -260,7 +260,9 @@ fn shape(
         let rules = rules.get(&chain.name).map_or(&[][..], Vec::as_slice);
         let count = match chain.name.as_str() {
             CHAIN_REMEMBER => rules.len(),
-            ruleset::CHAIN_RANGES => 1 + contents.ranges.iter().filter(|(f, _)| *f == family).count(),
+            ruleset::CHAIN_RANGES | ruleset::CHAIN_RANGES_AGAIN => {
+                chain.rules.len() + contents.ranges.iter().filter(|(f, _)| *f == family).count()
+            }
             _ => chain.rules.len(),
         };
         if rules.len() != count {

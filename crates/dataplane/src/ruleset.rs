@@ -5,10 +5,9 @@
 //! ```text
 //! prerouting / output   for an address of ours?         vips, node-addresses
 //!   resolve             whose frontend: the word        nodeports, frontends, then the same for inside
-//!   balance             source ranges                   ranges-N
-//!     plain             drop, refuse, or a random slot  classes, slots
+//!   balance             source ranges, a random slot    ranges-N, classes, slots
 //!     sticky            the one remembered, or a slot   clients, tokens, endpoints
-//!     last              nothing found: once more from the beginning, see diff.rs
+//!     last              drop, refuse, or once more, if a commit came in between (see diff.rs)
 //! settle                remember the choice, give the priority back
 //! postrouting / source  masquerade, from the connection's original destination
 //! ```
@@ -32,6 +31,8 @@ pub const COUNTER_MISSED: &str = "missed";
 pub const CHAIN_REMEMBER: &str = "remember";
 /// The chain whose rules look up source ranges: one for each prefix length.
 pub const CHAIN_RANGES: &str = "check-range";
+/// The chain that looks again, at what the frontend says by then, before it drops.
+pub const CHAIN_RANGES_AGAIN: &str = "check-range-again";
 /// The map of remembered clients.
 pub const CLIENTS: &str = "clients";
 
@@ -132,8 +133,20 @@ fn node_declaration(family: Family, set: NodeSet) -> SetDeclaration {
     SetDeclaration { name: node_set(set).into(), flags, key: vec![key], data: vec![], size: 0 }
 }
 
-/// The rules of the chain that looks up source ranges, for these sets. What no rule lets pass is dropped.
-pub fn range_rules(family: Family, places: &[Place]) -> Vec<Vec<Expression>> {
+/// The rules of the two chains that look up source ranges, for these sets. What no rule lets pass is dropped, unless the
+/// frontend or its ranges changed while the packet was under way.
+pub fn range_rules(family: Family, places: &[Place]) -> [(&'static str, Vec<Vec<Expression>>); 2] {
+    let rule = || Rule::new(family);
+    let again = vec![rule().jump("again"), rule().priority_has(RANGED, false).back()];
+    [(CHAIN_RANGES, vec![], rule().goto(CHAIN_RANGES_AGAIN)), (CHAIN_RANGES_AGAIN, again, rule().drop())].map(
+        |(name, first, last)| {
+            let rules = first.into_iter().chain(lookups(family, places)).chain([last]);
+            (name, rules.map(Rule::build).collect())
+        },
+    )
+}
+
+fn lookups(family: Family, places: &[Place]) -> Vec<Rule> {
     let mut rules = Vec::new();
     for place in places {
         let name = place.name();
@@ -148,8 +161,7 @@ pub fn range_rules(family: Family, places: &[Place]) -> Vec<Vec<Expression>> {
             _ => continue,
         });
     }
-    rules.push(Rule::new(family).drop());
-    rules.into_iter().map(Rule::build).collect()
+    rules
 }
 
 /// The rule that remembers a client for a kind's timeout.
@@ -176,15 +188,15 @@ pub fn read_remember_rule(rule: &[Expression]) -> Option<(u32, u64)> {
     Some((kind, timeout))
 }
 
-/// A verdict map from classes to chains: `prefix` and the exponent, less `half`.
-fn classes(name: &str, prefix: &str, half: u32) -> Classes {
+/// A verdict map from classes to chains: `prefix` and the exponent, less `half`; and what to do with drop and reject.
+fn classes(name: &str, prefix: &str, half: u32, refusals: Option<(Verdict, Verdict)>) -> Classes {
     let mut elements: Vec<(u32, Verdict)> = EXPONENTS
         .filter(|exponent| *exponent >= half)
         .map(|exponent| (exponent + 1, Verdict::Jump(format!("{prefix}{}", exponent - half))))
         .collect();
-    if half == 0 && prefix == "p" {
-        elements.push((CLASS_DROP, Verdict::Drop));
-        elements.push((CLASS_REJECT, Verdict::Goto("refuse".into())));
+    if let Some((drop, reject)) = refusals {
+        elements.push((CLASS_DROP, drop));
+        elements.push((CLASS_REJECT, reject));
     }
     let set = SetDeclaration {
         name: name.into(),
@@ -209,11 +221,15 @@ impl Ruleset {
             data: vec![Field::Priority],
             size: CLIENTS_MAX,
         });
+        // A packet that meets a commit between its lookup as anyone and its lookup as one from inside may have taken the one's
+        // refusal for the other's: no refusal is believed before it was looked up again.
+        let again = || Verdict::Goto("last".into());
         let classes = vec![
-            classes("classes", "p", 0),
-            classes("half-classes", "p", 1),
-            classes("sticky-classes", "s", 0),
-            classes("sticky-half-classes", "s", 1),
+            classes("classes", "p", 0, Some((again(), again()))),
+            classes("last-classes", "p", 0, Some((Verdict::Drop, Verdict::Goto("refuse".into())))),
+            classes("half-classes", "p", 1, None),
+            classes("sticky-classes", "s", 0, None),
+            classes("sticky-half-classes", "s", 1, None),
         ];
         let mut chains = decision_chains(family);
         chains.extend(source_chains(family));
@@ -298,7 +314,7 @@ fn decision_chains(family: Family) -> Vec<Chain> {
         "last",
         [
             vec![rule().jump("again"), rule().priority_has(KIND, true).goto("last-sticky")],
-            draw("classes", "half-classes"),
+            draw("last-classes", "half-classes"),
             end(),
         ]
         .concat(),
@@ -322,7 +338,9 @@ fn decision_chains(family: Family) -> Vec<Chain> {
         ]
         .concat(),
     ));
-    chains.push(Chain { name: CHAIN_RANGES.into(), hook: None, rules: range_rules(family, &[]) });
+    for (name, rules) in range_rules(family, &[]).into_iter().rev() {
+        chains.push(Chain { name: name.into(), hook: None, rules });
+    }
     chains.push(chain("undefined", vec![rule().within(&[Load::Destination], "cluster-ips").goto("refuse")]));
     chains.push(chain(
         "balance",
