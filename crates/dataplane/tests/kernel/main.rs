@@ -1,6 +1,7 @@
 //! The engine against the kernel, in network namespaces that the tests make.
 
 mod adopt; // what is there before
+mod flip; // backends come and go under a flood
 mod packets; // connections from everywhere to each kind of frontend
 mod plans; // plans to test with
 mod world; // a node, its pods, a client, another node
