@@ -106,6 +106,13 @@ fn size(set: &ReplicaSet) -> Size {
     }
 }
 
+/// How many pods the set has or will have. One that has just been scaled down still has those that it was to lose: room
+/// that is promised is not room yet. (Kubernetes counts what is asked for, and exceeds the surge for moments.)
+fn present(set: &ReplicaSet) -> i32 {
+    let has = set.status.as_ref().map_or(0, |status| status.replicas);
+    size(set).replicas.max(has)
+}
+
 /// What each scaled set remembers of the deployment's size.
 fn memory(bounds: Bounds) -> BTreeMap<String, String> {
     BTreeMap::from([
@@ -164,16 +171,16 @@ fn resize(
 
 fn roll(deployment: &Deployment, newest: Option<&Arc<ReplicaSet>>, old: &[Arc<ReplicaSet>], step: &mut Step) {
     let bounds = Bounds::of(deployment);
-    let asked: i32 = old.iter().map(|set| size(set).replicas).sum();
+    let there: i32 = old.iter().map(|set| present(set)).sum();
     let Some(newest) = newest else {
-        let replicas = rollout::grow(bounds, 0, asked);
+        let replicas = rollout::grow(bounds, 0, there);
         return create(deployment, old, replicas, step);
     };
     let mut annotations = revision::annotations(deployment, Some(newest), old);
     number(deployment, &annotations, step);
     annotations.extend(memory(bounds));
     let new = size(newest);
-    if scale(step, newest, rollout::grow(bounds, new.replicas, asked), annotations) {
+    if scale(step, newest, rollout::grow(bounds, new.replicas, there), annotations) {
         return;
     }
     let sizes: Vec<Size> = old.iter().map(|set| size(set)).collect();
