@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
-use std::net::IpAddr;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -95,7 +94,14 @@ impl Runtime {
 /// See [`crate::run`].
 pub(crate) async fn run(client: Client, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     fs::create_dir_all(pods_dir(&config.data_dir))?;
-    prepare_kernel(&config.node_addresses)?;
+    // Two that look after the same pods would end each other's.
+    let lock = fs::File::create(config.data_dir.join("lock"))?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        anyhow::anyhow!(
+            "{} is in use by another node; give each its own directory",
+            config.data_dir.display()
+        )
+    })?;
     // A supervisor's first process ends at once and leaves the pod's process 1 to the nearest subreaper.
     rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
     let identity = logs::Identity::make(&config)?;
@@ -150,17 +156,6 @@ pub(crate) async fn run(client: Client, config: Config, shutdown: CancellationTo
         () = work => {}
     }
     tasks.shutdown().await;
-    Ok(())
-}
-
-/// Switches of the node's network namespace that pods need.
-fn prepare_kernel(addresses: &[IpAddr]) -> io::Result<()> {
-    if addresses.iter().any(IpAddr::is_ipv4) {
-        network::set_switch("ipv4/ip_forward", "1")?;
-    }
-    if addresses.iter().any(IpAddr::is_ipv6) {
-        network::set_switch("ipv6/conf/all/forwarding", "1")?;
-    }
     Ok(())
 }
 

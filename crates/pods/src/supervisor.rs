@@ -20,6 +20,7 @@ use portolan_sys::process::{
     Signals, Unshare, enter_isolation, exit_now, fork, fork_isolated, signal, unshare,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FlockOperation;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
@@ -56,6 +57,11 @@ fn begin(directory: PathBuf) -> io::Result<()> {
     // The socket's name is relative: an absolute one may be longer than a socket's address can be (108 bytes).
     std::env::set_current_dir(&directory)?;
     let dir = PodDir(directory);
+    // Held for as long as the pod's process 1 lives: a node's process that was killed while it started one can't make a
+    // second of the same pod.
+    let lock = fs::File::create(dir.0.join("lock"))?;
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| io::Error::other("the pod has a supervisor already"))?;
     let order: Order = read_json(&dir.order())?.ok_or_else(|| io::Error::other("there is no order.json"))?;
     for path in [dir.0.join("containers"), dir.0.join("logs"), dir.0.join(ROOT)] {
         root::make_place(&path)?;
@@ -74,7 +80,7 @@ fn begin(directory: PathBuf) -> io::Result<()> {
     let signals = Signals::block(&[Signal::CHILD, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT])?;
     let Some(child) = fork()? else {
         let _ = rustix::thread::set_name(c"portolan-pod");
-        let mut supervisor = Supervisor::new(dir, signals, listener);
+        let mut supervisor = Supervisor::new(dir, lock, signals, listener);
         loop {
             if let Err(error) = supervisor.turn() {
                 eprintln!("{error}");
@@ -232,6 +238,8 @@ impl Client {
 
 struct Supervisor {
     dir: PodDir,
+    /// Never read; it says that this pod is taken.
+    _lock: fs::File,
     signals: Signals,
     listener: UnixListener,
     clients: Vec<Client>,
@@ -241,7 +249,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(dir: PodDir, signals: Signals, listener: UnixListener) -> Supervisor {
+    fn new(dir: PodDir, lock: fs::File, signals: Signals, listener: UnixListener) -> Supervisor {
         // Records of an earlier sandbox of this pod. Whatever they say is running ended with it.
         let now = Timestamp::now();
         let mut records = dir.records();
@@ -250,6 +258,7 @@ impl Supervisor {
         }
         Supervisor {
             dir,
+            _lock: lock,
             signals,
             listener,
             clients: Vec::new(),

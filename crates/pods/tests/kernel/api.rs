@@ -120,13 +120,23 @@ impl Api {
     /// Every state that an object has had.
     pub fn history(&self, key: &str) -> Vec<Value> {
         let state = self.state.lock();
-        state.history.iter().filter(|(changed, _, _)| changed == key).map(|(_, _, object)| object.clone()).collect()
+        state
+            .history
+            .iter()
+            .filter(|(changed, _, _)| changed == key)
+            .map(|(_, _, object)| object.clone())
+            .collect()
     }
 
     /// All objects whose key begins so.
     pub fn all(&self, prefix: &str) -> Vec<Value> {
         let state = self.state.lock();
-        state.objects.iter().filter(|(key, _)| key.starts_with(prefix)).map(|(_, object)| object.clone()).collect()
+        state
+            .objects
+            .iter()
+            .filter(|(key, _)| key.starts_with(prefix))
+            .map(|(_, object)| object.clone())
+            .collect()
     }
 
     /// Asks for an object's deletion, as `kubectl delete` does.
@@ -189,10 +199,17 @@ impl Api {
             (Method::GET, None) => {
                 let state = self.state.lock();
                 let prefix = format!("{kind}/");
-                let items: Vec<&Value> =
-                    state.objects.iter().filter(|(key, _)| key.starts_with(&prefix)).map(|(_, object)| object).collect();
+                let items: Vec<&Value> = state
+                    .objects
+                    .iter()
+                    .filter(|(key, _)| key.starts_with(&prefix))
+                    .map(|(_, object)| object)
+                    .collect();
                 let metadata = json!({"resourceVersion": state.history.len().to_string()});
-                respond(200, &json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items}))
+                respond(
+                    200,
+                    &json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items}),
+                )
             }
             (Method::GET, Some(name)) => match self.get(&key(name)) {
                 Some(object) => respond(200, &object),
@@ -259,7 +276,8 @@ impl Api {
                         let state = api.state.lock();
                         for (key, kind, object) in state.history.iter().skip(next) {
                             if key.starts_with(&prefix) {
-                                lines.extend(json!({"type": kind, "object": object}).to_string().into_bytes());
+                                lines
+                                    .extend(json!({"type": kind, "object": object}).to_string().into_bytes());
                                 lines.push(b'\n');
                             }
                         }

@@ -28,7 +28,9 @@ fn main() -> ExitCode {
     match first.as_ref().and_then(|first| first.to_str()) {
         Some("__pod") => portolan_pods::pod_main(args),
         Some("--agent") => world::agent(args),
-        Some("--test") => tests::run(&args.next().and_then(|name| name.into_string().ok()).unwrap_or_default()),
+        Some("--test") => {
+            tests::run(&args.next().and_then(|name| name.into_string().ok()).unwrap_or_default())
+        }
         filter => all(filter.filter(|filter| !filter.starts_with('-')).unwrap_or_default()),
     }
 }
@@ -110,6 +112,7 @@ fn prepare() -> Result<(), String> {
     let none = None::<&std::ffi::CStr>;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|error| format!("mounts can't be made private: {error}"))?;
-    mount("proc", "/proc", "proc", MountFlags::empty(), none).map_err(|error| format!("no fresh /proc: {error}"))?;
+    mount("proc", "/proc", "proc", MountFlags::empty(), none)
+        .map_err(|error| format!("no fresh /proc: {error}"))?;
     mount("tmpfs", "/tmp", "tmpfs", MountFlags::empty(), none).map_err(|error| format!("no tmpfs: {error}"))
 }

@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::As;
-use crate::world::{
-    NODE, TOKEN, World, client, condition, http, is_ready, pod_links, processes, tcp, udp,
-};
+use crate::world::{NODE, TOKEN, World, client, condition, http, is_ready, pod_links, processes, tcp, udp};
 
 macro_rules! tests {
     ($($name:ident as $world:ident),* $(,)?) => {
@@ -36,6 +34,7 @@ tests! {
     what_left_the_api_while_the_node_was_down_is_removed as Root,
     what_is_missing_is_said_in_the_pods_status as Root,
     a_container_is_confined as Root,
+    a_container_is_confined_without_root as User,
     a_failing_liveness_probe_restarts_and_a_failing_readiness_probe_does_not as Root,
     a_container_sees_services_its_pod_and_config_maps as Root,
     routes_to_other_nodes_follow_their_objects as Root,
@@ -45,7 +44,8 @@ tests! {
 
 /// Runs one test; process 1 of its namespaces.
 pub fn run(name: &str) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio");
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         runtime.block_on(async {
             let limit = tokio::time::timeout(Duration::from_secs(60), dispatch(name));
@@ -91,9 +91,12 @@ async fn answers(addresses: &[IpAddr], hostname: &str) {
 
 async fn a_pod_answers_over_http_tcp_and_udp_in_both_families() {
     let world = World::new().await;
-    world.api.until("the node is ready", 10, |api| {
-        api.get("nodes//node-1").filter(|node| condition(node, "Ready") == Some(true))
-    }).await;
+    world
+        .api
+        .until("the node is ready", 10, |api| {
+            api.get("nodes//node-1").filter(|node| condition(node, "Ready") == Some(true))
+        })
+        .await;
     let begun = Instant::now();
     let key = world.create("web", echo("echo"));
     let addresses = world.ready(&key).await;
@@ -115,7 +118,10 @@ async fn a_pod_answers_over_http_tcp_and_udp_in_both_families() {
     let node = world.api.get("nodes//node-1").expect("the node");
     assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], NODE);
     assert_eq!(node["status"]["addresses"][0], json!({"address": "192.0.2.1", "type": "InternalIP"}));
-    assert_eq!(node["metadata"]["annotations"]["portolan.dev/serving-cert-sha256"].as_str().map(str::len), Some(64));
+    assert_eq!(
+        node["metadata"]["annotations"]["portolan.dev/serving-cert-sha256"].as_str().map(str::len),
+        Some(64)
+    );
     world.api.until("the lease", 5, |api| api.get("leases/kube-node-lease/node-1")).await;
 
     // Two pods of one node reach each other, and neither gets the other's address.
@@ -144,7 +150,8 @@ async fn pods_run_without_root() {
 async fn until_gone(world: &World) {
     let begun = Instant::now();
     loop {
-        let left = processes().into_iter().filter(|name| ["portolan-pod", "echo", "sh", "sleep"].contains(&&**name));
+        let left =
+            processes().into_iter().filter(|name| ["portolan-pod", "echo", "sh", "sleep"].contains(&&**name));
         let left: Vec<String> = left.collect();
         let files = std::fs::read_dir(world.data.join("pods")).map(|entries| entries.count()).unwrap_or(0);
         if left.is_empty() && pod_links().is_empty() && files == 0 {
@@ -161,14 +168,16 @@ async fn a_killed_supervisor_takes_the_pod_with_it_and_the_pod_comes_back() {
     let key = world.create("web", echo("echo"));
     let addresses = world.ready(&key).await;
     let pid = world.pid(&key);
-    let children = || -> usize {
-        processes().iter().filter(|name| *name == "echo").count()
-    };
+    let children = || -> usize { processes().iter().filter(|name| *name == "echo").count() };
     assert_eq!(children(), 1);
-    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).expect("a pid"), rustix::process::Signal::KILL)
-        .expect("it is killed");
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(pid).expect("a pid"),
+        rustix::process::Signal::KILL,
+    )
+    .expect("it is killed");
     let restarted = |api: &crate::api::Api| {
-        api.get(&key).filter(|pod| is_ready(pod) && pod["status"]["containerStatuses"][0]["restartCount"] == 1)
+        api.get(&key)
+            .filter(|pod| is_ready(pod) && pod["status"]["containerStatuses"][0]["restartCount"] == 1)
     };
     let pod = world.api.until("the pod is back", 20, restarted).await;
     assert_eq!(pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 137);
@@ -190,7 +199,10 @@ async fn pods_outlive_the_nodes_process_and_are_taken_over() {
     world.start_agent();
     let second = world.create("second", echo("echo"));
     let others = world.ready(&second).await;
-    assert!(others.iter().all(|address| !addresses.contains(address)), "addresses in use are not given again");
+    assert!(
+        others.iter().all(|address| !addresses.contains(address)),
+        "addresses in use are not given again"
+    );
     assert_eq!(world.pid(&key), pid, "the same pod goes on");
     answers(&addresses, "web").await;
     let after = world.api.history(&key).split_off(before);
@@ -201,9 +213,10 @@ async fn pods_outlive_the_nodes_process_and_are_taken_over() {
     let mut job = job;
     job["restartPolicy"] = json!("Never");
     let job = world.create("job", job);
-    world.api.until("the job runs", 10, |api| {
-        api.get(&job).filter(|pod| pod["status"]["phase"] == "Running")
-    }).await;
+    world
+        .api
+        .until("the job runs", 10, |api| api.get(&job).filter(|pod| pod["status"]["phase"] == "Running"))
+        .await;
     world.kill_agent();
     let dir = world.dir(&job);
     let begun = Instant::now();
@@ -237,7 +250,8 @@ async fn a_deleted_pod_serves_until_clients_stop_and_leaves_nothing() {
     assert!(took > Duration::from_secs(1) && took < Duration::from_secs(4), "gone after {took:?}");
     until_gone(&world).await;
     let last = world.api.history(&key);
-    let last = last.iter().rev().find(|pod| pod["status"]["phase"] == "Succeeded").expect("its end was reported");
+    let last =
+        last.iter().rev().find(|pod| pod["status"]["phase"] == "Succeeded").expect("its end was reported");
     assert_eq!(last["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 0);
 }
 
@@ -325,7 +339,10 @@ async fn what_is_missing_is_said_in_the_pods_status() {
     };
     let message = world.api.until("it says that there is no image", 10, waits).await;
     assert!(message.contains("--image nginx:1.29=DIR"), "{message}");
-    let bad = world.create("bad", json!({"containers": [{"name": "c", "image": "host", "command": ["/no/such/program"]}]}));
+    let bad = world.create(
+        "bad",
+        json!({"containers": [{"name": "c", "image": "host", "command": ["/no/such/program"]}]}),
+    );
     let failed = |api: &crate::api::Api| {
         let pod = api.get(&bad)?;
         let container = &pod["status"]["containerStatuses"][0];
@@ -355,9 +372,13 @@ async fn output(world: &World, key: &str, last: &str) -> Vec<String> {
     }
 }
 
+async fn a_container_is_confined_without_root() {
+    a_container_is_confined().await;
+}
+
 async fn a_container_is_confined() {
     let world = World::new().await;
-    let script = "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status; echo pid $$; hostname; \
+    let script = "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status; echo pid $$$$; hostname; \
                   touch /x 2>/dev/null || echo read-only; ls /proc | grep -cE '^[0-9]+$'; \
                   mount -t tmpfs none /mnt 2>/dev/null || echo no-mounts; \
                   echo 1 2>/dev/null >/proc/sys/net/ipv4/ip_forward || echo no-sysctls; \
@@ -365,7 +386,8 @@ async fn a_container_is_confined() {
                   grep -c '^nameserver' /etc/resolv.conf; echo done; exec sleep 1000";
     let key = world.create("jail", shell(script));
     let lines = output(&world, &key, "done").await;
-    let has = |wanted: &str| assert!(lines.iter().any(|line| line == wanted), "{wanted:?} is not in {lines:#?}");
+    let has =
+        |wanted: &str| assert!(lines.iter().any(|line| line == wanted), "{wanted:?} is not in {lines:#?}");
     for wanted in [
         "NoNewPrivs:\t1",
         "Seccomp:\t2",
@@ -408,30 +430,42 @@ async fn a_failing_liveness_probe_restarts_and_a_failing_readiness_probe_does_no
     assert_eq!(world.api.get(&key).expect("the pod")["status"]["containerStatuses"][0]["restartCount"], 0);
     touch("dead");
     let restarted = |api: &crate::api::Api| {
-        api.get(&key).filter(|pod| is_ready(pod) && pod["status"]["containerStatuses"][0]["restartCount"] == 1)
+        api.get(&key)
+            .filter(|pod| is_ready(pod) && pod["status"]["containerStatuses"][0]["restartCount"] == 1)
     };
     world.api.until("it is restarted, with fresh files, and ready", 15, restarted).await;
-    world.api.until("the events", 5, |_| {
-        let said = world.events("Unhealthy");
-        let has = |kind: &str| said.iter().any(|message| message.starts_with(kind));
-        (has("Liveness") && has("Readiness") && !world.events("Killing").is_empty()).then_some(())
-    })
-    .await;
+    world
+        .api
+        .until("the events", 5, |_| {
+            let said = world.events("Unhealthy");
+            let has = |kind: &str| said.iter().any(|message| message.starts_with(kind));
+            (has("Liveness") && has("Readiness") && !world.events("Killing").is_empty()).then_some(())
+        })
+        .await;
 }
 
 async fn a_container_sees_services_its_pod_and_config_maps() {
     let world = World::new().await;
-    world.api.put("services/default/web", json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
-        "spec": {"clusterIP": "10.96.0.7", "ports": [{"port": 80}]}
-    }));
-    world.api.put("configmaps/default/conf", json!({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "conf", "namespace": "default"},
-        "data": {"key": "value", "file": "content"}
-    }));
-    let mut spec = shell("echo $WEB_SERVICE_HOST $NAME $IP $KEY; cat /tmp/conf/file; echo; echo x >/tmp/scratch/x && \
-                          cat /tmp/scratch/x; grep $IP /etc/hosts; echo done; exec sleep 1000");
+    world.api.put(
+        "services/default/web",
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
+            "spec": {"clusterIP": "10.96.0.7", "ports": [{"port": 80}]}
+        }),
+    );
+    world.api.put(
+        "configmaps/default/conf",
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "conf", "namespace": "default"},
+            "data": {"key": "value", "file": "content"}
+        }),
+    );
+    let mut spec = shell(
+        "echo $WEB_SERVICE_HOST $NAME $IP $KEY; cat /tmp/conf/file; echo; echo x >/tmp/scratch/x && \
+                          cat /tmp/scratch/x; grep $IP /etc/hosts; echo done; exec sleep 1000",
+    );
     let container = &mut spec["containers"][0];
+    container["image"] = json!("docker.io/library/machine:latest");
     container["env"] = json!([
         {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
@@ -440,7 +474,8 @@ async fn a_container_sees_services_its_pod_and_config_maps() {
     container["volumeMounts"] = json!([
         {"name": "conf", "mountPath": "/tmp/conf"}, {"name": "scratch", "mountPath": "/tmp/scratch"}
     ]);
-    spec["volumes"] = json!([{"name": "conf", "configMap": {"name": "conf"}}, {"name": "scratch", "emptyDir": {}}]);
+    spec["volumes"] =
+        json!([{"name": "conf", "configMap": {"name": "conf"}}, {"name": "scratch", "emptyDir": {}}]);
     let key = world.create("env", spec);
     let lines = output(&world, &key, "done").await;
     assert_eq!(lines[..4], ["10.96.0.7 env 10.244.1.1 value", "content", "x", "10.244.1.1\tenv"]);
@@ -458,9 +493,10 @@ async fn routes_to_other_nodes_follow_their_objects() {
     let routes = || {
         let mut links = portolan_sys::link::Links::open().expect("a netlink socket");
         let routes = links.routes().expect("routes");
-        let mut via: Vec<String> = routes.into_iter().filter_map(|route| {
-            Some(format!("{}/{} via {}", route.destination, route.prefix, route.via?))
-        }).collect();
+        let mut via: Vec<String> = routes
+            .into_iter()
+            .filter_map(|route| Some(format!("{}/{} via {}", route.destination, route.prefix, route.via?)))
+            .collect();
         via.sort();
         via
     };

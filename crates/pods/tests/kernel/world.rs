@@ -21,12 +21,14 @@ pub const TOKEN: &str = "secret-of-the-log-endpoint";
 pub fn agent(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     let (Some(url), Some(directory)) = (args.next(), args.next()) else { return ExitCode::from(2) };
     let url: http::Uri = url.to_str().and_then(|url| url.parse().ok()).expect("a URL");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio");
     let ran = runtime.block_on(async {
         let client = kube::Client::try_from(kube::Config::new(url)).expect("a client");
         let addresses = NODE_ADDRESSES.iter().map(|address| address.parse().expect("an address")).collect();
         let mut config = portolan_pods::Config::new(NODE, addresses, Path::new(&directory));
         config.allow_host_image = true;
+        config.images.insert("machine".to_owned(), PathBuf::from("/"));
         config.log_token = TOKEN.to_owned();
         portolan_pods::run(client, config, CancellationToken::new()).await
     });
@@ -58,13 +60,18 @@ impl World {
         }
         let lan = links.index("lan").expect("the link");
         for (address, prefix) in NODE_ADDRESSES.into_iter().zip([24, 64]) {
-            links.add_address(lan, address.parse().expect("an address"), prefix).expect("an address is added");
+            links
+                .add_address(lan, address.parse().expect("an address"), prefix)
+                .expect("an address is added");
         }
         let (api, url) = Api::start().await;
-        api.put("nodes//node-1", json!({
-            "apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE},
-            "spec": {"podCIDRs": ["10.244.1.0/24", "fd00:10:244:1::/64"]}
-        }));
+        api.put(
+            "nodes//node-1",
+            json!({
+                "apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE},
+                "spec": {"podCIDRs": ["10.244.1.0/24", "fd00:10:244:1::/64"]}
+            }),
+        );
         let mut world = World { api, data: PathBuf::from("/tmp/node"), url, agent: None };
         world.start_agent();
         world
@@ -152,13 +159,16 @@ pub fn processes() -> Vec<String> {
         name.parse::<u32>().ok()?;
         let status = std::fs::read_to_string(format!("/proc/{name}/stat")).ok()?;
         let (before, after) = status.rsplit_once(')')?;
-        (name != own && !after.starts_with(" Z")).then(|| before.split_once('(').map(|(_, comm)| comm.to_owned()))?
+        (name != own && !after.starts_with(" Z"))
+            .then(|| before.split_once('(').map(|(_, comm)| comm.to_owned()))?
     });
     names.collect()
 }
 
 /// A client on a thread of its own; how it went.
-pub async fn client<T: Send + 'static>(act: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
+pub async fn client<T: Send + 'static>(
+    act: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
     tokio::task::spawn_blocking(act).await.expect("the client doesn't panic")
 }
 
