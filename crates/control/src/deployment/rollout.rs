@@ -186,6 +186,23 @@ mod tests {
         assert_eq!(shrink(Bounds::new(3, 1, 1), size(1, 0), &[size(3, 1)]), [2]);
     }
 
+    #[test]
+    fn a_new_size_in_the_middle_of_a_rollout_is_shared_in_proportion() {
+        let set = |replicas: i32| -> Arc<ReplicaSet> {
+            let set = serde_json::json!({
+                "metadata": { "annotations": { DESIRED_REPLICAS: "10", MAX_REPLICAS: "13" } },
+                "spec": { "replicas": replicas, "selector": {} },
+            });
+            Arc::new(serde_json::from_value(set).expect("a ReplicaSet"))
+        };
+        // From 10 to 15 with a surge of 3: the example of Kubernetes' documentation on proportional scaling.
+        assert_eq!(proportional(Bounds::new(15, 3, 2), &[set(8), set(5)]), Some(vec![11, 7]));
+        assert_eq!(proportional(Bounds::new(10, 3, 2), &[set(8), set(5)]), None, "nothing has changed");
+        assert_eq!(proportional(Bounds::new(0, 3, 0), &[set(8), set(5)]), Some(vec![0, 0]));
+        let shrunk = proportional(Bounds::new(5, 1, 1), &[set(8), set(5)]).expect("sizes");
+        assert_eq!(shrunk.iter().sum::<i32>(), 6);
+    }
+
     proptest! {
         #[test]
         fn a_rollout_keeps_its_bounds_and_ends(

@@ -52,11 +52,7 @@ impl Lab {
             Lab { client: client.clone(), server, stop, config, controllers: None, tasks: Vec::new() };
         lab.start();
         lab.tasks.push(tokio::spawn(kubelets(client)));
-        lab.create::<Namespace>(
-            "",
-            json!({ "metadata": { "name": "n" }, "spec": { "finalizers": ["kubernetes"] } }),
-        )
-        .await;
+        lab.create::<Namespace>("", json!({ "metadata": { "name": "n" } })).await;
         lab
     }
 
