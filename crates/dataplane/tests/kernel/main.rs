@@ -2,6 +2,7 @@
 
 mod adopt; // what is there before
 mod flip; // backends come and go under a flood
+mod ordinary; // small batches, users who are not root
 mod packets; // connections from everywhere to each kind of frontend
 mod plans; // plans to test with
 mod world; // a node, its pods, a client, another node
