@@ -3,6 +3,7 @@
 mod disruption; // pods and parts die, connections go on
 mod harness; // a lab for a test
 mod kubectl; // the real kubectl against a lab
+mod lab; // the lab: started, used, killed, and nothing left
 mod load; // clients that open connections and count
 mod map; // ARCHITECTURE.md tells the truth
 mod tidy; // rules worth stating

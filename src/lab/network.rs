@@ -20,9 +20,9 @@ const BRIDGE: &str = "lan0";
 #[derive(Debug)]
 pub struct Network {
     namespaces: BTreeMap<String, OwnedFd>,
-    /// The links of the router's namespace.
-    router: Links,
-    /// The routes to pods that the router has.
+    /// The links of the server's namespace.
+    server: Links,
+    /// The routes to pods that the server has.
     routes: BTreeSet<PodRoute>,
 }
 
@@ -46,18 +46,20 @@ impl Network {
             namespaces.insert(machine.name.clone(), netns);
         }
         namespaces.insert(topology.lan.name.clone(), router);
-        Ok(Network { namespaces, router: lan, routes: BTreeSet::new() })
+        let server = namespaces.get(&topology.server.name).context("a server")?;
+        let server = Links::open_in(server.as_fd())?;
+        Ok(Network { namespaces, server, routes: BTreeSet::new() })
     }
 
-    /// Lets the router know where pods are, as the router of a network of nodes would: answers to pods from machines
-    /// that are no nodes, such as the API server, go there.
+    /// Lets the server's machine know where pods are, so that its answers to them find back. The router doesn't: that
+    /// would hide a route that is missing on a node.
     pub fn route(&mut self, wanted: BTreeSet<PodRoute>) -> std::io::Result<()> {
         let route = |(range, via): &PodRoute| Route::to(range.network(), range.prefix_len()).via(*via);
         for gone in self.routes.difference(&wanted) {
-            self.router.delete_route(&route(gone))?;
+            self.server.delete_route(&route(gone))?;
         }
         for new in wanted.difference(&self.routes) {
-            self.router.replace_route(&route(new))?;
+            self.server.replace_route(&route(new))?;
         }
         self.routes = wanted;
         Ok(())

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, PostParams};
@@ -30,7 +30,7 @@ pub const VERB: &str = "__lab-check";
 /// fails is tried again until this time is over.
 const SETTLING: Duration = Duration::from_secs(5);
 /// How long the check's own pods may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections at a time.
 const WORKERS: usize = 16;
 
@@ -113,7 +113,8 @@ async fn try_all(state: &State, dir: &Path, client: &Client, namespace: &str) ->
     Ok(different == 0 && fine > 0)
 }
 
-/// A pod on each node that is no Service's backend: what connects from it never meets itself.
+/// A pod on each node that is no Service's backend: what connects from it never meets itself. A node on which none comes
+/// up has rows that fail.
 async fn bystanders(
     state: &State,
     client: &Client,
@@ -134,17 +135,15 @@ async fn bystanders(
             .with_context(|| format!("making a pod on {}", node.name))?;
     }
     let wanted = state.topology.nodes.len();
-    let mut last = 0;
+    let mut there = BTreeMap::new();
     let all = cluster::until(api, |pods| {
         let pods: Vec<Pod> = pods.values().cloned().collect();
-        let there: BTreeMap<String, PodSight> =
-            sight::pods(&pods).into_values().map(|pod| (pod.node.clone(), pod)).collect();
-        last = there.len();
-        (there.len() == wanted).then_some(there)
+        there = sight::pods(&pods).into_values().map(|pod| (pod.node.clone(), pod)).collect();
+        (there.len() == wanted).then_some(())
     });
-    let Ok(there) = tokio::time::timeout(PATIENCE, all).await else {
-        bail!("only {last} of {wanted} pods to connect from are there after {PATIENCE:?}");
-    };
+    if tokio::time::timeout(PATIENCE, all).await.is_err() {
+        eprintln!("warning: only {} of {wanted} pods to connect from are there after {PATIENCE:?}", there.len());
+    }
     Ok(there)
 }
 
