@@ -52,6 +52,12 @@ impl Recorder {
         reason: &'static str,
         message: impl Into<String>,
     ) {
+        let of = |name: &str| {
+            let init = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten();
+            let list =
+                if init.into_iter().any(|one| one.name == name) { "initContainers" } else { "containers" };
+            format!("spec.{list}{{{name}}}")
+        };
         let pod = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Pod".to_owned()),
@@ -59,7 +65,7 @@ impl Recorder {
             name: pod.metadata.name.clone(),
             uid: pod.metadata.uid.clone(),
             resource_version: pod.metadata.resource_version.clone(),
-            field_path: container.map(|name| format!("spec.containers{{{name}}}")),
+            field_path: container.map(of),
         };
         let message = message.into();
         // Events are a courtesy: when the API is slow, some are lost, and nothing waits.

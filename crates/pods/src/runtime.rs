@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::Client;
 use kube::api::Api;
 use kube::runtime::reflector::{self, Store};
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_objects};
 use parking_lot::Mutex;
@@ -29,6 +31,28 @@ use crate::{Config, logs, network, node, routes, sandbox};
 
 /// How often routes are compared with the kernel's: a link that was cut and joined again has lost its own.
 const ROUTES_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long a watch waits before it asks again: a server that was killed is back within seconds, and so are we.
+struct Patience(Duration);
+
+fn patience() -> Patience {
+    Patience(Duration::ZERO)
+}
+
+impl Iterator for Patience {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0 = (self.0 * 2).clamp(Duration::from_millis(100), Duration::from_secs(2));
+        Some(self.0)
+    }
+}
+
+impl Backoff for Patience {
+    fn reset(&mut self) {
+        self.0 = Duration::ZERO;
+    }
+}
 
 /// What all pods of a node share.
 pub(crate) struct Runtime {
@@ -134,7 +158,7 @@ pub(crate) async fn run(client: Client, config: Config, shutdown: CancellationTo
     tasks.spawn(endpoint.serve(runtime.config.clone()));
     let all_services = watch_objects(Api::<Service>::all(client.clone()), watcher::Config::default());
     tasks.spawn(async move {
-        let stream = reflector::reflector(writer, all_services.default_backoff());
+        let stream = reflector::reflector(writer, all_services.backoff(patience()));
         stream.for_each(|_| async {}).await;
     });
     let (ranges_known, mut ranges) = watch::channel(false);
@@ -185,7 +209,7 @@ async fn keep_node(
     let mut listed: BTreeMap<String, Node> = BTreeMap::new();
     let mut synced = false;
     let stream =
-        watch_objects(Api::<Node>::all(client.clone()), watcher::Config::default()).default_backoff();
+        watch_objects(Api::<Node>::all(client.clone()), watcher::Config::default()).backoff(patience());
     let mut stream = pin!(stream);
     let mut interval = tokio::time::interval(ROUTES_INTERVAL);
     let mut said = Vec::new();
@@ -258,11 +282,21 @@ async fn keep_node(
 /// Watches the pods of this node and keeps one task for each.
 async fn look_after(runtime: Arc<Runtime>, shutdown: CancellationToken) {
     let mut workers: HashMap<String, watch::Sender<Option<Arc<Pod>>>> = HashMap::new();
-    let mut tasks: JoinSet<(String, Outcome)> = JoinSet::new();
+    let mut tasks: JoinSet<(String, Option<Outcome>)> = JoinSet::new();
+    let begin =
+        |tasks: &mut JoinSet<(String, Option<Outcome>)>, uid: String, pod: Arc<Pod>, wait: Duration| {
+            let (sender, receiver) = watch::channel(Some(pod.clone()));
+            let worker = Worker::new(runtime.clone(), pod, receiver, shutdown.clone());
+            tasks.spawn(async move {
+                tokio::time::sleep(wait).await;
+                (uid, AssertUnwindSafe(worker.run()).catch_unwind().await.ok())
+            });
+            sender
+        };
     let fields = format!("spec.nodeName={}", runtime.config.node_name);
     let stream =
         watch_objects(Api::<Pod>::all(runtime.client.clone()), watcher::Config::default().fields(&fields));
-    let mut stream = pin!(stream.default_backoff());
+    let mut stream = pin!(stream.backoff(patience()));
     let mut listed: Option<HashSet<String>> = None;
     let mut first = true;
     loop {
@@ -274,10 +308,8 @@ async fn look_after(runtime: Arc<Runtime>, shutdown: CancellationToken) {
                     if let Some(worker) = workers.get(&uid) {
                         worker.send_replace(Some(pod));
                     } else if pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) == Some(&runtime.config.node_name) {
-                        let (sender, receiver) = watch::channel(Some(pod.clone()));
-                        workers.insert(uid.clone(), sender);
-                        let worker = Worker::new(runtime.clone(), pod, receiver, shutdown.clone());
-                        tasks.spawn(async move { (uid, worker.run().await) });
+                        let worker = begin(&mut tasks, uid.clone(), pod, Duration::ZERO);
+                        workers.insert(uid, worker);
                     }
                 };
                 match event {
@@ -310,7 +342,16 @@ async fn look_after(runtime: Arc<Runtime>, shutdown: CancellationToken) {
                 }
             }
             Some(ended) = tasks.join_next(), if !tasks.is_empty() => match ended {
-                Ok((uid, _)) => drop(workers.remove(&uid)),
+                Ok((uid, Some(_))) => drop(workers.remove(&uid)),
+                // A defect of ours; the pod runs on. Begin again with what was last seen, but not at full speed.
+                Ok((uid, None)) => {
+                    tracing::error!(uid, "a pod's task failed and begins again");
+                    let last = workers.remove(&uid).and_then(|worker| worker.borrow().clone());
+                    if let Some(pod) = last {
+                        let worker = begin(&mut tasks, uid.clone(), pod, Duration::from_secs(1));
+                        workers.insert(uid, worker);
+                    }
+                }
                 Err(error) => tracing::error!(%error, "a pod's task failed"),
             },
             () = shutdown.cancelled() => break,

@@ -656,6 +656,7 @@ impl Worker {
                 News::Containers(records) => {
                     let before = std::mem::replace(&mut self.observed.records, records);
                     self.notice_ends(&before);
+                    self.forget_old_runs();
                 }
                 News::Gone => self.lost(),
             },
@@ -664,6 +665,13 @@ impl Worker {
             () = timer => {}
         }
         true
+    }
+
+    fn forget_old_runs(&mut self) {
+        let records = &self.observed.records;
+        let current = |id: &String| records.values().any(|record| record.id == *id);
+        self.observed.stopping.retain(current);
+        self.observed.unhealthy.retain(current);
     }
 
     /// Says so when a container that keeps ending has ended again.
