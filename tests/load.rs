@@ -18,9 +18,9 @@ const ROLE: &str = "PORTOLAN_TEST_LOAD";
 const CLIENTS: usize = 20;
 /// A connection that isn't answered in this time has failed.
 const LIMIT: Duration = Duration::from_secs(1);
-/// Each client waits so long between two connections: about 1,000 a second in all, so that neither the client's ports
+/// Each client waits so long between two connections: about 200 a second for each target, so that neither the client's ports
 /// nor the masquerade's run out in the course of a test.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(100);
 /// However the test ends, clients end.
 const LONGEST: Duration = Duration::from_secs(120);
 

@@ -210,17 +210,20 @@ impl Connection {
             }
             Heard::Request { method, path, protocol, keep, length } => {
                 self.heard.drain(..length);
-                let body = match path.as_str() {
-                    "/readyz" | "/healthz" => "ok\n".to_owned(),
+                let (status, body) = match path.as_str() {
+                    // Not ready any more, so not serving: only then are UDP flows that conntrack still leads here
+                    // taken elsewhere (EndpointSlice's `serving`), and it can become quiet.
+                    "/readyz" if draining => ("503 Service Unavailable", "draining\n".to_owned()),
+                    "/readyz" | "/healthz" => ("200 OK", "ok\n".to_owned()),
                     path => {
                         *client = true;
-                        describe(hostname, self.peer, self.local, path, &protocol)
+                        ("200 OK", describe(hostname, self.peer, self.local, path, &protocol))
                     }
                 };
                 let keep = keep && !draining;
                 let connection = if keep { "keep-alive" } else { "close" };
                 let head = format!(
-                    "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: {connection}\r\n\r\n",
+                    "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: {connection}\r\n\r\n",
                     body.len()
                 );
                 self.answer = head.into_bytes();
