@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::As;
 use crate::world::{NODE, TOKEN, World, client, condition, http, is_ready, pod_links, processes, tcp, udp};
+use crate::{As, tls};
 
 macro_rules! tests {
     ($($name:ident as $world:ident),* $(,)?) => {
@@ -24,22 +24,22 @@ macro_rules! tests {
 }
 
 tests! {
-    a_pod_answers_over_http_tcp_and_udp_in_both_families as Root,
+    a_pod_answers_over_http_tcp_and_udp_in_both_families as Anybody,
     pods_run_without_root as User,
-    a_killed_supervisor_takes_the_pod_with_it_and_the_pod_comes_back as Root,
-    pods_outlive_the_nodes_process_and_are_taken_over as Root,
-    a_deleted_pod_serves_until_clients_stop_and_leaves_nothing as Root,
-    an_abrupt_pod_ends_at_once as Root,
-    a_crashing_container_backs_off_and_its_logs_can_be_read as Root,
-    what_left_the_api_while_the_node_was_down_is_removed as Root,
-    what_is_missing_is_said_in_the_pods_status as Root,
-    a_container_is_confined as Root,
+    a_killed_supervisor_takes_the_pod_with_it_and_the_pod_comes_back as Anybody,
+    pods_outlive_the_nodes_process_and_are_taken_over as Anybody,
+    a_deleted_pod_serves_until_clients_stop_and_leaves_nothing as Anybody,
+    an_abrupt_pod_ends_at_once as Anybody,
+    a_crashing_container_backs_off_and_its_logs_can_be_read as Anybody,
+    what_left_the_api_while_the_node_was_down_is_removed as Anybody,
+    what_is_missing_is_said_in_the_pods_status as Anybody,
+    a_container_is_confined as Anybody,
     a_container_is_confined_without_root as User,
-    a_failing_liveness_probe_restarts_and_a_failing_readiness_probe_does_not as Root,
-    a_container_sees_services_its_pod_and_config_maps as Root,
-    routes_to_other_nodes_follow_their_objects as Root,
-    teardown_leaves_no_process_link_or_file as Root,
-    a_host_network_pod_answers_on_the_nodes_address as Root,
+    a_failing_liveness_probe_restarts_and_a_failing_readiness_probe_does_not as Anybody,
+    a_container_sees_services_its_pod_and_config_maps as Anybody,
+    routes_to_other_nodes_follow_their_objects as Anybody,
+    teardown_leaves_no_process_link_or_file as Anybody,
+    a_host_network_pod_answers_on_the_nodes_address as Anybody,
 }
 
 /// Runs one test; process 1 of its namespaces.
@@ -267,18 +267,14 @@ async fn an_abrupt_pod_ends_at_once() {
 }
 
 /// What the log endpoint answers.
-async fn logs(path: &'static str, token: &'static str) -> (u16, String) {
-    let output = client(move || {
-        std::process::Command::new("curl")
-            .args(["-sk", "-m", "5", "-w", "\n%{http_code}", "-H", &format!("Authorization: Bearer {token}")])
-            .arg(format!("https://192.0.2.1:10250/containerLogs/{path}"))
-            .output()
-    })
-    .await
-    .expect("curl runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let (body, code) = text.rsplit_once('\n').expect("a status");
-    (code.parse().expect("a number"), body.to_owned())
+async fn logs(world: &World, path: &str, token: &str) -> (u16, String) {
+    let node = world.api.get("nodes//node-1").expect("the node");
+    let fingerprint = node["metadata"]["annotations"]["portolan.dev/serving-cert-sha256"].as_str();
+    let address = "192.0.2.1:10250".parse().expect("an address");
+    let answer =
+        tls::get(address, fingerprint.expect("a fingerprint"), &format!("/containerLogs/{path}"), token)
+            .await;
+    answer.expect("the log endpoint answers")
 }
 
 async fn a_crashing_container_backs_off_and_its_logs_can_be_read() {
@@ -304,18 +300,14 @@ async fn a_crashing_container_backs_off_and_its_logs_can_be_read() {
     let (time, rest) = line.split_once(' ').expect("a time");
     assert!(time.parse::<jiff::Timestamp>().is_ok() && time.len() == 30, "{time}");
     assert_eq!(rest, "stdout F out");
-    if client(|| std::process::Command::new("curl").arg("--version").output()).await.is_err() {
-        println!("skipped: the log endpoint answers: there is no curl");
-        return;
-    }
-    assert_eq!(logs("default/crash/sh", "wrong").await.0, 401);
-    let (code, text) = logs("default/crash/sh?previous=true", TOKEN).await;
+    assert_eq!(logs(&world, "default/crash/sh", "wrong").await.0, 401);
+    let (code, text) = logs(&world, "default/crash/sh?previous=true", TOKEN).await;
     let mut lines: Vec<&str> = text.lines().collect();
     lines.sort_unstable();
     assert_eq!((code, lines), (200, vec!["err", "out"]));
-    let (code, text) = logs("default/crash/sh?follow=true&tailLines=1", TOKEN).await;
+    let (code, text) = logs(&world, "default/crash/sh?follow=true&tailLines=1", TOKEN).await;
     assert_eq!((code, text.lines().count()), (200, 1), "following ends with the container: {text}");
-    assert_eq!(logs("default/none/sh", TOKEN).await.0, 404);
+    assert_eq!(logs(&world, "default/none/sh", TOKEN).await.0, 404);
 }
 
 async fn what_left_the_api_while_the_node_was_down_is_removed() {
