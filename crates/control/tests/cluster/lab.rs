@@ -83,7 +83,7 @@ impl Lab {
         lab
     }
 
-    /// A ready node; `alive` ones renew their lease until [`Heart`] is dropped or the cluster ends.
+    /// A ready node; `alive` ones renew their lease until [`Heart::stop`].
     pub async fn node(&mut self, name: &str, alive: bool) -> Heart {
         self.create::<Node>(
             "",
@@ -95,6 +95,7 @@ impl Lab {
         if alive {
             self.tasks.push(tokio::spawn(beat(self.client.clone(), name.to_owned(), heart.0.clone())));
         }
+        self.trusted(name).await;
         heart
     }
 
@@ -102,10 +103,18 @@ impl Lab {
     pub async fn revive(&mut self, name: &str) {
         let heart = CancellationToken::new();
         self.tasks.push(tokio::spawn(beat(self.client.clone(), name.to_owned(), heart)));
+        self.trusted(name).await;
+    }
+
+    /// Waits until the controllers have taken their taints from a node that says it is ready: pods may come.
+    async fn trusted(&self, name: &str) {
         eventually("its node to be trusted", || async {
-            self.ready(name).await;
             let node = self.get::<Node>("", name).await?;
-            node.spec.and_then(|spec| spec.taints).unwrap_or_default().is_empty().then_some(())
+            let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+            if !taints.is_empty() {
+                self.ready(name).await;
+            }
+            taints.is_empty().then_some(())
         })
         .await;
     }
