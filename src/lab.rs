@@ -50,7 +50,7 @@ pub fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
         LabVerb::Down(named) => keeper::down(&named.name),
         LabVerb::List(list) => {
             let labs = Labs::open()?.list()?;
-            show(list.output, &labs, listing)
+            show(list.output, &labs, |labs| listing(labs))
         }
         LabVerb::Status(status) => {
             let state = Labs::open()?.expect(&status.named.name)?;
@@ -93,7 +93,7 @@ fn show<T: Serialize>(
     Ok(ExitCode::SUCCESS)
 }
 
-fn listing(labs: &Vec<State>) -> String {
+fn listing(labs: &[State]) -> String {
     if labs.is_empty() {
         return "No labs are up.\n".into();
     }
@@ -134,7 +134,7 @@ fn details(state: &State) -> String {
             ]
         })
         .collect();
-    let mut text = listing(&vec![state.clone()]);
+    let mut text = listing(std::slice::from_ref(state));
     text.push('\n');
     text.push_str(&table::render(&["MACHINE", "ADDRESSES", "PID", "RESTARTS"], &machines));
     if !state.published.is_empty() {

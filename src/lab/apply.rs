@@ -265,11 +265,11 @@ mod tests {
     #[test]
     fn every_document_and_every_item_of_a_list_is_an_object() {
         let text = "# first\nkind: ConfigMap\napiVersion: v1\nmetadata: {name: a}\ndata: {mode: \"1\"}\n---\n---\n\
-                    apiVersion: v1\nkind: List\nitems:\n- {kind: Pod, apiVersion: v1, metadata: {name: b, namespace: n}}\n";
+                    apiVersion: v1\nkind: List\nitems:\n- {kind: Pod, apiVersion: v1, metadata: {name: b, namespace: other}}\n";
         let documents = parse("x.yaml", text).expect("documents");
         let names: Vec<_> = documents.iter().map(|d| (d.kind.kind.as_str(), d.name.as_str())).collect();
         assert_eq!(names, [("ConfigMap", "a"), ("Pod", "b")]);
-        assert_eq!(documents[1].namespace.as_deref(), Some("n"));
+        assert_eq!(documents[1].namespace.as_deref(), Some("other"));
     }
 
     #[test]

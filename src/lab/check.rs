@@ -121,11 +121,14 @@ struct Frontends<'a> {
     family: IpFamily,
 }
 
+/// The address that a place on this node connects to.
+type Inside = Box<dyn Fn(&str) -> Option<SocketAddr>>;
+
 /// One frontend: how it is reached, and who is let in.
 struct Frontend {
     kind: &'static str,
     /// The address that a place on this node connects to.
-    inside: Box<dyn Fn(&str) -> Option<SocketAddr>>,
+    inside: Inside,
     /// The addresses that the client connects to, by node; with an empty name where it is everybody's.
     outside: Vec<(String, SocketAddr)>,
     /// Inside, only backends on the node itself.

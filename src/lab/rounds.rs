@@ -142,7 +142,10 @@ async fn bystanders(
         (there.len() == wanted).then_some(())
     });
     if tokio::time::timeout(PATIENCE, all).await.is_err() {
-        eprintln!("warning: only {} of {wanted} pods to connect from are there after {PATIENCE:?}", there.len());
+        eprintln!(
+            "warning: only {} of {wanted} pods to connect from are there after {PATIENCE:?}",
+            there.len()
+        );
     }
     Ok(there)
 }

@@ -99,7 +99,9 @@ impl Traces {
             if !processes.is_empty() {
                 return Err(format!("processes {processes:?}"));
             }
-            if let Some(stays) = self.processes.iter().find(|(pid, began)| began.is_some() && started(*pid) == *began) {
+            if let Some(stays) =
+                self.processes.iter().find(|(pid, began)| began.is_some() && started(*pid) == *began)
+            {
                 return Err(format!("process {stays:?}"));
             }
             if Path::new(&format!("/proc/{}", self.keeper)).exists() && !is_zombie(self.keeper) {
@@ -148,7 +150,10 @@ fn a_killed_keeper_or_init_takes_everything_along() {
     for victim in ["keeper", "init"] {
         let before = links();
         let promise = "a killed keeper or init takes everything along";
-        let Some(lab) = Lab::up(promise, &format!("kill-{victim}"), &["--nodes", "1", "-f", "examples"]) else { return };
+        let Some(lab) = Lab::up(promise, &format!("kill-{victim}"), &["--nodes", "1", "-f", "examples"])
+        else {
+            return;
+        };
         let traces = Traces::of(&lab.name, before);
         kill("-9", if victim == "keeper" { traces.keeper } else { traces.init });
         traces.vanish();

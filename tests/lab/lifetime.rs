@@ -35,10 +35,22 @@ fn two_labs_run_at_once_and_a_name_is_given_once() {
 
 /// `lab up` where root of a user namespace has set a limit of namespaces to zero.
 fn limited(limit: &str, then: &str) -> Option<(std::process::Output, Duration)> {
-    let script = format!("echo 0 > /proc/sys/user/{limit} && exec {then} \"$0\" lab up --name limited --nodes 1");
+    let script =
+        format!("echo 0 > /proc/sys/user/{limit} && exec {then} \"$0\" lab up --name limited --nodes 1");
     let began = Instant::now();
     let output = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", &script, PORTOLAN])
+        .args([
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "sh",
+            "-c",
+            &script,
+            PORTOLAN,
+        ])
         .env("XDG_RUNTIME_DIR", "")
         .current_dir(root())
         .output();
@@ -89,15 +101,23 @@ fn a_bad_manifest_ends_the_lab_with_kubectls_words() {
         assert!(!text(&list).contains(&name), "{}", text(&list));
         output
     };
-    let output = up("{kind: Service, apiVersion: v1, metadata: {name: web}, spec: {type: NodePort, ports: [{port: 80, nodePort: 70000}]}}");
+    let output = up(
+        "{kind: Service, apiVersion: v1, metadata: {name: web}, spec: {type: NodePort, ports: [{port: 80, nodePort: 70000}]}}",
+    );
     if output.status.code() == Some(3) {
         eprintln!("skipped: a bad manifest ends the lab with kubectl's words: the machine can't run a lab");
         return;
     }
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output);
-    assert!(said.contains("The Service \"web\" is invalid: ") && said.contains("spec.ports[0].nodePort: "), "{said}");
+    assert!(
+        said.contains("The Service \"web\" is invalid: ") && said.contains("spec.ports[0].nodePort: "),
+        "{said}"
+    );
     // A mistake of form is found before anything is made.
     let said = text(&up("kind: Service\nmetadata: {name: web}\n"));
-    assert!(said.contains("bad.yaml: apiVersion: required") && !said.contains("machines on one network"), "{said}");
+    assert!(
+        said.contains("bad.yaml: apiVersion: required") && !said.contains("machines on one network"),
+        "{said}"
+    );
 }

@@ -25,7 +25,8 @@ fn a_command_runs_on_the_machine_named_with_its_status_input_and_output() {
     assert!(out("client", &["cat", "/proc/1/cmdline"]).contains("__lab-init"), "processes are the lab's");
     assert_ne!(lab.run_at("node-9", &["true"]).status.code(), Some(0));
 
-    let mut child = lab.at("client").arg("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("exec");
+    let mut child =
+        lab.at("client").arg("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("exec");
     child.stdin.take().expect("its input").write_all(b"through a pipe").expect("written");
     let output = child.wait_with_output().expect("its output");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "through a pipe");
