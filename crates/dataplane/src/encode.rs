@@ -173,3 +173,19 @@ fn buckets(elements: Vec<&Element>) -> Vec<((Family, Place), &Element)> {
     keyed.sort_by_key(|(place, _)| *place);
     keyed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fixed_part_leaves_room_in_the_smallest_batch() {
+        let mut batch = Batch::new();
+        for family in FAMILIES {
+            batch.delete_table(ruleset::family(family), "portolan");
+            foundation(&mut batch, "portolan", family);
+            hooks(&mut batch, "portolan", family);
+        }
+        assert!(batch.len() < crate::engine::FIXED_SIZE, "{} bytes", batch.len());
+    }
+}

@@ -104,8 +104,8 @@ enum State {
     Known(Box<Mirror>),
 }
 
-/// A table's fixed part in a batch.
-const FIXED_SIZE: usize = 160 * 1024;
+/// The most that the tables' fixed part takes of a batch.
+pub(crate) const FIXED_SIZE: usize = 160 * 1024;
 
 impl Engine {
     /// Opens the engine in the calling thread's network namespace. Nothing is written before [`Engine::sync`], which adopts

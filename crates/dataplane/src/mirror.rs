@@ -241,12 +241,10 @@ impl Mirror {
     }
 
     fn adopt_set(&mut self, (family, set): (Family, SetId), backends: Vec<(Backend, u16)>) {
-        let distinct = |f: &dyn Fn(&(Backend, u16)) -> (Option<Backend>, u16)| {
-            backends.iter().map(f).collect::<BTreeSet<_>>().len() == backends.len()
-        };
         // The same backend twice, or two backends under one number, is nothing that we write.
-        let sane = distinct(&|(backend, _)| (Some(*backend), 0))
-            && (set.kind() == 0 || distinct(&|(_, number)| (None, *number)));
+        let addresses: BTreeSet<Backend> = backends.iter().map(|(backend, _)| *backend).collect();
+        let numbers: BTreeSet<u16> = backends.iter().map(|(_, number)| *number).collect();
+        let sane = addresses.len() == backends.len() && (set.kind() == 0 || numbers.len() == backends.len());
         if backends.is_empty() || !sane || set.kind() as usize > self.kinds.len() {
             return;
         }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use portolan_plan::model::{
     Action, Backend, Family, Frontend, FrontendKind, Masquerade, Plan, ServiceName, ServicePlan,
 };
-use portolan_sys::nft::Nftables;
+use portolan_sys::nft::{ElementInfo, Nftables};
 
 use crate::diff::node_sets;
 use crate::element::{Element, Place};
@@ -179,18 +179,11 @@ pub enum Unfit {
     Other(String),
 }
 
-/// Reads both tables, if they are whole and of this version's shape.
-pub fn contents(kernel: &mut Nftables, table: &str) -> io::Result<Result<Contents, Unfit>> {
-    loop {
-        match attempt(kernel, table) {
-            // Somebody committed something during a dump.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
-        }
-    }
-}
+/// How often a set is read again because somebody committed something meanwhile.
+const ATTEMPTS: usize = 100;
 
-fn attempt(kernel: &mut Nftables, table: &str) -> io::Result<Result<Contents, Unfit>> {
+/// Reads both tables, if they are whole and of this version's shape. Nobody else changes them, so each set is read for itself.
+pub fn contents(kernel: &mut Nftables, table: &str) -> io::Result<Result<Contents, Unfit>> {
     let mut contents = Contents::default();
     for family in FAMILIES {
         if let Err(unfit) = shape(kernel, table, family, &mut contents)? {
@@ -202,22 +195,23 @@ fn attempt(kernel: &mut Nftables, table: &str) -> io::Result<Result<Contents, Un
         let ranges: Vec<Place> =
             contents.ranges.iter().filter(|(f, _)| *f == family).map(|(_, place)| *place).collect();
         for place in Place::FIXED.into_iter().chain(ranges) {
-            kernel.elements(ruleset::family(family), table, &place.name(), |e| {
-                match Element::read(family, place, e.key, e.data, e.comment) {
-                    Some(element) => contents.elements.push(element),
-                    None => strange = Some(place),
-                }
+            let read: Vec<Option<Element>> = elements(kernel, family, table, &place.name(), |e| {
+                Element::read(family, place, e.key, e.data, e.comment)
             })?;
+            if read.iter().any(Option::is_none) {
+                strange = Some(place);
+            }
+            contents.elements.extend(read.into_iter().flatten());
         }
         for set in NODE_SETS {
-            let mut bounds: Vec<(IpAddr, bool)> = Vec::new();
-            kernel.elements(ruleset::family(family), table, ruleset::node_set(set), |e| {
+            let bounds = elements(kernel, family, table, ruleset::node_set(set), |e| {
                 let address = match family {
-                    Family::V4 => e.key.try_into().ok().map(|b: [u8; 4]| IpAddr::V4(Ipv4Addr::from(b))),
-                    Family::V6 => e.key.try_into().ok().map(|b: [u8; 16]| IpAddr::V6(Ipv6Addr::from(b))),
+                    Family::V4 => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(e.key).ok()?)),
+                    Family::V6 => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(e.key).ok()?)),
                 };
-                bounds.extend(address.map(|a| (a, e.interval_end)));
+                Some((address, e.interval_end))
             })?;
+            let bounds = bounds.into_iter().flatten().collect();
             contents.node.insert((family, set), intervals(set, bounds, family));
         }
     }
@@ -225,6 +219,24 @@ fn attempt(kernel: &mut Nftables, table: &str) -> io::Result<Result<Contents, Un
         Some(place) => Err(Unfit::Other(format!("an element of {} isn't ours", place.name()))),
         None => Ok(contents),
     })
+}
+
+/// The elements of a set, read in one piece.
+fn elements<T>(
+    kernel: &mut Nftables,
+    family: Family,
+    table: &str,
+    set: &str,
+    read: impl Fn(ElementInfo<'_>) -> T,
+) -> io::Result<Vec<T>> {
+    let mut attempts = 0;
+    loop {
+        let mut all = Vec::new();
+        match kernel.elements(ruleset::family(family), table, set, |e| all.push(read(e))) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted && attempts < ATTEMPTS => attempts += 1,
+            other => return other.map(|()| all),
+        }
+    }
 }
 
 /// Compares a table's fixed part with what this version writes, and reads its variable rules.

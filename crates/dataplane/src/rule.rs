@@ -212,13 +212,13 @@ impl Rule {
     }
 
     /// Goes on if the packet is addressed to 127.0.0.0/8.
-    pub fn to_loopback_net(self) -> Rule {
+    pub fn loopback_net(self) -> Rule {
         self.then(Expression::Payload { base: PayloadBase::Network, offset: 16, length: 1, to: FIRST })
             .then(Expression::Compare { register: FIRST, equal: true, value: vec![127] })
     }
 
     /// Goes on if the source is an address of this machine.
-    pub fn from_local(self) -> Rule {
+    pub fn local_source(self) -> Rule {
         self.then(Expression::SourceType { to: FIRST }).then(Expression::Compare {
             register: FIRST,
             equal: true,

@@ -278,7 +278,7 @@ fn decision_chains(family: Family) -> Vec<Chain> {
             vec![
                 rule().jump("resolve"),
                 rule().within(&[Load::Source], "inside").jump("resolve-inside"),
-                rule().from_local().jump("resolve-inside"),
+                rule().local_source().jump("resolve-inside"),
             ],
         ),
     ];
@@ -404,10 +404,10 @@ fn source_chains(family: Family) -> Vec<Chain> {
                     .within(&node, "node-addresses")
                     .within(&node_port, "masq-nodeports")
                     .masquerade(),
-                rule().protocol(number).from_local().within(&frontend, "masq-node").masquerade(),
+                rule().protocol(number).local_source().within(&frontend, "masq-node").masquerade(),
                 rule()
                     .protocol(number)
-                    .from_local()
+                    .local_source()
                     .within(&node, "node-addresses")
                     .within(&node_port, "masq-node-nodeports")
                     .masquerade(),
@@ -436,8 +436,7 @@ fn base_chains(family: Family) -> Vec<Chain> {
         ..chain(name, rules)
     };
     // Somebody on the wire must not reach what listens on 127.0.0.1, nor a node port there, once route_localnet is set.
-    let martians =
-        || if family == Family::Ip { vec![rule().not_loopback().to_loopback_net()] } else { vec![] };
+    let martians = || if family == Family::Ip { vec![rule().not_loopback().loopback_net()] } else { vec![] };
     let ours = |next: &str| {
         vec![
             rule().within(&[Load::Destination], "vips").goto(next),

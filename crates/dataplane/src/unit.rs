@@ -95,11 +95,6 @@ impl Op {
 }
 
 impl Unit {
-    /// Whether there is nothing to commit.
-    pub fn is_empty(&self) -> bool {
-        self.before.is_empty() && self.switch.is_empty() && self.after.is_empty()
-    }
-
     /// At most so many bytes of a batch.
     pub fn size(&self) -> usize {
         [&self.before, &self.switch, &self.after].into_iter().flatten().map(Op::size).sum()

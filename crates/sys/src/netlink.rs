@@ -630,9 +630,9 @@ impl Socket {
         }
     }
 
-    /// The next sequence number.
+    /// The next sequence number. They begin again before they could wrap within a batch.
     pub fn next_sequence(&mut self) -> u32 {
-        self.sequence = self.sequence.wrapping_add(1).max(1);
+        self.sequence = if self.sequence > u32::MAX / 2 { 1 } else { self.sequence + 1 };
         self.sequence
     }
 

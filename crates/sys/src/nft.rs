@@ -10,7 +10,8 @@ mod table; // the socket: commit and dump
 
 pub use batch::{Batch, ChainHook, Hook};
 pub use expression::{
-    Bytes, CtKey, DynsetOp, Expression, MetaKey, PayloadBase, Register, RejectWith, Verdict, masquerade_fully_random,
+    Bytes, CtKey, DynsetOp, Expression, MetaKey, PayloadBase, Register, RejectWith, Verdict,
+    masquerade_fully_random,
 };
 pub use set::{Field, SetDeclaration, SetFlags, comment_userdata, read_comment};
 pub use table::{ChainInfo, CounterInfo, ElementInfo, Nftables, RuleInfo, SetInfo, TableInfo};

@@ -75,14 +75,13 @@ pub fn recipe() -> impl Strategy<Value = Recipe> {
 
 /// Some timeouts: more than there are kinds, so that some are shared only where the test wants it.
 fn affinity(code: u8) -> Option<Duration> {
-    (code % 3 > 0).then(|| Duration::from_secs(u64::from(code % 7) + 1))
+    (!code.is_multiple_of(3)).then(|| Duration::from_secs(u64::from(code % 7) + 1))
 }
 
 impl Recipe {
     /// The plan.
     pub fn plan(&self) -> Plan {
-        let mut plan = Plan::default();
-        plan.node = node(self.node);
+        let mut plan = Plan { node: node(self.node), ..Plan::default() };
         let mut parts = vec![ServicePlan::default(); OWNERS];
         for (frontend, recipe) in frontends().into_iter().zip(&self.frontends) {
             let Some(recipe) = recipe else { continue };
@@ -91,7 +90,7 @@ impl Recipe {
                 0 => Action::Drop,
                 1 => Action::Reject,
                 _ => {
-                    let scope = if code % 2 == 0 { Scope::Cluster } else { Scope::Local };
+                    let scope = if code.is_multiple_of(2) { Scope::Cluster } else { Scope::Local };
                     self.balance(part, recipe.owner, frontend.family(), scope)
                 }
             };

@@ -31,7 +31,7 @@ fn service(vip: &str, backends: usize, affinity: Option<u64>) -> Arc<ServicePlan
 }
 
 /// A UDP datagram from a source of its own, as an Ethernet frame.
-fn frame(number: usize, to: [u8; 6], vip: Ipv4Addr) -> Vec<u8> {
+pub fn frame(number: usize, to: [u8; 6], vip: Ipv4Addr) -> Vec<u8> {
     let mut frame = Vec::with_capacity(46);
     frame.extend(to);
     frame.extend([2, 0, 0, 0, 0, 1, 8, 0]);

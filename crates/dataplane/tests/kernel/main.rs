@@ -1,6 +1,7 @@
 //! The engine against the kernel, in network namespaces that the tests make.
 
 mod adopt; // what is there before
+mod carrier; // what the tables borrow they give back, and what they guard
 mod flip; // backends come and go under a flood
 mod ordinary; // small batches, users who are not root
 mod packets; // connections from everywhere to each kind of frontend

@@ -30,7 +30,7 @@ fn addresses(family: Family) -> Addresses {
     Addresses { family, vip: ip(vip), balancer: ip(balancer), unallocated: ip(unallocated) }
 }
 
-fn node_plan() -> NodePlan {
+pub fn node_plan() -> NodePlan {
     NodePlan {
         node_addresses: FAMILIES.map(|f| node(f, 0)).into(),
         service_cidrs: nets(&["10.96.0.0/16", "fd00:96::/112"]),
@@ -77,7 +77,7 @@ fn part(
     part
 }
 
-fn plan_of(parts: impl IntoIterator<Item = ServicePlan>) -> Plan {
+pub fn plan_of(parts: impl IntoIterator<Item = ServicePlan>) -> Plan {
     let mut plan = Plan { node: node_plan(), ..Plan::default() };
     for (number, part) in parts.into_iter().enumerate() {
         plan.services.insert(ServiceName::new("test", &format!("s{number}")), Arc::new(part));

@@ -61,8 +61,7 @@ pub fn nets(texts: &[&str]) -> BTreeSet<ipnet::IpNet> {
 
 /// Some of everything.
 pub fn everything() -> Plan {
-    let mut plan = Plan::default();
-    plan.node = NodePlan {
+    let node = NodePlan {
         node_addresses: [ip("192.0.2.1"), ip("2001:db8::1")].into(),
         service_cidrs: nets(&["10.96.0.0/16", "10.96.128.0/17", "fd00:96::/112"]),
         inside: nets(&["10.244.1.0/24", "fd00:244:1::/64"]),
@@ -70,6 +69,7 @@ pub fn everything() -> Plan {
         local_pods: [ip("10.244.1.2"), ip("fd00:244:1::2")].into(),
         cluster_ip_from_outside: FromOutside::Refuse,
     };
+    let mut plan = Plan { node, ..Plan::default() };
     for (family, vip, lb, pod) in [
         (Family::V4, "10.96.0.10", "203.0.113.7", "10.244.1."),
         (Family::V6, "fd00:96::a", "2001:db8:7::7", "fd00:244:1::"),

@@ -199,7 +199,14 @@ impl Batch {
     }
 
     /// Adds an element of a verdict map, or of an anonymous set by its number in this batch.
-    pub fn add_verdict(&mut self, family: Family, table: &str, set: (&str, u32), key: &[u8], verdict: &Verdict) {
+    pub fn add_verdict(
+        &mut self,
+        family: Family,
+        table: &str,
+        set: (&str, u32),
+        key: &[u8],
+        verdict: &Verdict,
+    ) {
         self.element(family, (table, set.0, set.1), true, key, 0, Data::Verdict(verdict), None);
     }
 

@@ -377,7 +377,8 @@ impl Expression {
     fn read_body(name: &str, body: Attributes<'_>) -> Option<Expression> {
         let register = |kind| Register::read(body.find(kind));
         let number = |kind| body.find(kind).map(|a| a.u32be());
-        let value = |kind| -> Option<Bytes> { Some(body.find(kind)?.inside().find(DATA_VALUE)?.value.to_vec()) };
+        let value =
+            |kind| -> Option<Bytes> { Some(body.find(kind)?.inside().find(DATA_VALUE)?.value.to_vec()) };
         let text = |kind| body.find(kind).map_or_else(String::new, |n| n.str());
         Some(match name {
             "meta" => {
@@ -432,7 +433,9 @@ impl Expression {
                 1 => RejectWith::TcpReset,
                 _ => RejectWith::Icmp(body.find(2)?.u8()),
             }),
-            "fib" if (number(2), number(3)) == (Some(3), Some(1)) => Expression::SourceType { to: register(1) },
+            "fib" if (number(2), number(3)) == (Some(3), Some(1)) => {
+                Expression::SourceType { to: register(1) }
+            }
             "ct" => Expression::Ct {
                 key: CtKey::from_number(number(2)?),
                 original: body.find(3).is_some_and(|d| d.u8() == 0),
@@ -449,9 +452,7 @@ impl Expression {
                 data: body.find(5).map(|r| Register::read(Some(r))),
                 timeout_ms: body.find(6).map_or(0, |t| t.u64be()),
             },
-            "counter" => {
-                Expression::Counter { packets: body.find(2)?.u64be(), bytes: body.find(1)?.u64be() }
-            }
+            "counter" => Expression::Counter { packets: body.find(2)?.u64be(), bytes: body.find(1)?.u64be() },
             "objref" if number(1)? == 1 => Expression::NamedCounter(text(2)),
             _ => return None,
         })

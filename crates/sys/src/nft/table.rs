@@ -107,7 +107,10 @@ impl Nftables {
         let (mut message, mut first, mut last) = batch.finish(self.socket.next_sequence());
         self.socket.skip_sequences(last - first + 2);
         if message.overflowed() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a netlink attribute is longer than 64 KiB"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a netlink attribute is longer than 64 KiB",
+            ));
         }
         loop {
             self.socket.send(message.as_bytes())?;
@@ -170,10 +173,8 @@ impl Nftables {
         let mut request = Message::new(GETTABLE, 0);
         request.raw(&general(family.number(), 0)).str(1, name);
         let answer = self.socket.query(&mut request, |message| {
-            let comment = message
-                .attributes(4)
-                .find(6)
-                .and_then(|u| read_comment(u.value).map(str::to_owned));
+            let comment =
+                message.attributes(4).find(6).and_then(|u| read_comment(u.value).map(str::to_owned));
             found = Some(TableInfo { family, name: name.to_owned(), comment });
         });
         absent(answer).map(|_| found)
