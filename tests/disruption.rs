@@ -24,7 +24,8 @@ async fn targets(client: &kube::Client) -> Targets {
     let cluster_ips = cluster.spec.and_then(|s| s.cluster_ips).expect("cluster IPs");
     let load_balancers = until("addresses of the load balancer", async || {
         let service = services.get("hostname-load-balancer").await.map_err(|e| e.to_string())?;
-        let ingress = service.status.and_then(|s| s.load_balancer).and_then(|l| l.ingress).unwrap_or_default();
+        let ingress =
+            service.status.and_then(|s| s.load_balancer).and_then(|l| l.ingress).unwrap_or_default();
         let addresses: Vec<IpAddr> = ingress.iter().filter_map(|i| i.ip.as_deref()?.parse().ok()).collect();
         if addresses.len() == 2 { Ok(addresses) } else { Err(format!("{addresses:?}")) }
     })
@@ -108,7 +109,12 @@ fn no_connection_fails_while_pods_that_drain_are_deleted_and_rolled() {
         assert_eq!(report(&outcomes), 0, "connections failed");
         for outcome in outcomes {
             assert!(outcome.attempts > 1000, "{}: hardly any load: {}", outcome.what, outcome.attempts);
-            assert!(outcome.by_host.len() >= 6, "{}: not all pods answered: {:?}", outcome.what, outcome.by_host);
+            assert!(
+                outcome.by_host.len() >= 6,
+                "{}: not all pods answered: {:?}",
+                outcome.what,
+                outcome.by_host
+            );
         }
     });
 }
@@ -135,7 +141,12 @@ fn failures_of_pods_that_exit_at_once_are_reported() {
         assert!(failed < opened / 10, "{failed} of {opened} failed");
         for outcome in outcomes {
             let answered: u64 = outcome.by_host.values().sum();
-            assert_eq!(answered + outcome.failures, outcome.attempts, "{}: some are unaccounted for", outcome.what);
+            assert_eq!(
+                answered + outcome.failures,
+                outcome.attempts,
+                "{}: some are unaccounted for",
+                outcome.what
+            );
         }
     });
 }
@@ -151,7 +162,8 @@ fn forwarding_goes_on_when_the_agent_or_the_server_is_killed_and_what_was_acknow
         let loads = load(&lab, &targets);
         let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
         let made = |name: &str| -> ConfigMap {
-            serde_json::from_value(json!({"metadata": {"name": name}, "data": {"k": "v"}})).expect("a ConfigMap")
+            serde_json::from_value(json!({"metadata": {"name": name}, "data": {"k": "v"}}))
+                .expect("a ConfigMap")
         };
         for (n, victim) in ["node-1", "server", "node-2", "server"].into_iter().enumerate() {
             let name = format!("acknowledged-{n}");
@@ -163,7 +175,10 @@ fn forwarding_goes_on_when_the_agent_or_the_server_is_killed_and_what_was_acknow
                 other => Err(format!("{victim}: {other:?}")),
             })
             .await;
-            until("what was acknowledged", async || maps.get(&name).await.map(drop).map_err(|e| e.to_string())).await;
+            until("what was acknowledged", async || {
+                maps.get(&name).await.map(drop).map_err(|e| e.to_string())
+            })
+            .await;
         }
         // All converges: what changes now still reaches the kernel, on every node.
         let pods = all_ready(&client).await;
@@ -200,7 +215,8 @@ fn pid_of(lab: &Lab, place: &str) -> Option<u32> {
         let (pid, command) = line.split_once(' ')?;
         let mut words = command.split(' ');
         words.next()?;
-        let right = words.next() == Some(verb) && (verb == "server" || command.contains(&format!("--name {place} ")));
+        let right =
+            words.next() == Some(verb) && (verb == "server" || command.contains(&format!("--name {place} ")));
         right.then(|| pid.parse().ok()).flatten()
     });
     found.next()

@@ -36,13 +36,23 @@ impl Kubectl {
         String::from_utf8(output.stdout).expect("UTF-8")
     }
 
-    /// Runs a command that must fail; gives what it said.
-    fn fails(&self, arguments: &str, input: &str) -> String {
+    fn feed(&self, arguments: &str, input: &str) -> Output {
         let mut command = self.command(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("running kubectl");
         child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("writing to kubectl");
-        let output = child.wait_with_output().expect("kubectl's output");
+        child.wait_with_output().expect("kubectl's output")
+    }
+
+    /// Applies a manifest.
+    fn applies(&self, manifest: &str) {
+        let output = self.feed("apply -f -", manifest);
+        assert!(output.status.success(), "kubectl apply: {}", text(&output));
+    }
+
+    /// Runs a command that must fail; gives what it said.
+    fn fails(&self, arguments: &str, input: &str) -> String {
+        let output = self.feed(arguments, input);
         assert!(!output.status.success(), "kubectl {arguments} should have failed: {}", text(&output));
         String::from_utf8(output.stderr).expect("UTF-8")
     }
@@ -91,12 +101,23 @@ fn kubectl_reads_changes_and_removes_as_on_kubernetes() {
         assert!(services.contains("8080:30163/TCP"), "{services}");
         assert!(rows(&k.run("get nodes")).iter().skip(1).all(|row| row[1] == "Ready"));
         assert!(k.run("get deployment echo-hostname -o yaml").contains("observedGeneration"));
-        assert_eq!(k.run("get service hostname-service -o json -o jsonpath={.spec.ports[0].nodePort}"), "30163");
-        assert!(k.run("get pods -l app=echo-hostname -o name").lines().all(|line| line.starts_with("pod/echo-hostname-")));
+        assert_eq!(
+            k.run("get service hostname-service -o json -o jsonpath={.spec.ports[0].nodePort}"),
+            "30163"
+        );
+        assert!(
+            k.run("get pods -l app=echo-hostname -o name")
+                .lines()
+                .all(|line| line.starts_with("pod/echo-hostname-"))
+        );
         assert_eq!(k.run("get pods -l app=none -o name"), "");
         assert!(k.run("get pods -A").contains("default"));
         assert!(k.run("get all").contains("deployment.apps/echo-hostname"));
-        assert!(k.run("get endpointslices,endpoints,events,namespaces,configmaps,serviceaccounts,rs,leases -A").len() > 100);
+        assert!(
+            k.run("get endpointslices,endpoints,events,namespaces,configmaps,serviceaccounts,rs,leases -A")
+                .len()
+                > 100
+        );
 
         // describe
         let described = k.run("describe service hostname-service");
@@ -133,15 +154,20 @@ fn kubectl_reads_changes_and_removes_as_on_kubernetes() {
         assert!(k.run("label service hostname-cluster-ip tier-").contains("unlabeled"));
 
         // apply again changes nothing; diff finds nothing; explain-like discovery works
-        assert!(k.run("apply -f examples/").lines().all(|line| line.ends_with("unchanged") || line.ends_with("configured")));
+        assert!(
+            k.run("apply -f examples/")
+                .lines()
+                .all(|line| line.ends_with("unchanged") || line.ends_with("configured"))
+        );
         assert!(k.run("apply -f examples/").lines().all(|line| line.ends_with("unchanged")));
         assert!(k.run("api-resources").contains("endpointslices"));
         assert!(k.run("cluster-info").contains("running at"));
 
         // watch: a change made now is seen by a watch begun before
-        let mut watch = k.command("get configmaps -w --no-headers").stdout(Stdio::piped()).spawn().expect("a watch");
+        let mut watch =
+            k.command("get configmaps -w --no-headers").stdout(Stdio::piped()).spawn().expect("a watch");
         let seen = await_line(watch.stdout.take().expect("a pipe"), "watched", || {
-            let _ = k.output("create configmap watched --from-literal=a=b");
+            k.applies(r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"watched"}}"#);
         });
         let _ = watch.kill();
         let _ = watch.wait();
@@ -152,7 +178,7 @@ fn kubectl_reads_changes_and_removes_as_on_kubernetes() {
         assert!(k.run("delete -f examples/ --timeout=60s").contains("hostname-service"));
         assert_eq!(k.run("get services -o name").trim(), "service/kubernetes");
         k.run("wait --for=delete pod -l app=echo-hostname --timeout=60s");
-        k.run("create namespace gone");
+        k.applies(r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"gone"}}"#);
         k.run("delete namespace gone --timeout=60s");
         assert!(k.fails("get namespace gone", "").contains("(NotFound)"));
     });
@@ -185,9 +211,8 @@ fn await_line(pipe: impl std::io::Read + Send + 'static, word: &str, cause: impl
 #[test]
 fn a_bad_manifest_gets_kubectls_usual_error_with_the_fields_path() {
     with_each("a bad manifest gets kubectl's usual error with the field's path", "bad", |k| {
-        let service = |spec: &str| {
-            format!("apiVersion: v1\nkind: Service\nmetadata: {{ name: bad }}\nspec: {spec}\n")
-        };
+        let service =
+            |spec: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{ name: bad }}\nspec: {spec}\n");
         for (manifest, said) in [
             (service("{ ports: [ { port: 70000 } ] }"), "spec.ports[0].port: Invalid value: 70000: must be between 1 and 65535, inclusive"),
             (
@@ -211,6 +236,9 @@ fn a_bad_manifest_gets_kubectls_usual_error_with_the_fields_path() {
             assert!(error.contains(said), "expected {said:?} in {error:?}");
         }
         assert!(Path::new(&k.kubeconfig).exists());
-        assert!(k.run("get services -o name").lines().all(|line| line != "service/bad"), "nothing of it was kept");
+        assert!(
+            k.run("get services -o name").lines().all(|line| line != "service/bad"),
+            "nothing of it was kept"
+        );
     });
 }

@@ -52,7 +52,10 @@ fn each_crate_opens_with_its_invariant() {
             .map(|line| line.trim_start_matches("//! "))
             .collect::<Vec<_>>()
             .join(" ");
-        assert_eq!(first, row.invariant, "crates/{name}/src/lib.rs and ARCHITECTURE.md must say the same sentence");
+        assert_eq!(
+            first, row.invariant,
+            "crates/{name}/src/lib.rs and ARCHITECTURE.md must say the same sentence"
+        );
         assert!(lib.contains("Absent on purpose"), "crates/{name}/src/lib.rs: say what is absent on purpose");
     }
 }
@@ -76,13 +79,17 @@ fn the_map_has_the_edges_of_cargo() {
             .filter(|d| d["kind"].is_null())
             .filter_map(|d| d["name"].as_str()?.strip_prefix("portolan-").map(str::to_owned))
             .collect();
-        assert_eq!(ours, map[name].uses, "crates/{name}: its manifest and the table in ARCHITECTURE.md differ");
+        assert_eq!(
+            ours, map[name].uses,
+            "crates/{name}: its manifest and the table in ARCHITECTURE.md differ"
+        );
     }
 }
 
 #[test]
 fn links_in_documents_lead_somewhere() {
-    let mut documents: Vec<PathBuf> = vec!["README.md".into(), "ARCHITECTURE.md".into(), "CONTRIBUTING.md".into()];
+    let mut documents: Vec<PathBuf> =
+        vec!["README.md".into(), "ARCHITECTURE.md".into(), "CONTRIBUTING.md".into()];
     let mut folders = vec![root().join("docs")];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).expect("docs/") {

@@ -9,7 +9,8 @@ const LONG: &[(&str, &str)] = &[];
 
 fn sources() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
-    let mut folders: Vec<PathBuf> = ["src", "crates", "tests", "benches"].iter().map(|f| root().join(f)).collect();
+    let mut folders: Vec<PathBuf> =
+        ["src", "crates", "tests", "benches"].iter().map(|f| root().join(f)).collect();
     while let Some(folder) = folders.pop() {
         let Ok(entries) = std::fs::read_dir(&folder) else { continue };
         for entry in entries {
@@ -33,7 +34,10 @@ fn complain(rule: &str, offenders: Vec<String>) {
 #[test]
 fn each_file_opens_by_saying_what_it_is() {
     let offenders = sources().into_iter().filter(|(_, text)| !text.starts_with("//! "));
-    complain("begin the file with `//!` and one sentence", offenders.map(|(p, _)| p.display().to_string()).collect());
+    complain(
+        "begin the file with `//!` and one sentence",
+        offenders.map(|(p, _)| p.display().to_string()).collect(),
+    );
 }
 
 #[test]
@@ -48,7 +52,8 @@ fn no_file_grows_without_a_reason() {
 fn no_file_is_named_by_a_kind_of_code() {
     let banned = ["utils", "util", "common", "types", "helpers", "helper", "manager", "misc", "base", "core"];
     let offenders = sources().into_iter().filter(|(p, _)| {
-        p.components().any(|c| banned.contains(&Path::new(&c).file_stem().and_then(|s| s.to_str()).unwrap_or("")))
+        p.components()
+            .any(|c| banned.contains(&Path::new(&c).file_stem().and_then(|s| s.to_str()).unwrap_or("")))
     });
     complain("name the file by its noun", offenders.map(|(p, _)| p.display().to_string()).collect());
 }

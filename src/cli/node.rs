@@ -83,7 +83,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
 
     let mut node_ip = args.node_ip.clone();
     if node_ip.is_empty() {
-        let towards = tokio::net::TcpStream::connect(&address).await.with_context(|| format!("reaching {address}"))?;
+        let towards =
+            tokio::net::TcpStream::connect(&address).await.with_context(|| format!("reaching {address}"))?;
         node_ip.push(towards.local_addr()?.ip());
     }
     let first = node_ip[0];
@@ -123,7 +124,9 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         };
         let secret = crate::secret::heartbeat_key(&args.token);
         let config = portolan_lb::speaker::Config { node: name.clone(), interface, secret };
-        portolan_lb::watch::run(client.clone(), config, stop.clone()).await.context("announcing load-balancer addresses")
+        portolan_lb::watch::run(client.clone(), config, stop.clone())
+            .await
+            .context("announcing load-balancer addresses")
     };
     let agent = async {
         portolan_agent::run(client.clone(), agent, stop.clone()).await.context("programming the kernel")
@@ -141,11 +144,17 @@ async fn reach(
 ) -> anyhow::Result<Option<rustls::pki_types::CertificateDer<'static>>> {
     let mut told = false;
     loop {
-        match tokio::time::timeout(std::time::Duration::from_secs(5), pki::fetch_authority(address, &token.authority)).await
+        match tokio::time::timeout(
+            std::time::Duration::from_secs(5),
+            pki::fetch_authority(address, &token.authority),
+        )
+        .await
         {
             Ok(Ok(authority)) => return Ok(Some(authority)),
             // A server that shows another authority will not change its mind.
-            Ok(Err(error)) if error.downcast_ref::<std::io::Error>().is_none() && !is_io(&error) => return Err(error),
+            Ok(Err(error)) if error.downcast_ref::<std::io::Error>().is_none() && !is_io(&error) => {
+                return Err(error);
+            }
             Ok(Err(error)) if !told => {
                 tracing::info!(%error, address, "waiting for the server");
                 told = true;

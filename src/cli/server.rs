@@ -39,11 +39,16 @@ pub struct Args {
     #[arg(long, value_name = "CIDR", value_delimiter = ',', default_value = "10.96.0.0/16,fd00:10:96::/112")]
     service_cidr: Vec<IpNet>,
     /// Ranges from which each node gets its pods' addresses, one of each family.
-    #[arg(long, value_name = "CIDR", value_delimiter = ',', default_value = "10.244.0.0/16,fd00:10:244::/56")]
+    #[arg(
+        long,
+        value_name = "CIDR",
+        value_delimiter = ',',
+        default_value = "10.244.0.0/16,fd00:10:244::/56"
+    )]
     cluster_cidr: Vec<IpNet>,
     /// Addresses for Services of type LoadBalancer: `FIRST-LAST` or a CIDR.
     #[arg(long, value_name = "RANGE", value_delimiter = ',')]
-    pool: Vec<portolan_control::pool::Range>,
+    pool: Vec<portolan_lb::pool::Range>,
 }
 
 /// Runs the control plane until `stop`.
@@ -53,14 +58,19 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     let mut advertise = args.advertise_address.clone();
     if advertise.is_empty() {
         advertise.extend(args.listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()));
-        anyhow::ensure!(!advertise.is_empty(), "--advertise-address: needed when --listen names no address of its own");
+        anyhow::ensure!(
+            !advertise.is_empty(),
+            "--advertise-address: needed when --listen names no address of its own"
+        );
     }
 
     let authority = pki::Authority::open(&args.data_dir.join("pki"))?;
     let (admin, node) = (authority.admin_token()?, authority.node_token()?);
     let mut names = pki::usual_names(&advertise);
     names.extend(args.san.iter().cloned());
-    names.extend(args.listen.iter().map(|l| l.ip()).filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string()));
+    names.extend(
+        args.listen.iter().map(|l| l.ip()).filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string()),
+    );
     if let Some(service) = args.service_cidr.iter().map(|cidr| cidr.hosts().next()).next().flatten() {
         names.push(service.to_string());
     }
@@ -117,7 +127,9 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     for listener in listeners {
         let (server, tls, stop) = (server.clone(), tls.clone(), stop.clone());
         tracing::info!(address = %listener.local_addr()?, "serving the Kubernetes API");
-        serving.spawn(async move { portolan_server::serve(server, listener, tls, stop.cancelled_owned()).await });
+        serving.spawn(
+            async move { portolan_server::serve(server, listener, tls, stop.cancelled_owned()).await },
+        );
     }
     let ended = async {
         while let Some(done) = serving.join_next().await {

@@ -26,7 +26,6 @@ mod slices; // EndpointSlices of a Service
 mod wake; // the closed set of wake-ups, and what change causes which
 
 pub mod pod_cidr; // a part of the cluster's ranges for each node: pure
-pub mod pool; // load-balancer addresses: pure
 
 use std::time::Duration;
 
@@ -51,7 +50,7 @@ pub struct Config {
     /// How long a pod without its own toleration stays bound to a node that is unreachable or not ready.
     pub toleration: Duration,
     /// The addresses that Services of type LoadBalancer may get.
-    pub pool: Vec<pool::Range>,
+    pub pool: Vec<portolan_lb::pool::Range>,
     /// At most so many endpoints are put into one EndpointSlice.
     pub max_endpoints_per_slice: usize,
     /// At most so many reconciles run at once.

@@ -9,17 +9,16 @@ use serde_json::json;
 
 use crate::cache::ObjectKey;
 use crate::cluster::{Cluster, Result};
-use crate::pool::{Pool, Range, Refusal};
 use crate::queue::Done;
 use crate::recorder::Severity;
 use crate::wake::Wake;
+use portolan_lb::CLASS;
+use portolan_lb::pool::{Pool, Range, Refusal};
 
 /// The component in events.
 const SOURCE: &str = "service-controller";
 /// The finalizer that keeps the Service until its addresses are given back.
 const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
-/// The class of Services that are ours besides those without a class.
-const CLASS: &str = "portolan.dev/l2";
 /// The annotation that asks for addresses: one a family, separated by commas.
 const REQUEST: &str = "portolan.dev/load-balancer-ips";
 

@@ -12,10 +12,9 @@ use kube::{Api, Client};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::CLASS;
 use crate::speaker::{Config, Speaker, Wanted};
 
-/// The class of load balancer that this announcer serves, beside no class at all.
-pub const CLASS: &str = "portolan.dev/l2";
 /// Nodes with this label announce nothing (the label is Kubernetes' own, KEP-2000).
 const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 

@@ -1,3 +1,5 @@
+//! What slices a Service should have: cases from Kubernetes' rules, and properties.
+
 use super::*;
 use proptest::prelude::*;
 use serde_json::{Value, json};
