@@ -253,6 +253,7 @@ fn decision_chains(family: Family) -> Vec<Chain> {
     let class = Load::PriorityBits(CLASS);
     let frontend = [Load::Destination, Load::Protocol, Load::Port];
     let node_port = [Load::Protocol, Load::Port];
+    let at_node = || rule().within(&[Load::Destination], "node-addresses");
     let mut chains = vec![
         chain("refuse", vec![rule().protocol(6).reset(), rule().unreachable()]),
         // A frontend's own address comes after the node's ports: what is said of one address is said of it alone.
@@ -260,25 +261,26 @@ fn decision_chains(family: Family) -> Vec<Chain> {
             "resolve",
             vec![
                 rule().priority_clear(),
-                rule().within(&[Load::Destination], "node-addresses").priority_from(&node_port, "nodeports"),
+                at_node().priority_from(&node_port, "nodeports"),
                 rule().priority_from(&frontend, "frontends"),
             ],
         ),
         chain(
             "resolve-inside",
             vec![
-                rule()
-                    .within(&[Load::Destination], "node-addresses")
-                    .priority_from(&node_port, "nodeports-inside"),
+                rule().priority_clear(),
+                at_node().priority_from(&node_port, "nodeports"),
+                at_node().priority_from(&node_port, "nodeports-inside"),
+                rule().priority_from(&frontend, "frontends"),
                 rule().priority_from(&frontend, "frontends-inside"),
             ],
         ),
         chain(
             "again",
             vec![
-                rule().jump("resolve"),
-                rule().within(&[Load::Source], "inside").jump("resolve-inside"),
-                rule().local_source().jump("resolve-inside"),
+                rule().within(&[Load::Source], "inside").goto("resolve-inside"),
+                rule().local_source().goto("resolve-inside"),
+                rule().goto("resolve"),
             ],
         ),
     ];
@@ -355,17 +357,14 @@ fn decision_chains(family: Family) -> Vec<Chain> {
         ]
         .concat(),
     ));
+    chains.push(chain("from-node", vec![rule().jump("resolve-inside"), rule().goto("balance")]));
     chains.push(chain(
         "from-network",
         vec![
+            rule().within(&[Load::Source], "inside").goto("from-node"),
             rule().jump("resolve"),
-            rule().within(&[Load::Source], "inside").jump("resolve-inside"),
             rule().goto("balance"),
         ],
-    ));
-    chains.push(chain(
-        "from-node",
-        vec![rule().jump("resolve"), rule().jump("resolve-inside"), rule().goto("balance")],
     ));
     chains.push(chain(CHAIN_REMEMBER, vec![]));
     // The priority is ours only in the packet that makes the connection, which isn't confirmed yet. Later packets of a UDP flow

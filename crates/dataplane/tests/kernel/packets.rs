@@ -397,3 +397,29 @@ fn udp_flows_to_a_removed_backend_are_forgotten_and_no_others() {
         }
     });
 }
+
+#[test]
+fn an_address_of_its_own_comes_before_a_node_port() {
+    world("an address of its own comes before a node port", |w| {
+        let mut engine = w.engine();
+        // An external address that is the node's own, with the same port as a node port of the local policy.
+        let plan = plan_of(FAMILIES.into_iter().flat_map(|family| {
+            let a = addresses(family);
+            let mut external = ServicePlan::default();
+            let name = set_name(Tcp, family, Scope::Cluster);
+            let backends = [Backend { address: far_pod(family, 1), port: PORT }];
+            external.sets.insert(name.clone(), set(backends, None));
+            let frontend = Frontend::Address { address: node(family, 0), protocol: Tcp, port: 30_080 };
+            external.frontends.insert(frontend, does(FrontendKind::ExternalIp, Action::Balance(name)));
+            [part(&a, Tcp, &[far_pod(family, 0)], &[], true), external]
+        }));
+        let _ = engine.sync(&plan).expect("a sync");
+        for family in FAMILIES {
+            for from in [&w.client, &w.pods[0], &w.router] {
+                let seen = from.ask(Tcp, node(family, 0), 30_080, false);
+                let expected = Outcome::Answer { server: far_pod(family, 1), client: node(family, 2) };
+                assert_eq!(seen, expected);
+            }
+        }
+    });
+}
