@@ -1,6 +1,6 @@
 //! What it costs to put Services into the kernel: all of them, and one change.
 //!
-//! `cargo bench -p portolan-dataplane --bench programming [-- SERVICES ENDPOINTS]...` prints a row for each pair (10,000 x 10 and
+//! `cargo bench --bench programming [-- SERVICES ENDPOINTS]...` prints a row for each pair (10,000 x 10 and
 //! 100,000 x 10 where none is given). Works in a network namespace of its own; asserts no time.
 
 use std::collections::BTreeSet;
