@@ -1,6 +1,6 @@
 //! The real kubectl against a detached lab: what its users type, and what they read.
 //!
-//! `PORTOLAN_KUBECTL` names the programs, separated by colons; without it, the `kubectl` on the PATH is used.
+//! `KUBECTL` names the programs, separated by colons; without it, the `kubectl` on the PATH is used.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ impl Kubectl {
 }
 
 fn programs() -> Vec<PathBuf> {
-    if let Ok(named) = std::env::var("PORTOLAN_KUBECTL") {
+    if let Ok(named) = std::env::var("KUBECTL") {
         return std::env::split_paths(&named).collect();
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -70,7 +70,7 @@ fn programs() -> Vec<PathBuf> {
 fn with_each(promise: &str, name: &str, test: impl Fn(&Kubectl)) {
     let programs = programs();
     if programs.is_empty() {
-        eprintln!("skipped: {promise}: no kubectl on the PATH, nor in PORTOLAN_KUBECTL");
+        eprintln!("skipped: {promise}: no kubectl on the PATH, nor in KUBECTL");
         return;
     }
     for program in programs {
