@@ -179,6 +179,16 @@ fn what_is_not_published_is_not_tried_and_never_counts_as_passed() {
 }
 
 #[test]
+fn datagrams_are_sent_to_those_alone_who_are_known_to_answer() {
+    let mut world = World::new();
+    world.service.ports[0].protocol = Some(Transport::Udp);
+    assert!(!world.expected("ClusterIP", NODE).is_empty());
+    world.pods.values_mut().for_each(|pod| pod.echo = false);
+    assert!(world.expected("ClusterIP", NODE).is_empty());
+    assert!(!world.expected("ClusterIP", CLIENT).is_empty(), "what must be closed can be tried all the same");
+}
+
+#[test]
 fn a_trial_holds_only_if_everyone_expected_answered_and_nobody_else() {
     let trial = |expected| Trial {
         from: Place::Here,

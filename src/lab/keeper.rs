@@ -306,7 +306,7 @@ impl Keeper {
         // Nobody may be listening.
         let _ = io::stdout().write_all(text.as_bytes());
         if !detached {
-            eprintln!("Ctrl-C ends the lab.");
+            let _ = writeln!(io::stderr(), "Ctrl-C ends the lab.");
         }
     }
 
@@ -357,7 +357,8 @@ async fn ended(child: &mut Option<tokio::process::Child>) -> io::Result<std::pro
 
 /// A line of progress, with the seconds since the command began.
 fn tell(began: Instant, text: &str) {
-    eprintln!("{:6.2}s  {text}", began.elapsed().as_secs_f64());
+    // Nobody may be listening, which is no reason to fail.
+    let _ = writeln!(io::stderr(), "{:6.2}s  {text}", began.elapsed().as_secs_f64());
 }
 
 /// `lab down`: asks the keeper to end the lab, and waits until nothing is left.

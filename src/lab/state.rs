@@ -112,8 +112,8 @@ pub struct Labs {
 }
 
 impl Labs {
-    /// `/run/portolan/labs` for root; else in `$XDG_RUNTIME_DIR`, the home directory's cache, or a directory of the
-    /// user's own in the one for temporary files.
+    /// `/run/portolan/labs` for root; else in `$XDG_RUNTIME_DIR` or the home directory's cache. Where none of these can be
+    /// written to, a directory of the user's own in the one for temporary files.
     pub fn open() -> anyhow::Result<Labs> {
         let (uid, _) = namespace::effective_ids();
         let set = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
@@ -123,9 +123,9 @@ impl Labs {
             _ => {
                 candidates.extend(set("XDG_RUNTIME_DIR").map(|dir| dir.join("portolan")));
                 candidates.extend(set("HOME").map(|dir| dir.join(".cache/portolan")));
-                candidates.push(std::env::temp_dir().join(format!("portolan-{uid}")));
             }
         }
+        candidates.push(std::env::temp_dir().join(format!("portolan-{uid}")));
         let mut problems = Vec::new();
         for dir in candidates {
             match private_dir(&dir, uid) {
