@@ -21,6 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(60);
 /// The rest of what a client sends is read for so long after the answer, so that the close is not a reset.
 const LINGER: Duration = Duration::from_secs(1);
+/// After its answer a client is left so long to close first. Who closes first keeps the connection's ports from being used
+/// again for a minute (RFC 9293, TIME-WAIT); at the client that is harmless, because it picks its ports itself. Here, new
+/// connections from behind one translated address would be refused for it.
+const COURTESY: Duration = Duration::from_millis(20);
 const MOST_CONNECTIONS: usize = 4096;
 const LONGEST_REQUEST: usize = 64 * 1024;
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE"];
@@ -103,6 +107,7 @@ fn plain(address: SocketAddr) -> SocketAddr {
 enum Phase {
     Listening,
     Answering { then_close: bool },
+    Parting,
     Lingering,
 }
 
@@ -129,7 +134,7 @@ impl Connection {
     fn wants(&self) -> PollFlags {
         match self.phase {
             Phase::Answering { .. } => PollFlags::OUT,
-            Phase::Listening | Phase::Lingering => PollFlags::IN,
+            Phase::Listening | Phase::Parting | Phase::Lingering => PollFlags::IN,
         }
     }
 
@@ -138,7 +143,12 @@ impl Connection {
     }
 
     /// Reads and writes as far as it goes without waiting.
-    fn turn(&mut self, hostname: &str, draining: bool) -> Turn {
+    fn turn(&mut self, now: Instant, hostname: &str, draining: bool) -> Turn {
+        if self.phase == Phase::Parting && now >= self.since + COURTESY {
+            let _ = self.stream.shutdown(Shutdown::Write);
+            self.since = now;
+            self.phase = Phase::Lingering;
+        }
         let mut client = false;
         loop {
             match self.step(hostname, draining, &mut client) {
@@ -157,16 +167,14 @@ impl Connection {
     fn step(&mut self, hostname: &str, draining: bool, client: &mut bool) -> io::Result<bool> {
         let mut buffer = [0; 4096];
         match self.phase {
-            Phase::Lingering => Ok(self.stream.read(&mut buffer)? > 0),
+            Phase::Parting | Phase::Lingering => Ok(self.stream.read(&mut buffer)? > 0),
             Phase::Answering { then_close } => {
                 let written = self.stream.write(&self.answer)?;
                 self.answer.drain(..written);
                 if self.answer.is_empty() {
                     self.since = Instant::now();
-                    self.phase = if then_close { Phase::Lingering } else { Phase::Listening };
-                    if then_close {
-                        let _ = self.stream.shutdown(Shutdown::Write);
-                    } else {
+                    self.phase = if then_close { Phase::Parting } else { Phase::Listening };
+                    if !then_close {
                         self.respond(hostname, draining, client);
                     }
                 }
@@ -332,7 +340,7 @@ impl Server {
                         !connection.heard.is_empty() || !connection.spoke && now < connection.since + PATIENCE
                     }
                     Phase::Answering { .. } => true,
-                    Phase::Lingering => false,
+                    Phase::Parting | Phase::Lingering => false,
                 });
                 if now >= drain.end || now >= drain.last_client + QUIET && !busy {
                     println!("drained");
@@ -352,7 +360,11 @@ impl Server {
         all.extend(self.connections.iter().map(|connection| (connection.stream.as_fd(), connection.wants())));
         let mut all: Vec<PollFd<'_>> =
             all.into_iter().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)).collect();
-        let timeout = if draining {
+        let parting = self.connections.iter().any(|connection| connection.phase == Phase::Parting);
+        let timeout = if parting {
+            // A client that waits for the end of the connection isn't kept waiting for long.
+            Some(Timespec { tv_sec: 0, tv_nsec: 5_000_000 })
+        } else if draining {
             Some(Timespec { tv_sec: 0, tv_nsec: 100_000_000 })
         } else if self.connections.is_empty() {
             None
@@ -398,7 +410,7 @@ impl Server {
         }
         let hostname = &self.hostname;
         self.connections.retain_mut(|connection| {
-            let turn = connection.turn(hostname, draining);
+            let turn = connection.turn(now, hostname, draining);
             client |= turn.client;
             turn.alive && now < connection.expires()
         });

@@ -293,6 +293,8 @@ async fn a_crashing_container_backs_off_and_its_logs_can_be_read() {
         api.get(&key).filter(|pod| pod["status"]["containerStatuses"][0]["restartCount"] == 2)
     };
     world.api.until("it is started again", 15, again).await;
+    let ended = |api: &crate::api::Api| waits(api).filter(|container| container["restartCount"] == 2);
+    world.api.until("it backs off again", 10, ended).await;
     assert!(begun.elapsed() > Duration::from_secs(8), "after {:?}", begun.elapsed());
 
     let log = std::fs::read_to_string(world.dir(&key).join("logs/sh/1.log")).expect("the log");
