@@ -14,7 +14,9 @@ pub fn heartbeat_key(node_token: &str) -> Vec<u8> {
 
 /// One secret per purpose: knowing one tells nothing of the others, nor of the token.
 fn derive(token: &str, purpose: &str) -> Vec<u8> {
-    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, token.trim().as_bytes()), purpose.as_bytes()).as_ref().to_vec()
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, token.trim().as_bytes()), purpose.as_bytes())
+        .as_ref()
+        .to_vec()
 }
 
 #[cfg(test)]

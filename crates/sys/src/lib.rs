@@ -5,10 +5,10 @@
 // Modules in the order in which a newcomer reads them.
 pub mod conntrack; // the connection table: list, delete
 pub mod link; // links, addresses, routes, neighbours
+pub mod mount; // mounts that rustix has no call for
 pub mod namespace; // making and entering namespaces
 pub mod netlink; // sockets, attributes, acknowledgements
 pub mod nft; // nf_tables: expressions, sets, batches, dumps
 pub mod packet; // raw packets on a link
 pub mod process; // starting, confining and awaiting processes
-pub mod mount; // mounts that rustix has no call for
 pub mod seccomp; // a filter over system calls

@@ -45,8 +45,10 @@ impl PacketSocket {
         // SAFETY: `fd` was just returned by the kernel and is owned by nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         if !filter.is_empty() {
-            let steps: Vec<libc::sock_filter> =
-                filter.iter().map(|s| libc::sock_filter { code: s.code, jt: s.jt, jf: s.jf, k: s.k }).collect();
+            let steps: Vec<libc::sock_filter> = filter
+                .iter()
+                .map(|s| libc::sock_filter { code: s.code, jt: s.jt, jf: s.jf, k: s.k })
+                .collect();
             let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_ptr().cast_mut() };
             // SAFETY: `program` and the steps it points to live across the call; the length is its size.
             check(unsafe {
@@ -110,7 +112,9 @@ impl PacketSocket {
     /// Sends one whole frame, Ethernet header included.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         // SAFETY: the frame is valid for its length.
-        let n = unsafe { libc::send(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), libc::MSG_NOSIGNAL) };
+        let n = unsafe {
+            libc::send(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), libc::MSG_NOSIGNAL)
+        };
         if n < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
@@ -190,7 +194,11 @@ pub fn udp6_only(address: std::net::SocketAddr) -> io::Result<std::net::UdpSocke
     raw.sin6_scope_id = v6.scope_id();
     // SAFETY: `raw` lives across the call; the length is its size.
     check(unsafe {
-        libc::bind(fd.as_raw_fd(), std::ptr::from_ref(&raw).cast(), size_of::<libc::sockaddr_in6>() as libc::socklen_t)
+        libc::bind(
+            fd.as_raw_fd(),
+            std::ptr::from_ref(&raw).cast(),
+            size_of::<libc::sockaddr_in6>() as libc::socklen_t,
+        )
     })?;
     Ok(std::net::UdpSocket::from(fd))
 }
