@@ -83,6 +83,11 @@ fn make_namespace(machine: &Machine, dir: &Path, router: bool) -> anyhow::Result
         set("ipv6/conf/all/accept_dad", "0")?;
         set("ipv6/conf/default/accept_dad", "0")?;
         set("ipv6/conf/default/accept_ra", "0")?;
+        // A node that forwards to another on the same network would tell the sender of a shorter way. That helps nobody
+        // here, and such a redirect empties the sender's allowance for "port unreachable" (ip_rt_send_redirect() and
+        // inet_peer_xrlim_allow() share it): a datagram that is refused would look like one that is lost.
+        set("ipv4/conf/all/send_redirects", "0")?;
+        set("ipv4/conf/default/send_redirects", "0")?;
         if router {
             set("ipv4/ip_forward", "1")?;
             set("ipv6/conf/all/forwarding", "1")?;

@@ -69,6 +69,29 @@ fn a_lab_that_is_well_passes_on_both_families_and_leaves_nothing_in_the_cluster(
 }
 
 #[test]
+fn policies_and_services_without_endpoints_are_as_expected() {
+    let promise = "policies and Services without endpoints are as expected";
+    let Some(lab) =
+        Lab::up(promise, "check-policy", &[EXAMPLES, &["-f", "tests/lab/policies.yaml"]].concat())
+    else {
+        return;
+    };
+    let output = lab.verb("check", &[]);
+    let table = text(&output);
+    assert!(output.status.success(), "{table}");
+    for expected in [
+        "refused: no endpoints",
+        "nothing: no endpoint on the node",
+        "the node's own backends, or nothing",
+        "the announcer's own backends",
+        "nothing: not in the source ranges",
+        "always one backend",
+    ] {
+        assert!(table.contains(expected), "{expected}:\n{table}");
+    }
+}
+
+#[test]
 fn a_lost_table_fails_the_rows_of_its_node() {
     let promise = "a lost table fails the rows of its node";
     let Some(lab) = Lab::up(promise, "check-table", EXAMPLES) else { return };
