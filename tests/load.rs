@@ -128,13 +128,31 @@ fn ask_tcp(target: SocketAddr) -> Result<String, String> {
     stream
         .write_all(format!("GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n").as_bytes())
         .map_err(said("write"))?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).map_err(said("read"))?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("half an answer: {answer:?}"))?;
+    // The client closes first, as most do: the port that waits for stray segments (TIME_WAIT) is then its own, and no
+    // later connection that a masquerade gives the same port meets it in the pod.
+    let mut heard = Vec::new();
+    let (head, body) = loop {
+        if let Some(answer) = whole(&heard) {
+            break answer;
+        }
+        let mut bytes = [0; 2048];
+        match stream.read(&mut bytes).map_err(said("read"))? {
+            0 => return Err(format!("half an answer: {:?}", String::from_utf8_lossy(&heard))),
+            n => heard.extend(&bytes[..n]),
+        }
+    };
     if !head.starts_with("HTTP/1.1 200") {
         return Err(format!("answered {:?}", head.lines().next()));
     }
-    host(body)
+    host(&body)
+}
+
+/// Head and body of an HTTP answer, once all of it was heard.
+fn whole(heard: &[u8]) -> Option<(String, String)> {
+    let text = String::from_utf8_lossy(heard);
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok())?;
+    (body.len() >= length).then(|| (head.to_owned(), body.to_owned()))
 }
 
 fn ask_udp(target: SocketAddr) -> Result<String, String> {
