@@ -13,7 +13,6 @@ use std::path::Path;
 use std::time::Duration;
 use std::{mem, ptr, thread};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::FdFlags;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
@@ -305,9 +304,7 @@ pub fn start_time(pid: u32) -> io::Result<u64> {
 
 /// Waits until a descriptor is readable, which a pidfd is once its process has ended; `false` if it took longer.
 pub fn wait_readable(fd: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
-    let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
-    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    Ok(rustix::event::poll(&mut fds, Some(&limit))? > 0)
+    Ok(crate::packet::wait_readable(&[fd], limit)? == [true])
 }
 
 /// Lets a descriptor survive `exec`.

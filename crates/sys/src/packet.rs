@@ -154,16 +154,19 @@ pub fn multicast_group(socket: BorrowedFd<'_>, link: u32, group: Ipv6Addr, join:
 pub fn wait_readable(fds: &[BorrowedFd<'_>], timeout: std::time::Duration) -> io::Result<Vec<bool>> {
     let mut polled: Vec<libc::pollfd> =
         fds.iter().map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 }).collect();
-    let millis = timeout.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
-    // SAFETY: the array is valid for its length.
-    let n = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, millis) };
-    if n < 0 {
+    let begun = std::time::Instant::now();
+    loop {
+        let left = timeout.saturating_sub(begun.elapsed());
+        let millis = left.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
+        // SAFETY: the array is valid for its length.
+        if unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, millis) } >= 0 {
+            return Ok(polled.iter().map(|p| p.revents != 0).collect());
+        }
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
         }
     }
-    Ok(polled.iter().map(|p| p.revents != 0).collect())
 }
 
 /// A UDP socket for IPv6 alone, so that the same port can be bound for IPv4 beside it (std leaves V6ONLY to a sysctl).
