@@ -1,10 +1,8 @@
 //! What the agent asks of a dataplane: the least it needs, so that a test can stand in for a kernel.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-
 use portolan_dataplane::Applied;
-use portolan_plan::model::{Backend, Frontend, Plan, PlanChange};
+use portolan_plan::model::{Plan, PlanChange};
+use portolan_plan::planner::StaleUdp;
 
 /// Carries plans.
 pub trait Dataplane {
@@ -20,6 +18,3 @@ pub trait Dataplane {
     /// Whether somebody took from the kernel what was put there. Asked now and then, so it has to be cheap.
     fn disturbed(&mut self) -> anyhow::Result<bool>;
 }
-
-/// UDP frontends, each with the backends whose flows go on.
-pub type StaleUdp = BTreeMap<Frontend, Arc<BTreeSet<Backend>>>;

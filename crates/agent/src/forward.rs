@@ -9,9 +9,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use portolan_dataplane::Applied;
 use portolan_plan::finding::Finding;
+use portolan_plan::planner::StaleUdp;
 use tokio::sync::watch;
 
-use crate::dataplane::{Dataplane, StaleUdp};
+use crate::dataplane::Dataplane;
 use crate::health::Health;
 use crate::observed::{Observed, Update};
 
@@ -174,6 +175,10 @@ impl<D: Dataplane> Forwarder<D> {
             Ok(applied) => {
                 self.in_step = true;
                 self.retry_at = None;
+                // Gone while no agent ran: no plan of ours ever had them.
+                for frontend in &applied.stray_udp {
+                    self.stale_udp.entry(*frontend).or_default();
+                }
                 self.forget_udp();
                 self.report(Some(applied));
             }

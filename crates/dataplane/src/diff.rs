@@ -21,7 +21,7 @@ use portolan_plan::model::{
 
 use crate::element::Element;
 use crate::mirror::{Entry, Mirror, Service, Slots, slot_elements};
-use crate::unit::{Finding, Interval, NodeSet, Op, StaleUdp, Unit};
+use crate::unit::{Finding, Interval, NodeSet, Op, Unit};
 use crate::word::{KINDS, SetId, Word};
 
 /// A set more of whose slots change at once is written anew, so that the switch stays small.
@@ -134,11 +134,6 @@ impl Mirror {
         let known = self.services.remove(name);
         let mut old_sets = known.as_ref().map(|k| k.sets.clone()).unwrap_or_default();
         let old_frontends = || known.iter().flat_map(|k| k.plan.frontends.keys());
-        let new_frontends = || part.iter().flat_map(|p| p.frontends.keys());
-        let udp: BTreeSet<Frontend> =
-            old_frontends().chain(new_frontends()).filter(|f| is_udp(f)).copied().collect();
-        let before: Vec<(Frontend, BTreeSet<Backend>)> =
-            udp.into_iter().map(|f| (f, self.leads_to(&f))).collect();
 
         let mut sets = BTreeMap::new();
         let mut dead = Vec::new();
@@ -167,13 +162,6 @@ impl Mirror {
         for (family, id) in dead {
             self.free(family, id, unit);
         }
-        for (frontend, before) in before {
-            let now = self.leads_to(&frontend);
-            if now != before {
-                let gone = before.difference(&now).copied().collect();
-                unit.stale_udp.push(StaleUdp { frontend, now: now.into_iter().collect(), gone });
-            }
-        }
         if let Some(part) = part {
             self.services.insert(name.clone(), Service { plan: part.clone(), sets });
         }
@@ -193,8 +181,7 @@ impl Mirror {
             self.frontends.iter().filter(|(f, e)| !owned(self, f, e)).map(|(f, _)| *f).collect();
         for frontend in strays {
             if is_udp(&frontend) {
-                let gone: Vec<Backend> = self.leads_to(&frontend).into_iter().collect();
-                unit.stale_udp.push(StaleUdp { frontend, now: Vec::new(), gone });
+                unit.stray_udp.push(frontend);
             }
             self.replace(frontend, None, &mut unit);
         }
@@ -423,17 +410,6 @@ impl Mirror {
             unit.after.extend(slots.elements(family, id).map(Op::Delete));
             self.ids[id.kind() as usize].used -= 1;
         }
-    }
-
-    /// The backends to which a frontend leads, from anywhere.
-    fn leads_to(&self, frontend: &Frontend) -> BTreeSet<Backend> {
-        let Some(entry) = self.frontends.get(frontend) else { return BTreeSet::new() };
-        [Some(entry.word), entry.inside]
-            .into_iter()
-            .flatten()
-            .filter_map(|word| self.backends(frontend.family(), word))
-            .flat_map(|slots| slots.backends.iter().map(|(backend, _)| *backend))
-            .collect()
     }
 }
 

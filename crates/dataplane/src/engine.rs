@@ -1,10 +1,9 @@
 //! The shell: a plan into the kernel's tables, and back.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use portolan_plan::model::{Backend, Frontend, Plan, PlanChange};
+use portolan_plan::model::{Frontend, Plan, PlanChange};
 use portolan_sys::netlink::errno;
 use portolan_sys::nft::{Batch, CounterInfo, Nftables};
 
@@ -12,7 +11,7 @@ use crate::encode::{self, FAMILIES};
 use crate::mirror::Mirror;
 use crate::read::{self, Reading, Unfit};
 use crate::ruleset;
-use crate::unit::{Finding, Op, Packer, StaleUdp, Unit};
+use crate::unit::{Finding, Op, Packer, Unit};
 
 /// How an [`Engine`] works.
 #[derive(Clone, Debug)]
@@ -44,8 +43,9 @@ pub struct Applied {
     pub encode: Duration,
     /// Time spent in the kernel.
     pub kernel: Duration,
-    /// UDP frontends whose backends changed: connection tracking still leads known flows to where they went before.
-    pub stale_udp: Vec<StaleUdp>,
+    /// UDP frontends that adopted tables had and the plan doesn't have: they went while nobody looked, and connection
+    /// tracking still carries their flows. What changes from plan to plan, the planner says.
+    pub stray_udp: Vec<Frontend>,
     /// What of the plan is carried otherwise than asked, because of a limit.
     pub findings: Vec<Finding>,
     /// Why tables were built anew, if they were.
@@ -200,7 +200,6 @@ impl Engine {
         applied.bytes = sent.bytes;
         applied.kernel = sent.time;
         applied.encode = started.elapsed().saturating_sub(sent.time);
-        applied.stale_udp = merge(applied.stale_udp);
         self.generation = self.kernel.generation()?;
         self.state = State::Known(mirror);
         Ok(applied)
@@ -253,25 +252,8 @@ fn delete(kernel: &mut Nftables, table: &str, batch: &mut Batch) -> io::Result<(
 }
 
 fn note(applied: &mut Applied, unit: &Unit) {
-    applied.stale_udp.extend(unit.stale_udp.iter().cloned());
+    applied.stray_udp.extend(&unit.stray_udp);
     applied.findings.extend(unit.findings.iter().cloned());
-}
-
-/// One entry for each frontend: what it leads to in the end, and what it led to before and doesn't now.
-fn merge(all: Vec<StaleUdp>) -> Vec<StaleUdp> {
-    let mut merged: BTreeMap<Frontend, (Vec<Backend>, Vec<Backend>)> = BTreeMap::new();
-    for stale in all {
-        let (now, gone) = merged.entry(stale.frontend).or_default();
-        *now = stale.now;
-        gone.extend(stale.gone);
-    }
-    merged
-        .into_iter()
-        .map(|(frontend, (now, mut gone))| {
-            gone.retain(|backend| !now.contains(backend));
-            StaleUdp { frontend, now, gone }
-        })
-        .collect()
 }
 
 /// Writes batches. On a first load the fixed part goes with the first batch and the base chains with the last: no packet meets

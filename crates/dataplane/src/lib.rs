@@ -26,4 +26,4 @@ mod tests;
 pub use engine::{Applied, Counters, Engine, Error, Options};
 pub use read::{ActionReading, FrontendReading, Reading};
 pub use udp::forget_udp;
-pub use unit::{Finding, StaleUdp};
+pub use unit::Finding;

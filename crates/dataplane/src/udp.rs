@@ -3,12 +3,12 @@
 //! A UDP flow has no end: for as long as packets come, its translation stays as its first packet found it. When a backend is
 //! gone the entry has to go, so that the next packet is decided anew. TCP and SCTP end by themselves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use portolan_plan::model::{Backend, Frontend, Protocol};
+use portolan_plan::planner::StaleUdp;
 use portolan_sys::conntrack::{Conntrack, Flow};
 
 use crate::encode::FAMILIES;
@@ -19,10 +19,7 @@ const TRANSLATED: u32 = 1 << 5;
 
 /// Forgets the UDP flows to these frontends, but for those to the backends given with each; returns how many. Works on the
 /// calling thread's network namespace and walks over its connection table once for each family concerned.
-pub fn forget_udp(
-    keep: &BTreeMap<Frontend, Arc<BTreeSet<Backend>>>,
-    node_addresses: &BTreeSet<IpAddr>,
-) -> io::Result<usize> {
+pub fn forget_udp(keep: &StaleUdp, node_addresses: &BTreeSet<IpAddr>) -> io::Result<usize> {
     let mut forgotten = 0;
     let mut kernel = None;
     for family in FAMILIES {
@@ -38,11 +35,7 @@ pub fn forget_udp(
     Ok(forgotten)
 }
 
-fn stale(
-    flow: &Flow,
-    keep: &BTreeMap<Frontend, Arc<BTreeSet<Backend>>>,
-    node_addresses: &BTreeSet<IpAddr>,
-) -> bool {
+fn stale(flow: &Flow, keep: &StaleUdp, node_addresses: &BTreeSet<IpAddr>) -> bool {
     let protocol = Protocol::Udp;
     let (address, port) = (flow.original.destination, flow.original.destination_port);
     let family = portolan_plan::model::Family::of(address);

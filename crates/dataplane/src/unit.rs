@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use portolan_plan::model::{Backend, Family, Frontend};
+use portolan_plan::model::{Family, Frontend};
 
 use crate::element::{Element, Place};
 
@@ -56,21 +56,10 @@ pub struct Unit {
     pub switch: Vec<Op>,
     /// Deletions of what nothing leads to any more: may be committed later, in pieces.
     pub after: Vec<Op>,
-    /// UDP frontends whose backends changed.
-    pub stale_udp: Vec<StaleUdp>,
+    /// UDP frontends that the kernel had and no plan that we know of.
+    pub stray_udp: Vec<Frontend>,
     /// What is carried otherwise than asked.
     pub findings: Vec<Finding>,
-}
-
-/// A UDP frontend whose backends changed: connection tracking still leads known flows to where they went before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StaleUdp {
-    /// The frontend.
-    pub frontend: Frontend,
-    /// Where it leads now, from anywhere.
-    pub now: Vec<Backend>,
-    /// Where it led before and doesn't now. Empty for a frontend that is new, or had no backend.
-    pub gone: Vec<Backend>,
 }
 
 /// A part of the plan that is carried otherwise than asked, and the remedy.

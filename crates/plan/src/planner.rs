@@ -23,6 +23,9 @@ pub struct Views {
     pub node: NodeView,
 }
 
+/// UDP frontends whose flows may be stale, each with the backends whose flows go on.
+pub type StaleUdp = BTreeMap<Frontend, Arc<BTreeSet<Backend>>>;
+
 /// A plan kept up to date. Whatever the history, its plan and findings are those of [`plan_all`].
 #[derive(Debug)]
 pub struct Planner {
@@ -41,7 +44,7 @@ pub struct Planner {
     plan: Plan,
     /// Of each UDP frontend in the plan: the backends whose flows may go on.
     udp_serving: BTreeMap<Frontend, Arc<BTreeSet<Backend>>>,
-    stale_udp: BTreeMap<Frontend, Arc<BTreeSet<Backend>>>,
+    stale_udp: StaleUdp,
     dirty: BTreeSet<ServiceName>,
     node_dirty: bool,
 }
@@ -70,7 +73,7 @@ impl Planner {
             health_checks: BTreeMap::new(),
             plan: Plan::default(),
             udp_serving: BTreeMap::new(),
-            stale_udp: BTreeMap::new(),
+            stale_udp: StaleUdp::new(),
             dirty: BTreeSet::new(),
             node_dirty: true,
         }
@@ -278,7 +281,7 @@ impl Planner {
     /// UDP frontends whose flows may have become stale since the last time, and the backends whose flows may go on: a
     /// flow to such a frontend and any other backend, or to none, is to be deleted from the connection table once the
     /// kernel has the plan.
-    pub fn take_stale_udp(&mut self) -> BTreeMap<Frontend, Arc<BTreeSet<Backend>>> {
+    pub fn take_stale_udp(&mut self) -> StaleUdp {
         std::mem::take(&mut self.stale_udp)
     }
 

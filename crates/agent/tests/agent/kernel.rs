@@ -151,6 +151,30 @@ fn a_udp_flow_follows_when_its_endpoint_is_replaced_and_forwarding_outlives_the_
 }
 
 #[test]
+fn a_udp_flow_ends_when_its_service_went_while_no_agent_ran() {
+    on_node("a udp flow ends when its service went while no agent ran", async || {
+        answer(cable().expect("a node and a pod"));
+        let api = dns(&PODS[..1]);
+        let mut agent = start(&api);
+        agent.commits(0).await;
+        let client = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        client.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+        client.connect((VIP, 80)).expect("a route");
+        assert_eq!(ask(&client), PODS[0]);
+        agent.shutdown.cancel();
+        agent.task.await.expect("no panic").expect("a clean end");
+
+        api.delete("endpointslices", "default", "dns-1");
+        api.delete("services", "default", "dns");
+        let mut agent = start(&api);
+        agent.commits(0).await;
+        // The addresses of Services that have none are refused; the old flow would still be answered.
+        let answer = ask(&client);
+        assert_ne!(answer, PODS[0], "the flow was forgotten");
+    });
+}
+
+#[test]
 fn tables_that_somebody_took_away_are_put_back() {
     on_node("tables that somebody took away are put back", async || {
         answer(cable().expect("a node and a pod"));

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use portolan_agent::dataplane::{Dataplane, StaleUdp};
+use portolan_agent::dataplane::Dataplane;
 use portolan_dataplane::Applied;
 use portolan_plan::model::{Plan, PlanChange};
+use portolan_plan::planner::StaleUdp;
 use tokio::sync::watch;
 
 /// What the kernel would hold, and how it came to.

@@ -1,10 +1,11 @@
 //! What the tables hold, read back, adopted, printed.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::process::Command;
 
 use portolan_dataplane::{Engine, Options, Reading};
-use portolan_plan::model::{Plan, PlanChange};
+use portolan_plan::model::{Frontend, Plan, PlanChange, Protocol};
 use portolan_sys::namespace;
 
 use super::plans::{backend, everything, simple};
@@ -57,8 +58,30 @@ fn a_restart_with_the_same_plan_touches_nothing() {
         let before = listing();
         let applied = engine().sync(&plan).expect("a sync after a restart");
         assert_eq!((applied.batches, applied.elements, applied.rebuilt), (0, 0, None));
-        assert_eq!(applied.stale_udp, []);
+        assert_eq!(applied.stray_udp, []);
         assert_eq!(listing(), before);
+    });
+}
+
+#[test]
+fn udp_frontends_that_went_while_nobody_looked_are_named() {
+    alone("UDP frontends that went while nobody looked are named", || {
+        let _ = engine().sync(&everything()).expect("a sync");
+        let nothing = Plan { node: everything().node, ..Plan::default() };
+        let applied = engine().sync(&nothing).expect("a sync after a restart");
+        let udp = |frontend: &Frontend| {
+            let (Frontend::Address { protocol, .. } | Frontend::NodePort { protocol, .. }) = frontend;
+            *protocol == Protocol::Udp
+        };
+        let gone: BTreeSet<Frontend> = everything()
+            .services
+            .values()
+            .flat_map(|p| p.frontends.keys())
+            .filter(|f| udp(f))
+            .copied()
+            .collect();
+        assert!(!gone.is_empty());
+        assert_eq!(applied.stray_udp.into_iter().collect::<BTreeSet<_>>(), gone);
     });
 }
 
