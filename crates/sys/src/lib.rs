@@ -12,3 +12,4 @@ pub mod nft; // nf_tables: expressions, sets, batches, dumps
 pub mod packet; // raw packets on a link
 pub mod process; // starting, confining and awaiting processes
 pub mod seccomp; // a filter over system calls
+pub mod trial; // tests that make namespaces, run by ordinary users
