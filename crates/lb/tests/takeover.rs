@@ -100,10 +100,13 @@ fn a_host_follows_when_the_announcer_is_cut_off_and_one_node_announces_when_it_i
         eprintln!("skipped: {PROMISE}: no program `ip` to read the client's neighbours");
         return;
     }
+    if !portolan_sys::trial::goes_on(PROMISE) {
+        return;
+    }
     let lan = match lan() {
         Ok(lan) => lan,
         Err(error) => {
-            eprintln!("skipped: {PROMISE}: no network namespaces: {error}");
+            eprintln!("skipped: {PROMISE}: no bridge: {error}");
             return;
         }
     };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use portolan_agent::{Agent, Config, Status};
 use portolan_dataplane::{Engine, Options};
 use portolan_sys::link::{LinkEnd, Links, Route};
-use portolan_sys::namespace;
+use portolan_sys::{namespace, trial};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -78,10 +78,10 @@ fn udp(mut object: Value) -> Value {
 
 /// Runs a test as a node, in a network namespace of its own.
 fn on_node(promise: &str, test: impl AsyncFnOnce() + Send) {
-    let netns = match namespace::new_netns() {
-        Ok(netns) => netns,
-        Err(error) => return println!("skipped: {promise}: no network namespace: {error}"),
-    };
+    if !trial::goes_on(promise) {
+        return;
+    }
+    let netns = namespace::new_netns().expect("a namespace");
     let ran = namespace::in_netns(netns.as_fd(), || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
