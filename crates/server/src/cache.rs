@@ -6,12 +6,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use parking_lot::RwLock;
 use portolan_api::Kind;
-use portolan_store::{Change, Error, Range, Revision, Store};
+use portolan_store::{Change, Error, Range, Revision, Store, WatchBatch};
 use tokio_util::sync::CancellationToken;
 
+use crate::follow::{self, Follower};
 use crate::object::Object;
 
 /// Events kept for watchers that resume: enough for some minutes of a busy cluster; older ones list anew.
@@ -94,24 +94,18 @@ impl Cache {
             revision: tokio::sync::watch::Sender::new(0),
             news: tokio::sync::watch::Sender::new(0),
         });
-        match cache.load(&*store, base).await {
+        match cache.load_at(&*store, base).await {
             Err(Error::Compacted { .. } | Error::Future { .. }) if base.is_some() => {
-                cache.load(&*store, None).await?
+                cache.load(&*store).await?
             }
             other => other?,
         }
-        let feeding = cache.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = feeding.feed(store) => {}
-                () = close.cancelled() => {}
-            }
-        });
+        follow::start(cache.clone(), store, close);
         Ok(cache)
     }
 
     /// Replaces everything by the objects at a revision. Watchers find their place gone.
-    async fn load(&self, store: &dyn Store, at: Option<Revision>) -> Result<(), Error> {
+    async fn load_at(&self, store: &dyn Store, at: Option<Revision>) -> Result<(), Error> {
         let result = store.range(Range { revision: at, ..Range::prefix(&self.prefix) }).await?;
         let mut objects = BTreeMap::new();
         for entry in &result.entries {
@@ -134,36 +128,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Follows the store for ever.
-    async fn feed(&self, store: Arc<dyn Store>) {
-        let end = Range::prefix(&self.prefix).end;
-        loop {
-            let after = Revision(self.state.read().revision);
-            let error = match store.watch(&self.prefix, &end, after).await {
-                Ok(mut batches) => loop {
-                    match batches.next().await {
-                        Some(Ok(batch)) => self.apply(batch.revision, batch.changes),
-                        Some(Err(error)) => break error,
-                        None => break Error::Engine("the watch ended".into()),
-                    }
-                },
-                Err(error) => error,
-            };
-            match error {
-                // What was seen is good; only go on from there.
-                Error::Lagged => continue,
-                Error::Closed => return,
-                Error::Compacted { .. } => match self.load(&*store, None).await {
-                    Ok(()) => continue,
-                    Err(error) => tracing::error!(kind = self.kind.kind, %error, "listing the store anew"),
-                },
-                error => tracing::error!(kind = self.kind.kind, %error, "watching the store"),
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    }
-
-    fn apply(&self, revision: Revision, changes: Vec<Change>) {
+    fn take(&self, revision: Revision, changes: Vec<Change>) {
         // Decoding happens before the lock is taken.
         let decoded: Vec<_> = changes
             .into_iter()
@@ -285,6 +250,25 @@ impl Cache {
     }
 }
 
+#[async_trait::async_trait]
+impl Follower for Cache {
+    fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    fn seen(&self) -> Revision {
+        Revision(self.revision())
+    }
+
+    fn apply(&self, batch: WatchBatch) {
+        self.take(batch.revision, batch.changes);
+    }
+
+    async fn load(&self, store: &dyn Store) -> Result<(), Error> {
+        self.load_at(store, None).await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use portolan_store::embedded::Embedded;
@@ -321,13 +305,13 @@ mod tests {
             mod_revision: Revision(n),
         };
         for n in 1..=EVENTS as u64 {
-            cache.apply(Revision(n), vec![Change::Put { entry: entry(n), previous: None }]);
+            cache.take(Revision(n), vec![Change::Put { entry: entry(n), previous: None }]);
         }
         let mut quick = cache.after(1).expect("the ring reaches back so far");
         assert_eq!(cache.next(&mut quick, 2).map(|(events, revision)| (events.len(), revision)), Ok((2, 3)));
         for n in 1..=10 {
             let n = EVENTS as u64 + n;
-            cache.apply(Revision(n), vec![Change::Put { entry: entry(n), previous: None }]);
+            cache.take(Revision(n), vec![Change::Put { entry: entry(n), previous: None }]);
         }
         assert_eq!(cache.state.read().events.len(), EVENTS, "the ring is bounded");
         assert_eq!(cache.next(&mut slow, 1).err(), Some(TooOld { oldest: 10 }));
@@ -347,7 +331,7 @@ mod tests {
                 portolan_store::Entry { key: key.into(), value: value.into(), create_revision, mod_revision };
             Change::Put { entry, previous: None }
         };
-        cache.apply(Revision(5), vec![change("a"), change("b"), change("c")]);
+        cache.take(Revision(5), vec![change("a"), change("b"), change("c")]);
         let mut cursor = cache.after(0).expect("from the beginning");
         let (events, revision) = cache.next(&mut cursor, 1).expect("in time");
         assert_eq!((events.len(), revision), (3, 5));
@@ -362,7 +346,7 @@ mod tests {
         let mut old = cache.snapshot("", |_| true).cursor;
         let last = put(&*store, key, 1).await;
         assert!(cache.reach(last, Duration::from_secs(5)).await);
-        cache.load(&*store, None).await.expect("listed anew");
+        cache.load(&*store).await.expect("listed anew");
         assert!(cache.next(&mut old, 10).is_err());
         let mut new = cache.snapshot("", |_| true).cursor;
         let last = put(&*store, key, 2).await;

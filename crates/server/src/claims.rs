@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use parking_lot::RwLock;
 use portolan_api::service::Claim;
-use portolan_store::{Change, Error, Range, Revision, Store};
+use portolan_store::{Change, Error, Range, Revision, Store, WatchBatch};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
+
+use crate::follow::{self, Follower};
 
 const PREFIX: &str = "/claims/";
 
@@ -47,61 +48,8 @@ impl Claims {
         let claims = Claims { owners: RwLock::default(), revision: tokio::sync::watch::Sender::new(0) };
         let claims = Arc::new(claims);
         claims.load(&*store).await?;
-        let feeding = claims.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = feeding.feed(store) => {}
-                () = close.cancelled() => {}
-            }
-        });
+        follow::start(claims.clone(), store, close);
         Ok(claims)
-    }
-
-    async fn load(&self, store: &dyn Store) -> Result<(), Error> {
-        let result = store.range(Range::prefix(PREFIX)).await?;
-        let owners = result.entries.iter().map(|entry| (entry.key.clone(), owner(&entry.value))).collect();
-        *self.owners.write() = owners;
-        self.revision.send_replace(result.revision.0);
-        Ok(())
-    }
-
-    async fn feed(&self, store: Arc<dyn Store>) {
-        let end = Range::prefix(PREFIX).end;
-        loop {
-            let after = Revision(*self.revision.borrow());
-            let error = match store.watch(PREFIX, &end, after).await {
-                Ok(mut batches) => loop {
-                    match batches.next().await {
-                        Some(Ok(batch)) => {
-                            let mut owners = self.owners.write();
-                            for change in batch.changes {
-                                match change {
-                                    Change::Put { entry, .. } => {
-                                        owners.insert(entry.key, owner(&entry.value))
-                                    }
-                                    Change::Delete { key, .. } => owners.remove(&key),
-                                };
-                            }
-                            drop(owners);
-                            self.revision.send_replace(batch.revision.0);
-                        }
-                        Some(Err(error)) => break error,
-                        None => break Error::Engine("the watch ended".into()),
-                    }
-                },
-                Err(error) => error,
-            };
-            match error {
-                Error::Lagged => continue,
-                Error::Closed => return,
-                Error::Compacted { .. } => match self.load(&*store).await {
-                    Ok(()) => continue,
-                    Err(error) => tracing::error!(%error, "listing claims anew"),
-                },
-                error => tracing::error!(%error, "watching claims"),
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
     }
 
     /// Waits until the index has seen a revision; goes on without when it takes too long, for the store decides anyway.
@@ -113,6 +61,37 @@ impl Claims {
     /// Whether somebody other than `owner` holds a claim.
     pub(crate) fn taken(&self, claim: &Claim, owner: &str) -> bool {
         self.owners.read().get(&key(claim)).is_some_and(|holder| **holder != *owner)
+    }
+}
+
+#[async_trait::async_trait]
+impl Follower for Claims {
+    fn prefix(&self) -> &str {
+        PREFIX
+    }
+
+    fn seen(&self) -> Revision {
+        Revision(*self.revision.borrow())
+    }
+
+    fn apply(&self, batch: WatchBatch) {
+        let mut owners = self.owners.write();
+        for change in batch.changes {
+            match change {
+                Change::Put { entry, .. } => owners.insert(entry.key, owner(&entry.value)),
+                Change::Delete { key, .. } => owners.remove(&key),
+            };
+        }
+        drop(owners);
+        self.revision.send_replace(batch.revision.0);
+    }
+
+    async fn load(&self, store: &dyn Store) -> Result<(), Error> {
+        let result = store.range(Range::prefix(PREFIX)).await?;
+        let owners = result.entries.iter().map(|entry| (entry.key.clone(), owner(&entry.value))).collect();
+        *self.owners.write() = owners;
+        self.revision.send_replace(result.revision.0);
+        Ok(())
     }
 }
 

@@ -31,6 +31,7 @@ mod cache; // a kind's objects in memory, and the recent past
 mod claims; // the addresses and ports that Services hold
 mod compact; // forgetting old history
 mod expire; // forgetting old Events
+mod follow; // the store's watch, taken up again when it breaks
 mod object; // one object in memory
 mod random; // names, identifiers, spread
 

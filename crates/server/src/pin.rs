@@ -1,6 +1,7 @@
 //! TLS towards somebody known by the hash of a certificate instead of by a name.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -8,6 +9,9 @@ use rustls::crypto::CryptoProvider;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::auth::fingerprint;
+
+/// How long somebody may take to show a certificate.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Accepts a server whose own certificate has this SHA-256, whatever its names and dates; with `None`, any (only to look
 /// at the chain). The handshake's signature is checked in both cases: the other side holds the key.
@@ -82,11 +86,17 @@ pub(crate) fn client(sha256: Option<[u8; 32]>) -> anyhow::Result<Arc<rustls::Cli
 /// The certificates that a server shows at `host:port`.
 pub(crate) async fn fetch_chain(address: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let connector = tokio_rustls::TlsConnector::from(client(None)?);
-    let stream =
-        tokio::net::TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
     let name = ServerName::try_from(host.to_owned()).with_context(|| format!("{host} is no host name"))?;
-    let tls = connector.connect(name, stream).await.with_context(|| format!("TLS with {address}"))?;
+    let connect = async {
+        let stream = tokio::net::TcpStream::connect(address).await;
+        let stream = stream.with_context(|| format!("connecting to {address}"))?;
+        connector.connect(name, stream).await.with_context(|| format!("TLS with {address}"))
+    };
+    // Somebody who takes connections and says nothing is no server of ours.
+    let tls = tokio::time::timeout(PATIENCE, connect)
+        .await
+        .map_err(|_| anyhow::anyhow!("{address} does not speak TLS within {PATIENCE:?}"))??;
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
     Ok(chain.iter().map(|certificate| certificate.clone().into_owned()).collect())
 }

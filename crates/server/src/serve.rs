@@ -48,13 +48,13 @@ pub async fn serve(
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
-                Err(error) if passing(&error) => {
+                Err(error) => {
+                    // What accept(2) reports concerns one connection (also a network that went away, or a firewall) or a
+                    // shortage that passes when others close; none is a reason to stop serving.
                     tracing::warn!(%error, "accepting a connection");
-                    // Out of descriptors: room comes only when others close.
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
-                Err(error) => return Err(error.into()),
             },
             () = &mut shutdown => break,
         };
@@ -92,18 +92,4 @@ pub async fn serve(
         tracing::warn!("requests were still under way after {DRAIN:?}; leaving them");
     }
     Ok(())
-}
-
-/// Errors of `accept` that concern one connection or a shortage, not the listener (accept(2)).
-fn passing(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind;
-    // EMFILE, ENFILE, ENOBUFS, ENOMEM.
-    matches!(error.raw_os_error(), Some(24 | 23 | 105 | 12))
-        || matches!(
-            error.kind(),
-            ErrorKind::ConnectionAborted
-                | ErrorKind::ConnectionReset
-                | ErrorKind::Interrupted
-                | ErrorKind::WouldBlock
-        )
 }
