@@ -1,9 +1,11 @@
 //! Patches as pure functions: JSON merge patch, JSON patch, and Kubernetes' strategic merge patch.
 
+use json_patch::PatchOperation;
 use serde_json::{Map, Value};
 
 use crate::kind::Kind;
 use crate::mergekeys;
+use crate::walk;
 
 mod strategic;
 
@@ -27,11 +29,55 @@ pub fn merge(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     Ok(())
 }
 
-/// RFC 6902. The object is unchanged if any operation fails.
+/// The most operations of one JSON patch, as in kube-apiserver (`maxJSONPatchOperations`).
+const OPERATIONS: usize = 10_000;
+/// The most bytes that they may copy and move in all. A copy of what was copied doubles it each time; kube-apiserver sets
+/// such a limit too (`AccumulatedCopySizeLimit`).
+const COPIED: usize = 3 << 20;
+
+/// RFC 6902. The object is unchanged if any operation fails, or would let it grow or nest without bound.
 pub fn json(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
-    let patch: json_patch::Patch =
+    let json_patch::Patch(operations) =
         serde_json::from_value(patch.clone()).map_err(|e| PatchError::Malformed(e.to_string()))?;
-    json_patch::patch(object, &patch).map_err(|e| PatchError::Unapplicable(e.to_string()))
+    if operations.len() > OPERATIONS {
+        let text =
+            format!("{} operations in a JSON patch: at most {OPERATIONS} are carried out", operations.len());
+        return Err(PatchError::Malformed(text));
+    }
+    let mut new = object.clone();
+    let mut left = COPIED;
+    for (index, operation) in operations.iter().enumerate() {
+        let (value, copied) = match operation {
+            PatchOperation::Add(add) => (Some(&add.value), false),
+            PatchOperation::Replace(replace) => (Some(&replace.value), false),
+            PatchOperation::Move(r#move) => (new.pointer(r#move.from.as_str()), true),
+            PatchOperation::Copy(copy) => (new.pointer(copy.from.as_str()), true),
+            PatchOperation::Remove(_) | PatchOperation::Test(_) => (None, false),
+        };
+        if let Some(value) = value {
+            let depth = walk::DEPTH.checked_sub(operation.path().count());
+            let Some(size) = depth.and_then(|depth| walk::size(value, depth)) else {
+                let text =
+                    format!("operation {index} nests the object more than {} levels deep", walk::DEPTH);
+                return Err(PatchError::Unapplicable(text));
+            };
+            left = match left.checked_sub(if copied { size } else { 0 }) {
+                Some(left) => left,
+                None => {
+                    let text = format!(
+                        "operations 0 to {index} copy more than {COPIED} bytes; send a smaller patch"
+                    );
+                    return Err(PatchError::Unapplicable(text));
+                }
+            };
+        }
+        json_patch::patch(&mut new, std::slice::from_ref(operation)).map_err(|mut error| {
+            error.operation = index;
+            PatchError::Unapplicable(error.to_string())
+        })?;
+    }
+    *object = new;
+    Ok(())
 }
 
 /// Kubernetes' strategic merge patch for an object of this kind. The object is unchanged if the patch does not fit.

@@ -2,6 +2,24 @@
 
 use serde_json::{Map, Value};
 
+/// How deep an object may be nested. serde_json reads 128 levels, and an object travels inside lists and watch events: one
+/// that is deeper could be written and never be read again, nor anything listed with it.
+pub const DEPTH: usize = 100;
+
+/// About how many bytes a value takes as JSON; none if it is nested more than `depth` levels deep.
+pub fn size(value: &Value, depth: usize) -> Option<usize> {
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .try_fold(2, |sum, (key, value)| Some(sum + key.len() + 4 + size(value, depth.checked_sub(1)?)?)),
+        Value::Array(items) => {
+            items.iter().try_fold(2, |sum, value| Some(sum + 1 + size(value, depth.checked_sub(1)?)?))
+        }
+        Value::String(text) => Some(text.len() + 2),
+        Value::Null | Value::Bool(_) | Value::Number(_) => Some(5),
+    }
+}
+
 /// The value at a dotted path of object keys; none if any part is absent or null.
 pub fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
     let mut here = value;

@@ -7,7 +7,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
-use portolan_api::{Kind, Status, meta};
+use portolan_api::{Kind, Status, meta, walk};
 use portolan_store::{Compare, Op, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
@@ -66,6 +66,10 @@ impl Call {
         if !object.is_object() {
             return Err(Status::undecodable(kind, "the body is not a JSON object"));
         }
+        if walk::size(object, walk::DEPTH).is_none() {
+            let why = format!("the object is nested more than {} levels deep", walk::DEPTH);
+            return Err(Status::undecodable(kind, &why));
+        }
         let (version, name) = (object["apiVersion"].as_str(), object["kind"].as_str());
         if let Some(version) = version.filter(|version| !version.is_empty() && *version != kind.api_version())
         {
@@ -94,7 +98,7 @@ impl Call {
             }
         }
         // Who owns which field is not tracked here; what a client copied from elsewhere would mislead.
-        portolan_api::walk::remove(object, "metadata.managedFields");
+        walk::remove(object, "metadata.managedFields");
         if let Some(namespace) = self.path.namespace.as_deref() {
             let claimed = meta::namespace(object);
             if !claimed.is_empty() && claimed != namespace {
@@ -294,7 +298,7 @@ impl Server {
         let changed = self.modify(call.subject(), Part::Main, dry_run, |_| Ok(body.clone())).await;
         match changed {
             Err(status) if status.code == 404 && creates(call.kind, &body) => {
-                portolan_api::walk::set(&mut body, "metadata.name", call.name());
+                walk::set(&mut body, "metadata.name", call.name());
                 let namespace = call.path.namespace.as_deref();
                 let (object, more) = self.create_object(call.kind, namespace, body, dry_run).await?;
                 warnings.extend(more);

@@ -218,3 +218,35 @@ proptest! {
         prop_assert_eq!(once, twice);
     }
 }
+
+#[test]
+fn a_json_patch_that_copies_copies_is_refused_before_it_fills_the_memory() {
+    let copy = |n: usize| json!({"op": "copy", "from": "/data", "path": format!("/data/{n}")});
+    let mut object = json!({"data": {"text": "x".repeat(1000)}});
+    let before = object.clone();
+    let refused = json_patch(&mut object, &(0..64).map(copy).collect());
+    assert!(matches!(refused, Err(PatchError::Unapplicable(_))), "{refused:?}");
+    assert_eq!(object, before);
+    let many = Value::Array(vec![json!({"op": "test", "path": "/data/text", "value": "x"}); 10_001]);
+    assert!(matches!(json_patch(&mut object, &many), Err(PatchError::Malformed(_))));
+}
+
+#[test]
+fn a_json_patch_can_not_nest_an_object_deeper_than_can_be_read_again() {
+    let chain = |levels: usize| (0..levels).fold(json!({}), |inside, _| json!({"a": inside}));
+    let bottom = |levels: usize| "/a".repeat(levels);
+    // Step by step, each one shallow enough for a parser.
+    let steps = (0..40).map(|step| json!({"op": "add", "path": bottom(step * 60), "value": chain(60)}));
+    let mut object = json!({});
+    let refused = json_patch(&mut object, &steps.collect());
+    assert!(matches!(refused, Err(PatchError::Unapplicable(_))), "{refused:?}");
+    let moved = json!([
+        {"op": "add", "path": "/b", "value": chain(60)},
+        {"op": "add", "path": "/a", "value": chain(59)},
+        {"op": "move", "from": "/b", "path": format!("{}/b", bottom(60))},
+    ]);
+    let refused = json_patch(&mut object, &moved);
+    assert!(matches!(refused, Err(PatchError::Unapplicable(_))), "{refused:?}");
+    let fits = json!([{"op": "add", "path": bottom(1), "value": chain(90)}]);
+    assert_eq!(json_patch(&mut object, &fits), Ok(()));
+}

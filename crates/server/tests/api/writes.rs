@@ -391,3 +391,24 @@ async fn a_put_makes_a_service_and_no_other_kind() {
     stale["metadata"]["resourceVersion"] = "1".into();
     assert_eq!(put(&server, &core("services/old"), &stale).await.code, 404);
 }
+
+#[tokio::test]
+async fn an_object_nested_too_deep_to_be_listed_is_refused() {
+    let server = server().await;
+    let chain = |levels: usize| (0..levels).fold(json!({}), |inside, _| json!({"a": inside}));
+    let mut object = configmap("deep", &json!({}), &json!({}));
+    object["unknown"] = chain(105);
+    let refused = post(&server, &core("configmaps"), &object).await;
+    assert_eq!(
+        (refused.code.as_u16(), refused.text.contains("levels deep")),
+        (400, true),
+        "{}",
+        refused.text
+    );
+    object["unknown"] = chain(95);
+    assert_eq!(post(&server, &core("configmaps"), &object).await.code, 201);
+    let deeper = json!([{"op": "add", "path": format!("/unknown{}", "/a".repeat(95)), "value": chain(60)}]);
+    let refused = patch(&server, &core("configmaps/deep"), "json", &deeper).await;
+    assert_eq!(refused.code, 422, "{}", refused.text);
+    assert_eq!(get(&server, &core("configmaps")).await.body["items"][0]["metadata"]["name"], "deep");
+}
