@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{
-    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service,
-};
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
@@ -160,12 +158,6 @@ fn address(service: &Service, pod: &Pod, ip: String) -> EndpointAddress {
         hostname,
         ip,
         node_name: pods::node_name(pod).map(str::to_owned),
-        target_ref: Some(ObjectReference {
-            kind: Some("Pod".into()),
-            namespace: pod.namespace(),
-            name: pod.metadata.name.clone(),
-            uid: pod.uid(),
-            ..ObjectReference::default()
-        }),
+        target_ref: Some(pods::reference(pod)),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Pod, PodCondition, Service};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodCondition, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::jiff::Timestamp;
 use kube::core::{Selector, SelectorExt};
@@ -51,6 +51,17 @@ pub(crate) fn ready_since(pod: &Pod) -> Option<Timestamp> {
         .map(|time| time.0)
 }
 
+/// What an endpoint says of the pod behind it.
+pub(crate) fn reference(pod: &Pod) -> ObjectReference {
+    ObjectReference {
+        kind: Some("Pod".into()),
+        namespace: pod.metadata.namespace.clone(),
+        name: pod.metadata.name.clone(),
+        uid: pod.metadata.uid.clone(),
+        ..ObjectReference::default()
+    }
+}
+
 /// Whether a Service with these labels in its selector would select the pod. No selector selects nothing.
 pub(crate) fn selects(service: &Service, labels: &BTreeMap<String, String>) -> bool {
     let Some(spec) = &service.spec else { return false };
@@ -71,4 +82,18 @@ pub(crate) fn matches(selector: &Option<&LabelSelector>, labels: &BTreeMap<Strin
     let empty = selector.match_labels.as_ref().is_none_or(|labels| labels.is_empty())
         && selector.match_expressions.as_ref().is_none_or(|expressions| expressions.is_empty());
     !empty && Selector::try_from((*selector).clone()).is_ok_and(|selector| selector.matches(labels))
+}
+
+/// Lays a test's fields over a usual object's.
+#[cfg(test)]
+pub(crate) fn overlay(object: &mut serde_json::Value, fields: serde_json::Value) {
+    use serde_json::Value;
+    match (object, fields) {
+        (Value::Object(object), Value::Object(fields)) => {
+            for (name, value) in fields {
+                overlay(object.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (object, fields) => *object = fields,
+    }
 }

@@ -85,19 +85,8 @@ mod tests {
             "status": { "phase": "Running", "conditions": [
                 { "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:05Z" }] },
         });
-        merge(&mut value, patch);
+        pods::overlay(&mut value, patch);
         Arc::new(serde_json::from_value(value).expect("a pod"))
-    }
-
-    fn merge(into: &mut Value, patch: Value) {
-        match (into, patch) {
-            (Value::Object(into), Value::Object(patch)) => {
-                for (name, value) in patch {
-                    merge(into.entry(name).or_insert(Value::Null), value);
-                }
-            }
-            (into, patch) => *into = patch,
-        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
 };
@@ -158,13 +158,7 @@ fn endpoint(service: &Service, pod: &Pod, address: String, zone: Option<String>,
         hints: hints(service, ready, zone.as_deref(), node_name.as_deref()),
         hostname,
         node_name,
-        target_ref: Some(ObjectReference {
-            kind: Some("Pod".into()),
-            namespace: pod.namespace(),
-            name: pod.metadata.name.clone(),
-            uid: pod.uid(),
-            ..ObjectReference::default()
-        }),
+        target_ref: Some(pods::reference(pod)),
         zone,
     }
 }

@@ -11,7 +11,7 @@ fn service(extra: Value) -> Service {
         "spec": { "clusterIP": "10.96.0.1", "ipFamilies": ["IPv4"], "selector": { "app": "web" },
             "ports": [{ "name": "web", "port": 80, "targetPort": "http", "protocol": "TCP" }] },
     });
-    merge(&mut value, extra);
+    pods::overlay(&mut value, extra);
     serde_json::from_value(value).expect("a Service")
 }
 
@@ -24,19 +24,8 @@ fn pod(number: u32, extra: Value) -> Arc<Pod> {
             "podIPs": [{ "ip": format!("10.1.0.{number}") }, { "ip": format!("fd00::{number:x}") }],
             "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:05Z" }] },
     });
-    merge(&mut value, extra);
+    pods::overlay(&mut value, extra);
     Arc::new(serde_json::from_value(value).expect("a pod"))
-}
-
-fn merge(into: &mut Value, patch: Value) {
-    match (into, patch) {
-        (Value::Object(into), Value::Object(patch)) => {
-            for (name, value) in patch {
-                merge(into.entry(name).or_insert(Value::Null), value);
-            }
-        }
-        (into, patch) => *into = patch,
-    }
 }
 
 fn node(name: &str) -> Option<Arc<Node>> {
