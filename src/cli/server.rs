@@ -109,7 +109,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         token: &admin,
     };
     kubeconfig.write(&args.kubeconfig.unwrap_or_else(|| args.data_dir.join("kubeconfig")))?;
-    write_secret(&args.data_dir.join("node-token"), &node)?;
+    pki::write_atomically(&args.data_dir.join("node-token"), node.as_bytes(), 0o600)?;
 
     let controllers = {
         let service = server.service(Identity::new("system:kube-controller-manager", &["system:masters"]));
@@ -153,19 +153,4 @@ fn bracketed(ip: IpAddr) -> String {
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("[{ip}]"),
     }
-}
-
-/// Beside the file, then renamed: whoever waits for the file finds it whole.
-fn write_secret(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let beside = path.with_extension("new");
-    let write = || {
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)
-    };
-    write().with_context(|| format!("writing {}", path.display()))
 }

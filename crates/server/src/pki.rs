@@ -194,18 +194,26 @@ fn write_secret(path: &Path, content: &[u8]) -> anyhow::Result<()> {
 }
 
 /// Writes beside the file and renames: a reader sees the old content or the new one, never half.
-pub(crate) fn write_atomically(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
+pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
     let context = || format!("writing {}", path.display());
     let name = path.file_name().with_context(context)?.to_string_lossy().into_owned();
     let beside = path.with_file_name(format!(".{name}.{}", std::process::id()));
     // Left over from a process with our id that died here.
     let _ = std::fs::remove_file(&beside);
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&beside)
-        .with_context(context)?;
-    file.write_all(content).and_then(|()| file.sync_all()).with_context(context)?;
-    std::fs::rename(&beside, path).with_context(context)
+    let write = || {
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(mode).open(&beside)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, path)?;
+        // The name has to outlive a power loss too: an authority made anew would be a stranger to every client.
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::File::open(dir)?.sync_all()
+    };
+    write()
+        .inspect_err(|_| {
+            // Half a secret on a full disk is of no use to anybody.
+            let _ = std::fs::remove_file(&beside);
+        })
+        .with_context(context)
 }
