@@ -355,27 +355,25 @@ impl Run {
 
     fn answer(&mut self) {
         let mut buffer = [0; 1600];
-        let readers: [(&PacketSocket, fn(&[u8]) -> Option<Question>); 2] =
+        let readers: [(&PacketSocket, Reader); 2] =
             [(&self.link.arp, frame::read_arp), (&self.link.ndp, frame::read_solicitation)];
         for (socket, read) in readers {
-            loop {
-                match socket.receive(&mut buffer) {
-                    Ok(Some(bytes)) => {
-                        if let Some(question) = read(bytes)
-                            && self.announced.contains(&question.target)
-                            && let Some(reply) = frame::answer(self.link.mac, &question)
-                            && let Err(error) = socket.send(&reply)
-                        {
-                            tracing::debug!(%error, "an answer was not sent");
-                        }
-                    }
-                    // A link that is down says so here; its carrier is watched elsewhere.
-                    Ok(None) | Err(_) => break,
+            // A link that is down is an error here; its carrier is watched elsewhere.
+            while let Ok(Some(bytes)) = socket.receive(&mut buffer) {
+                if let Some(question) = read(bytes)
+                    && self.announced.contains(&question.target)
+                    && let Some(reply) = frame::answer(self.link.mac, &question)
+                    && let Err(error) = socket.send(&reply)
+                {
+                    tracing::debug!(%error, "an answer was not sent");
                 }
             }
         }
     }
 }
+
+/// What a frame asks, if it asks for an address.
+type Reader = fn(&[u8]) -> Option<Question>;
 
 #[cfg(test)]
 mod tests {

@@ -44,7 +44,7 @@ pub fn wanted<'o>(
     for service in services {
         let Some(spec) = &service.spec else { continue };
         let class = spec.load_balancer_class.as_deref();
-        if spec.type_.as_deref() != Some("LoadBalancer") || !class.is_none_or(|c| c == CLASS) {
+        if spec.type_.as_deref() != Some("LoadBalancer") || class.is_some_and(|c| c != CLASS) {
             continue;
         }
         let eligible = match spec.external_traffic_policy.as_deref() {
