@@ -256,6 +256,11 @@ impl Keeper {
                 self.signs.serving.send_replace(Some(Serving { kubeconfig }));
             }
             Report::Published(published) => {
+                for port in published.iter().filter(|port| !self.record.state().published.contains(port)) {
+                    if let Some(words) = port.said_of_problem() {
+                        tell(self.began, &words);
+                    }
+                }
                 self.record.update(|state| state.published = published.clone())?;
                 self.signs.published.send_replace(published);
             }

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use portolan_sys::namespace;
 use serde::{Deserialize, Serialize};
 
-use super::topology::{Publish, Topology};
+use super::topology::{Publish, Topology, Transport};
 
 const STATE: &str = "state.json";
 const KUBECONFIG: &str = "kubeconfig";
@@ -58,6 +58,18 @@ pub struct Published {
     /// Why it isn't published.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub problem: Option<String>,
+}
+
+impl Published {
+    /// What there is to say where a NodePort is not published.
+    pub fn said_of_problem(&self) -> Option<String> {
+        let (problem, service) = (self.problem.as_ref()?, self.service.as_ref()?);
+        let port = self.publish.port;
+        let udp = if self.publish.protocol == Transport::Udp { "/udp" } else { "" };
+        Some(format!(
+            "NodePort {port} of {service} is not published here: {problem}; choose another number by --publish HOSTPORT:{port}{udp}"
+        ))
+    }
 }
 
 /// A process that the lab's init keeps running.
@@ -133,7 +145,10 @@ impl Labs {
                 Err(error) => problems.push(format!("{}: {error}", dir.display())),
             }
         }
-        bail!("no directory to keep a lab's state in ({})", problems.join("; "))
+        bail!(
+            "no directory to keep a lab's state in ({}); set TMPDIR to a directory that you can write to",
+            problems.join("; ")
+        )
     }
 
     /// The directory of a lab of this name.

@@ -238,7 +238,7 @@ fn what_a_dead_lab_left_is_removed_by_the_next() {
         all if all.is_empty() => Ok(()),
         all => Err(format!("{all:?}")),
     });
-    assert!(traces.dir.exists(), "the test is of a directory that stays");
+    // The directory stays until somebody looks at the list, who may be another test by now.
     let name = lab.name.clone();
     std::mem::forget(lab);
     let list = Command::new(PORTOLAN).args(["lab", "list"]).output().expect("running portolan");

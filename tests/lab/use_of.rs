@@ -98,4 +98,22 @@ fn a_published_port_that_is_taken_is_an_error_and_a_node_port_that_is_taken_is_t
     }
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     assert!(text(&output).contains(&format!("--publish: listening on {address}")), "{}", text(&output));
+
+    // Taken by us, or by somebody else before.
+    let _taken = TcpListener::bind("127.0.0.1:31907");
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("service.yaml");
+    let service = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "taken"}, "spec":
+        {"type": "NodePort", "ports": [{"port": 80, "nodePort": 31907}]}}"#;
+    std::fs::write(&file, service).expect("a file");
+    let output = std::process::Command::new(crate::harness::PORTOLAN)
+        .args(["lab", "up", "--nodes", "1", "--detach", "--name", &name, "-f"])
+        .arg(&file)
+        .output()
+        .expect("running portolan");
+    let lab = Lab { name };
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let told = "NodePort 31907 of default/taken is not published here: 127.0.0.1:31907 is in use";
+    assert!(text(&output).contains(told), "{}", text(&output));
+    drop(lab);
 }
