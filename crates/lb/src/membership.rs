@@ -18,7 +18,7 @@ pub struct Heartbeat {
     pub incarnation: u64,
     /// Grows with each heartbeat of an incarnation: a replayed heartbeat isn't counted.
     pub sequence: u64,
-    /// The sender is about to stop: others take over at once.
+    /// The sender announces nothing, since it is about to stop, or has just come and still listens: others take over at once.
     pub leaving: bool,
 }
 

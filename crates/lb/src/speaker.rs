@@ -18,10 +18,14 @@ use portolan_sys::packet::{self, ETHERTYPE_ARP, ETHERTYPE_IPV6, PacketSocket};
 use crate::elect::announcer;
 use crate::frame::{self, Mac, Question};
 use crate::heartbeat::{LONGEST, Seal};
-use crate::membership::{HEARTBEAT_INTERVAL, Heartbeat, Membership};
+use crate::membership::{DEAD_AFTER, HEARTBEAT_INTERVAL, Heartbeat, Membership};
 
 /// UDP port of heartbeats.
 pub const HEARTBEAT_PORT: u16 = 7472;
+
+/// Who comes, or whose link is back, hears first who is there: else it would take every address for a moment. All living
+/// nodes are heard in this time, if no more than one heartbeat of each is lost.
+const LISTEN: Duration = Duration::from_millis(220);
 
 /// Gratuitous announcements after a take-over are repeated at these times: the first may be lost on a busy switch, and a
 /// host that was just asking may cache the previous announcer's answer a moment later.
@@ -132,6 +136,10 @@ struct Run {
     /// Gratuitous announcements still to be sent.
     due: BTreeSet<(Instant, IpAddr)>,
     alive_before: BTreeSet<String>,
+    /// Until then this node announces nothing, and says so.
+    listens_until: Instant,
+    /// When the thread last looked around.
+    looked: Instant,
 }
 
 struct Link {
@@ -197,6 +205,8 @@ impl Run {
             announced: BTreeSet::new(),
             due: BTreeSet::new(),
             alive_before: BTreeSet::new(),
+            listens_until: Instant::now() + LISTEN,
+            looked: Instant::now(),
         })
     }
 
@@ -209,11 +219,19 @@ impl Run {
                 self.send_heartbeats(&wanted, true);
                 return;
             }
+            if now.saturating_duration_since(self.looked) > DEAD_AFTER {
+                // Whoever stood still for so long has been taken for dead: what is his after all he has to say again.
+                self.announced.clear();
+            }
+            self.looked = now;
             let wanted = shared.wanted.lock().clone();
             if now >= next_beat {
-                self.send_heartbeats(&wanted, false);
                 self.watch_link();
+                self.send_heartbeats(&wanted, self.listens() || !self.link.carrier);
                 next_beat = now + HEARTBEAT_INTERVAL;
+                if self.listens() {
+                    next_beat = next_beat.min(self.listens_until);
+                }
             }
             self.hear();
             self.decide(&wanted, shared);
@@ -232,6 +250,10 @@ impl Run {
         }
     }
 
+    fn listens(&self) -> bool {
+        Instant::now() < self.listens_until
+    }
+
     fn send_heartbeats(&mut self, wanted: &Wanted, leaving: bool) {
         self.sequence += 1;
         let beat = Heartbeat {
@@ -241,7 +263,14 @@ impl Run {
             leaving,
         };
         let bytes = self.seal.encode(&beat);
+        let anew = Instant::now() < self.listens_until + HEARTBEAT_INTERVAL;
         for address in wanted.peers.values() {
+            if anew {
+                // Whom the kernel asked for in vain while the link, or the switch behind it, let nothing through, it asks
+                // for again only after a second (RETRANS_TIMER, RFC 4861 section 10; Linux does so for ARP): so long our
+                // heartbeats would wait, and two would announce. Most peers have no such entry, which is no error.
+                let _ = self.links.delete_neighbour(self.link.index, *address);
+            }
             let socket = if address.is_ipv4() { self.beats.first() } else { self.beats.get(1) };
             if let Some(socket) = socket {
                 // A heartbeat that can't be sent is a heartbeat not heard: the others' clocks do the rest.
@@ -263,6 +292,7 @@ impl Run {
                 "the link's carrier changed"
             );
             self.link.carrier = found.carrier;
+            self.listens_until = Instant::now() + LISTEN;
         }
         if found.index != self.link.index
             && let Ok(link) = Link::open(&mut self.links, &self.config.interface)
@@ -291,9 +321,9 @@ impl Run {
         self.membership.keep(|name| wanted.peers.contains_key(name));
         let alive: BTreeSet<String> =
             wanted.peers.keys().filter(|n| self.membership.alive(n, now)).cloned().collect();
-        // Without a carrier nobody hears us: somebody else announces, and we must not when the link is back before the
-        // first heartbeat.
-        let announced = match self.link.carrier {
+        // Without a carrier nobody hears us: somebody else announces, and we must not when the link is back before we have
+        // heard who.
+        let announced = match self.link.carrier && !self.listens() {
             true => ours(&self.config.node, wanted, |n| alive.contains(n)),
             false => BTreeSet::new(),
         };

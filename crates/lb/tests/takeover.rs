@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use portolan_lb::elect::announcer;
 use portolan_lb::speaker::{Config, Speaker, Wanted};
 use portolan_sys::link::{LinkEnd, Links};
 use portolan_sys::namespace::{in_netns, new_netns};
@@ -111,49 +112,62 @@ fn a_host_follows_when_the_announcer_is_cut_off_and_one_node_announces_when_it_i
         }
     };
     let everyone: BTreeSet<String> = lan.nodes.keys().cloned().collect();
-    let speakers: BTreeMap<&str, Speaker> = lan
-        .nodes
-        .iter()
-        .map(|(name, host)| {
-            let config = Config { node: name.clone(), interface: "eth0".into(), secret: b"shared".to_vec() };
-            let speaker = in_netns(host.netns.as_fd(), || Speaker::start(config)).expect("the namespace");
-            (name.as_str(), speaker.expect("a speaker"))
-        })
-        .collect();
-    for (name, speaker) in &speakers {
-        let peers = lan.nodes.keys().filter(|n| n != name).map(|n| {
+    let start = |name: &str| {
+        let config = Config { node: name.to_owned(), interface: "eth0".into(), secret: b"shared".to_vec() };
+        let speaker = in_netns(lan.nodes[name].netns.as_fd(), || Speaker::start(config));
+        let speaker = speaker.expect("the namespace").expect("a speaker");
+        let peers = lan.nodes.keys().filter(|n| *n != name).map(|n| {
             let n10 = 10 + n.trim_start_matches("node-").parse::<u8>().expect("a number");
             (n.clone(), IpAddr::from([10, 80, 0, n10]))
         });
         let addresses = VIPS.iter().map(|vip| (vip.parse().expect("an address"), everyone.clone()));
         speaker.want(Wanted { peers: peers.collect(), addresses: addresses.collect() });
-    }
+        speaker
+    };
+    let mut speakers: BTreeMap<&str, Speaker> =
+        lan.nodes.keys().map(|name| (name.as_str(), start(name))).collect();
     let announcers = |vip: &str| -> Vec<&str> {
         let vip: IpAddr = vip.parse().expect("an address");
         speakers.iter().filter(|(_, s)| s.announced().contains(&vip)).map(|(n, _)| *n).collect()
     };
-    let one_announces = |vip: &str| {
+    // The first one who spoke may have announced all for a moment: who does in the end is known.
+    let settled = |vip: &str| {
+        let names = lan.nodes.keys().map(String::as_str);
+        let right = announcer(vip.parse().expect("an address"), names).expect("a node");
         let began = Instant::now();
-        while announcers(vip).len() != 1 {
+        while announcers(vip) != [right] {
             assert!(began.elapsed() < Duration::from_secs(10), "{vip} is announced by {:?}", announcers(vip));
             std::thread::sleep(Duration::from_millis(10));
         }
-        announcers(vip)[0].to_owned()
+        right.to_owned()
     };
     for vip in VIPS {
-        let first = one_announces(vip);
+        let first = settled(vip);
         let (seen, _) = lan.until(vip, |node| node == first);
         assert_eq!(seen, first);
         lan.set_port(&first, false);
         let (second, after) = lan.until(vip, |node| node != first);
         println!("{vip}: cut off {first}, the client follows to {second} after {} ms", after.as_millis());
         lan.set_port(&first, true);
-        // Who announces is a function of who is alive: all are back, so the first one is, and nobody beside it.
+        // All are back, so the first one is, and nobody beside it.
+        settled(vip);
+        lan.until(vip, |node| node == first);
+    }
+    // One who comes hears first who is there, and takes nothing that is another's.
+    let announced = |speakers: &BTreeMap<&str, Speaker>, name: &str| speakers[name].announced();
+    for name in lan.nodes.keys() {
+        let before = announced(&speakers, name);
+        drop(speakers.remove(name.as_str()));
+        speakers.insert(name, start(name));
         let began = Instant::now();
-        while announcers(vip) != [first.as_str()] {
-            assert!(began.elapsed() < Duration::from_secs(10), "{vip} is announced by {:?}", announcers(vip));
+        while began.elapsed() < Duration::from_millis(600) {
+            let now = announced(&speakers, name);
+            assert!(now.is_subset(&before), "{name} took {now:?}, its own are {before:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        while announced(&speakers, name) != before {
+            assert!(began.elapsed() < Duration::from_secs(10), "{name} does not take its own back");
             std::thread::sleep(Duration::from_millis(10));
         }
-        lan.until(vip, |node| node == first);
     }
 }
