@@ -102,6 +102,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     config.auth_info.token = Some(token.bearer.clone().into());
     let client = kube::Client::try_from(config)?;
 
+    admitted(&client, &name).await?;
+
     let mut pods = portolan_pods::Config::new(&name, node_ip.clone(), &args.data_dir);
     pods.images = args.image.into_iter().collect::<BTreeMap<_, _>>();
     pods.allow_host_image = args.allow_host_image;
@@ -136,6 +138,20 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     tokio::try_join!(agent, pods, speaker).map(|_| ())
 }
 
+/// An error if the server doesn't know the token. It would not learn it later, and each part would ask for ever. Any other
+/// answer, and none, is for the parts, which keep trying.
+async fn admitted(client: &kube::Client, name: &str) -> anyhow::Result<()> {
+    let nodes: kube::Api<k8s_openapi::api::core::v1::Node> = kube::Api::all(client.clone());
+    match tokio::time::timeout(std::time::Duration::from_secs(5), nodes.get_opt(name)).await {
+        Ok(Err(kube::Error::Api(status))) if status.code == 401 => {
+            anyhow::bail!(
+                "--token: the server doesn't know this token; the one to join with is in its --data-dir, in the file node-token"
+            )
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The server's authority, as soon as the server can be reached; `None` when asked to stop before.
 async fn reach(
     address: &str,
@@ -153,7 +169,7 @@ async fn reach(
             Ok(Ok(authority)) => return Ok(Some(authority)),
             // A server that shows another authority will not change its mind.
             Ok(Err(error)) if error.downcast_ref::<std::io::Error>().is_none() && !is_io(&error) => {
-                return Err(error);
+                return Err(error.context("--token"));
             }
             Ok(Err(error)) if !told => {
                 tracing::info!(%error, address, "waiting for the server");
