@@ -1,9 +1,11 @@
 //! One integration binary for the whole program.
 
+mod announce; // one node answers for an address, and another one soon after
 mod disruption; // pods and parts die, connections go on
 mod harness; // a lab for a test
 mod kubectl; // the real kubectl against a lab
 mod lab; // the lab: started, used, killed, and nothing left
 mod load; // clients that open connections and count
 mod map; // ARCHITECTURE.md tells the truth
+mod node; // a node joins by hand
 mod tidy; // rules worth stating

@@ -61,7 +61,8 @@ fn started(pid: u32) -> Option<String> {
     stat.rsplit_once(") ")?.1.split(' ').nth(19).map(str::to_owned)
 }
 
-fn links() -> BTreeSet<String> {
+/// The links of the machine's own network namespace.
+pub fn links() -> BTreeSet<String> {
     let text = fs::read_to_string("/proc/net/dev").expect("links");
     text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
 }
