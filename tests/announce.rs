@@ -482,7 +482,7 @@ async fn suffer(nodes: &Nodes, witness: &Witness, address: IpAddr, fault: Fault)
 #[test]
 fn when_an_announcer_falls_silent_another_one_answers_and_never_both_for_long() {
     let promise = "when an announcer falls silent another one answers";
-    let Some(lab) = Lab::up(promise, "announce", &["--nodes", "3", "-f", "examples/"]) else { return };
+    let Some(lab) = Lab::up_alone(promise, "announce", &["--nodes", "3", "-f", "examples/"]) else { return };
     let state = status(&lab.name);
     let machines = state["topology"]["nodes"].as_array().expect("nodes");
     let macs = machines.iter().map(|m| {

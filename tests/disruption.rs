@@ -99,7 +99,7 @@ fn report(outcomes: &[Outcome]) -> u64 {
 #[test]
 fn no_connection_fails_while_pods_that_drain_are_deleted_and_rolled() {
     let promise = "no connection fails while pods that drain are deleted and rolled";
-    let Some(lab) = Lab::up(promise, "drain", &["-f", "examples/"]) else { return };
+    let Some(lab) = Lab::up_alone(promise, "drain", &["-f", "examples/"]) else { return };
     block_on(async {
         let client = lab.client().await;
         all_ready(&client).await;
@@ -122,7 +122,7 @@ fn no_connection_fails_while_pods_that_drain_are_deleted_and_rolled() {
 #[test]
 fn failures_of_pods_that_exit_at_once_are_reported() {
     let promise = "failures of pods that exit at once are reported";
-    let Some(lab) = Lab::up(promise, "abrupt", &["-f", "examples/"]) else { return };
+    let Some(lab) = Lab::up_alone(promise, "abrupt", &["-f", "examples/"]) else { return };
     block_on(async {
         let client = lab.client().await;
         let deployments: Api<Deployment> = Api::default_namespaced(client.clone());
@@ -154,7 +154,7 @@ fn failures_of_pods_that_exit_at_once_are_reported() {
 #[test]
 fn forwarding_goes_on_when_the_agent_or_the_server_is_killed_and_what_was_acknowledged_is_there() {
     let promise = "forwarding goes on when the agent or the server is killed";
-    let Some(lab) = Lab::up(promise, "killed", &["-f", "examples/"]) else { return };
+    let Some(lab) = Lab::up_alone(promise, "killed", &["-f", "examples/"]) else { return };
     block_on(async {
         let client = lab.client().await;
         all_ready(&client).await;

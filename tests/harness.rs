@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::map::root;
@@ -15,11 +16,66 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A running lab, taken down when dropped.
 pub struct Lab {
     pub name: String,
+    _turn: Turn,
+}
+
+/// How many labs are up in this process, or that one is up alone.
+static TURNS: (Mutex<Turns>, Condvar) = (Mutex::new(Turns { beside: 0, alone: false }), Condvar::new());
+
+struct Turns {
+    beside: usize,
+    alone: bool,
+}
+
+/// The right to have a lab up: beside others, or alone. Tests that hold connections to a time limit want to be alone,
+/// since two cores shared with another test's load can make a connection late that nothing is wrong with.
+struct Turn {
+    alone: bool,
+}
+
+impl Turn {
+    fn take(alone: bool) -> Turn {
+        let (turns, changed) = &TURNS;
+        let held = turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let busy = |t: &mut Turns| t.alone || alone && t.beside > 0;
+        let mut held = changed.wait_while(held, busy).unwrap_or_else(PoisonError::into_inner);
+        match alone {
+            true => held.alone = true,
+            false => held.beside += 1,
+        }
+        Turn { alone }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let (turns, changed) = &TURNS;
+        let mut held = turns.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.alone {
+            true => held.alone = false,
+            false => held.beside -= 1,
+        }
+        changed.notify_all();
+    }
 }
 
 impl Lab {
+    /// As [`Lab::up`], while no other lab of this process is up.
+    pub fn up_alone(promise: &str, name: &str, more: &[&str]) -> Option<Lab> {
+        Lab::up_in(Turn::take(true), promise, name, more)
+    }
+
     /// Brings a lab up, detached. `None`, said aloud, where the machine can't: `promise` is then not tested.
     pub fn up(promise: &str, name: &str, more: &[&str]) -> Option<Lab> {
+        Lab::up_in(Turn::take(false), promise, name, more)
+    }
+
+    /// A lab that the test has brought up by itself.
+    pub fn named(name: String) -> Lab {
+        Lab { name, _turn: Turn::take(false) }
+    }
+
+    fn up_in(turn: Turn, promise: &str, name: &str, more: &[&str]) -> Option<Lab> {
         let name = format!("{name}-{}", std::process::id());
         let output = Command::new(PORTOLAN)
             .args(["lab", "up", "--name", &name, "--detach"])
@@ -29,10 +85,13 @@ impl Lab {
             .expect("running portolan");
         if output.status.code() == Some(3) {
             let why = String::from_utf8_lossy(&output.stderr);
-            eprintln!("skipped: {promise}: {}", why.lines().next().unwrap_or("the machine can't run a lab"));
+            portolan_sys::trial::skipped(
+                promise,
+                why.lines().next().unwrap_or("the machine can't run a lab"),
+            );
             return None;
         }
-        let lab = Lab { name };
+        let lab = Lab { name, _turn: turn };
         assert!(output.status.success(), "lab up: {}", text(&output));
         Some(lab)
     }

@@ -70,7 +70,7 @@ fn programs() -> Vec<PathBuf> {
 fn with_each(promise: &str, name: &str, test: impl Fn(&Kubectl)) {
     let programs = programs();
     if programs.is_empty() {
-        eprintln!("skipped: {promise}: no kubectl on the PATH, nor in KUBECTL");
+        portolan_sys::trial::skipped(promise, "no kubectl on the PATH, nor in KUBECTL");
         return;
     }
     for program in programs {

@@ -225,9 +225,9 @@ async fn for_a_while(loads: Vec<Load>) -> Vec<Outcome> {
 fn a_node_joins_by_hand_is_killed_is_adopted_and_is_given_up() {
     let promise = "a node joins by hand";
     let before = links();
-    let Some(lab) = Lab::up(promise, "by-hand", &["--nodes", "1", "-f", "examples/"]) else { return };
+    let Some(lab) = Lab::up_alone(promise, "by-hand", &["--nodes", "1", "-f", "examples/"]) else { return };
     if !lab.run_at("server", &["nsenter", "--version"]).status.success() {
-        eprintln!("skipped: {promise}: nsenter(1) is not there");
+        portolan_sys::trial::skipped(promise, "nsenter(1) is not there");
         return;
     }
     let machine = Machine::make(&lab);

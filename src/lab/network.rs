@@ -27,7 +27,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Makes it. Each namespace shows as a file in `dir` (see [`file`]), in this mount namespace alone.
+    /// Makes it. Each namespace shows as a file in `dir` (see [`file()`]), in this mount namespace alone.
     pub fn make(topology: &Topology, dir: &Path) -> anyhow::Result<Network> {
         let mut namespaces = BTreeMap::new();
         let router = make_namespace(&topology.lan, dir, true)?;

@@ -33,7 +33,7 @@ fn stop(lab: &Lab, machine: &str) {
 fn run(lab: &Lab, promise: &str, machine: &str, program: &[&str]) -> bool {
     let output = lab.run_at(machine, program);
     if output.status.code() == Some(127) {
-        eprintln!("skipped: {promise}: no program {}", program[0]);
+        portolan_sys::trial::skipped(promise, &format!("no program {}", program[0]));
         return false;
     }
     assert!(output.status.success(), "{program:?}: {}", text(&output));
@@ -116,7 +116,7 @@ fn a_lost_route_fails_the_rows_of_its_node() {
     let Some(lab) = Lab::up(promise, "check-route", EXAMPLES) else { return };
     let routes = lab.run_at("node-1", &["ip", "-6", "route"]);
     if routes.status.code() == Some(127) {
-        eprintln!("skipped: {promise}: no program ip");
+        portolan_sys::trial::skipped(promise, "no program ip");
         return;
     }
     let routes = text(&routes);

@@ -201,7 +201,7 @@ fn foreground(promise: &str, name: &str) -> Option<Child> {
     if lines.next().is_none() {
         let status = child.wait().expect("its status");
         assert_eq!(status.code(), Some(3), "lab up ended");
-        eprintln!("skipped: {promise}: the machine can't run a lab");
+        portolan_sys::trial::skipped(promise, "the machine can't run a lab");
         return None;
     }
     // Read on, so that its last words find an end of the pipe.

@@ -57,12 +57,12 @@ fn limited(limit: &str, then: &str) -> Option<(std::process::Output, Duration)> 
     match output {
         Ok(output) if output.status.code() == Some(3) => Some((output, began.elapsed())),
         Ok(output) if text(&output).contains("unshare:") || text(&output).contains("not found") => {
-            eprintln!("skipped: what is missing is named at once: {}", text(&output).trim());
+            portolan_sys::trial::skipped("what is missing is named at once", text(&output).trim());
             None
         }
         Ok(output) => panic!("{}", text(&output)),
         Err(error) => {
-            eprintln!("skipped: what is missing is named at once: unshare(1): {error}");
+            portolan_sys::trial::skipped("what is missing is named at once", &format!("unshare(1): {error}"));
             None
         }
     }
@@ -105,7 +105,10 @@ fn a_bad_manifest_ends_the_lab_with_kubectls_words() {
         "{kind: Service, apiVersion: v1, metadata: {name: web}, spec: {type: NodePort, ports: [{port: 80, nodePort: 70000}]}}",
     );
     if output.status.code() == Some(3) {
-        eprintln!("skipped: a bad manifest ends the lab with kubectl's words: the machine can't run a lab");
+        portolan_sys::trial::skipped(
+            "a bad manifest ends the lab with kubectl's words",
+            "the machine can't run a lab",
+        );
         return;
     }
     assert_eq!(output.status.code(), Some(1));

@@ -98,7 +98,7 @@ impl Lan {
 fn a_host_follows_when_the_announcer_is_cut_off_and_one_node_announces_when_it_is_back() {
     const PROMISE: &str = "a host follows when the announcer is cut off";
     if Command::new("ip").arg("-V").output().is_err() {
-        eprintln!("skipped: {PROMISE}: no program `ip` to read the client's neighbours");
+        portolan_sys::trial::skipped(PROMISE, "no program `ip` to read the client's neighbours");
         return;
     }
     if !portolan_sys::trial::goes_on(PROMISE) {
@@ -107,7 +107,7 @@ fn a_host_follows_when_the_announcer_is_cut_off_and_one_node_announces_when_it_i
     let lan = match lan() {
         Ok(lan) => lan,
         Err(error) => {
-            eprintln!("skipped: {PROMISE}: no bridge: {error}");
+            portolan_sys::trial::skipped(PROMISE, &format!("no bridge: {error}"));
             return;
         }
     };

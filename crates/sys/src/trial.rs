@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -12,6 +12,11 @@ use crate::namespace::{self, Namespaces};
 
 /// Set in a test's process that is root of a user namespace: whoever can't make namespaces there can't make them at all.
 const INSIDE: &str = "PORTOLAN_TEST_INSIDE";
+
+/// Says aloud that a promise isn't tested on this machine. Past the harness, which swallows what passing tests print.
+pub fn skipped(promise: &str, reason: &str) {
+    let _ = writeln!(io::stderr(), "skipped: {promise}: {reason}");
+}
 
 /// Whether a test can go on here because it can make network namespaces.
 ///
@@ -24,8 +29,7 @@ const INSIDE: &str = "PORTOLAN_TEST_INSIDE";
 /// Where the test fails in the user namespace.
 pub fn goes_on(promise: &str) -> bool {
     let Err(error) = namespace::new_netns() else { return true };
-    let skip =
-        |reason: &dyn std::fmt::Display| println!("skipped: {promise}: no network namespace: {reason}");
+    let skip = |reason: &dyn std::fmt::Display| skipped(promise, &format!("no network namespace: {reason}"));
     let thread = std::thread::current();
     // Tests run on threads that bear their names.
     let name = thread.name().filter(|name| *name != "main");
@@ -42,7 +46,7 @@ pub fn goes_on(promise: &str) -> bool {
             for line in said.lines().filter_map(|line| words_of(line, name)) {
                 println!("{line}");
             }
-            eprint!("{}", String::from_utf8_lossy(&output.stderr));
+            let _ = io::stderr().write_all(&output.stderr);
             assert!(output.status.success(), "{name} failed in a user namespace: {}", output.status);
             assert!(said.contains("test result: ok. 1 passed"), "{name} did not run in a user namespace");
         }

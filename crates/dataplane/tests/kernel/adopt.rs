@@ -90,7 +90,7 @@ fn nft_prints_the_tables_and_reads_them_again() {
     alone("nft prints the tables and reads them again", || {
         let _ = engine().sync(&everything()).expect("a sync");
         let Some(text) = listing() else {
-            println!("skipped: nft prints the tables and reads them again: no nft");
+            portolan_sys::trial::skipped("nft prints the tables and reads them again", "no nft");
             return;
         };
         for line in [
@@ -143,7 +143,7 @@ fn whatever_was_there_becomes_the_plan() {
             "add element ip portolan inside { 172.16.0.0/12 }",
         ] {
             if nft(damage).is_none() {
-                println!("skipped: whatever was there becomes the plan: no nft");
+                portolan_sys::trial::skipped("whatever was there becomes the plan", "no nft");
                 return;
             }
             let applied = running.sync(&plan).expect("a sync");

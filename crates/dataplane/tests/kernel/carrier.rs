@@ -68,7 +68,7 @@ fn the_priority_is_given_back_and_kept_in_later_packets_without_an_answer() {
             }
         }";
         if !nft(w, probe) {
-            return println!("skipped: {PROMISE}: no nft");
+            return portolan_sys::trial::skipped(PROMISE, "no nft");
         }
         let mut engine = w.engine();
         let _ = engine.sync(&to("10.96.0.10", pod(Family::V4, 1), PORT)).expect("a sync");

@@ -255,6 +255,6 @@ pub fn world(promise: &str, test: impl FnOnce(&World)) {
     }
     match World::new() {
         Ok(world) => test(&world),
-        Err(error) => println!("skipped: {promise}: network namespaces: {error}"),
+        Err(error) => portolan_sys::trial::skipped(promise, &format!("network namespaces: {error}")),
     }
 }
