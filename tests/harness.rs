@@ -16,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A running lab, taken down when dropped.
 pub struct Lab {
     pub name: String,
+    ended: bool,
     _turn: Turn,
 }
 
@@ -72,7 +73,12 @@ impl Lab {
 
     /// A lab that the test has brought up by itself.
     pub fn named(name: String) -> Lab {
-        Lab { name, _turn: Turn::take(false) }
+        Lab { name, ended: false, _turn: Turn::take(false) }
+    }
+
+    /// The test has ended the lab in its own way: there is nothing to take down.
+    pub fn has_ended(mut self) {
+        self.ended = true;
     }
 
     fn up_in(turn: Turn, promise: &str, name: &str, more: &[&str]) -> Option<Lab> {
@@ -91,7 +97,7 @@ impl Lab {
             );
             return None;
         }
-        let lab = Lab { name, _turn: turn };
+        let lab = Lab { name, ended: false, _turn: turn };
         assert!(output.status.success(), "lab up: {}", text(&output));
         Some(lab)
     }
@@ -136,6 +142,9 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
         let output = self.verb("down", &[]);
         if !output.status.success() {
             eprintln!("lab down: {}", text(&output));

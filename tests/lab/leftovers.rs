@@ -158,7 +158,7 @@ fn a_killed_keeper_or_init_takes_everything_along() {
         let traces = Traces::of(&lab.name, before);
         kill("-9", if victim == "keeper" { traces.keeper } else { traces.init });
         traces.vanish();
-        std::mem::forget(lab);
+        lab.has_ended();
     }
 }
 
@@ -241,7 +241,7 @@ fn what_a_dead_lab_left_is_removed_by_the_next() {
     });
     // The directory stays until somebody looks at the list, who may be another test by now.
     let name = lab.name.clone();
-    std::mem::forget(lab);
+    lab.has_ended();
     let list = Command::new(PORTOLAN).args(["lab", "list"]).output().expect("running portolan");
     assert!(!text(&list).contains(&name), "{}", text(&list));
     traces.vanish();
