@@ -16,7 +16,7 @@ use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
 use portolan_dataplane::Options;
 use portolan_plan::model::FromOutside;
-use portolan_plan::view::{NodePortAddresses, NodeView};
+use portolan_plan::view::{ExternalIps, NodePortAddresses, NodeView};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -25,8 +25,9 @@ use crate::forward::{Arrived, Forwarder, Status};
 use crate::from_kube::{self, Names};
 use crate::health::{self, Health};
 use crate::kernel::Kernel;
+use crate::localhost;
 use crate::observed::{Observed, Said, Update};
-use crate::sysctl;
+use crate::sysctl::{self, LOCALHOST, SETTINGS};
 
 /// What an agent is told.
 #[derive(Clone, Debug)]
@@ -39,6 +40,8 @@ pub struct Config {
     pub pod_cidrs: Vec<IpNet>,
     /// On which addresses NodePorts answer.
     pub node_port_addresses: NodePortAddresses,
+    /// Which external IPs are captured.
+    pub external_ips: ExternalIps,
     /// What becomes of connections to a ClusterIP from outside.
     pub cluster_ip_from_outside: FromOutside,
     /// Masquerade all connections to ClusterIPs, those of pods too.
@@ -58,7 +61,8 @@ impl Config {
             node_name: node_name.into(),
             service_cidrs: Vec::new(),
             pod_cidrs: Vec::new(),
-            node_port_addresses: NodePortAddresses::Primary,
+            node_port_addresses: NodePortAddresses::primary(),
+            external_ips: ExternalIps::Any,
             cluster_ip_from_outside: FromOutside::Refuse,
             masquerade_all: false,
             set_sysctls: true,
@@ -70,6 +74,7 @@ impl Config {
     fn node_view(&self) -> NodeView {
         NodeView {
             node_ports: self.node_port_addresses.clone(),
+            external_ips: self.external_ips.clone(),
             pod_cidrs: self.pod_cidrs.iter().copied().collect(),
             service_cidrs: self.service_cidrs.iter().copied().collect(),
             cluster_ip_from_outside: self.cluster_ip_from_outside,
@@ -104,11 +109,17 @@ impl Agent {
 
     /// Runs with the nftables engine, in the network namespace of the calling thread.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let localhost = self.config.node_port_addresses.has_localhost();
         if self.config.set_sysctls {
-            for warning in sysctl::set_all() {
+            let settings = if localhost { &[SETTINGS, LOCALHOST].concat()[..] } else { SETTINGS };
+            for warning in sysctl::set_all(settings) {
                 tracing::warn!("{warning}");
             }
         }
+        let _routes = match localhost {
+            true => Some(localhost::Routes::keep().context("routing answers to ::1")?),
+            false => None,
+        };
         let options = self.config.engine.clone();
         self.run_with(move || Kernel::open(options).context("opening the nftables engine"), shutdown).await
     }
@@ -125,7 +136,7 @@ impl Agent {
         let (health, asked) = watch::channel(Health::default());
         let observed = Observed::new(config.node_view());
         let check_every = config.check_every;
-        let all_addresses = config.node_port_addresses != NodePortAddresses::Primary;
+        let all_addresses = config.node_port_addresses != NodePortAddresses::primary();
         // A thread of its own, and not the runtime's pool: it lives as long as the agent, and begins in the network
         // namespace of its creator.
         let thread = std::thread::Builder::new().name("forward".into()).spawn(move || match open() {

@@ -8,6 +8,7 @@ pub mod forward; // the thread: views, plan, kernel, in order
 pub mod from_kube; // API objects to views
 pub mod health; // the ports by which load balancers ask for endpoints
 pub mod kernel; // the kernel as a dataplane
+pub mod localhost; // what NodePorts on 127.0.0.1 and ::1 need
 pub mod observed; // what the watches said so far
 pub mod sysctl; // the kernel settings that forwarding needs
 

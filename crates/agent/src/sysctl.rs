@@ -15,7 +15,7 @@ pub struct Setting {
     pub without: &'static str,
 }
 
-/// All settings that the agent makes. A test compares them with `docs/reference/sysctls.md`.
+/// All settings that the agent makes in any case. A test compares them with `docs/reference/sysctls.md`.
 pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "net.ipv4.ip_forward",
@@ -28,6 +28,13 @@ pub const SETTINGS: &[Setting] = &[
         without: "connections of pods and from outside to IPv6 endpoints on other nodes and in pods are not forwarded",
     },
 ];
+
+/// Those that it makes where NodePorts are to answer on localhost.
+pub const LOCALHOST: &[Setting] = &[Setting {
+    name: "net.ipv4.conf.all.route_localnet",
+    value: "1",
+    without: "NodePorts do not answer on 127.0.0.1",
+}];
 
 /// A setting that could not be made, and the remedy.
 #[derive(Debug)]
@@ -49,9 +56,9 @@ impl fmt::Display for NotSet {
     }
 }
 
-/// Makes all settings that aren't made already; gives those that could not be made.
-pub fn set_all() -> Vec<NotSet> {
-    SETTINGS.iter().filter_map(|&setting| set(Path::new("/proc/sys"), setting).err()).collect()
+/// Makes these settings, those that aren't made already; gives those that could not be made.
+pub fn set_all(settings: &[Setting]) -> Vec<NotSet> {
+    settings.iter().filter_map(|&setting| set(Path::new("/proc/sys"), setting).err()).collect()
 }
 
 fn set(root: &Path, setting: Setting) -> Result<(), NotSet> {
@@ -72,7 +79,7 @@ mod tests {
         let docs = include_str!("../../../docs/reference/sysctls.md");
         // The first part is the agent's; pods and the lab have theirs below.
         let docs = docs.split("\n## ").next().expect("the beginning");
-        for Setting { name, value, .. } in SETTINGS {
+        for Setting { name, value, .. } in [SETTINGS, LOCALHOST].concat() {
             assert!(
                 docs.contains(&format!("| `{name}` | `{value}` |")),
                 "docs/reference/sysctls.md lacks a row for {name} = {value}: add it with its reason"
@@ -81,7 +88,7 @@ mod tests {
         let rows = docs.lines().filter(|l| l.starts_with("| `")).count();
         assert_eq!(
             rows,
-            SETTINGS.len(),
+            SETTINGS.len() + LOCALHOST.len(),
             "docs/reference/sysctls.md lists a setting that the agent doesn't make"
         );
     }

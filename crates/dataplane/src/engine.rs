@@ -59,6 +59,8 @@ pub struct Counters {
     pub from_outside: u64,
     /// Packets to an address of the Service ranges that no Service has.
     pub unallocated: u64,
+    /// Packets to a port that a Service's address doesn't have, which would have gone back where they came from.
+    pub bounced: u64,
     /// Connections to a frontend with backends that found none: always zero.
     pub missed: u64,
 }
@@ -226,6 +228,7 @@ impl Engine {
             };
             all.from_outside += read(ruleset::COUNTER_OUTSIDE)?;
             all.unallocated += read(ruleset::COUNTER_UNALLOCATED)?;
+            all.bounced += read(ruleset::COUNTER_BOUNCED)?;
             all.missed += read(ruleset::COUNTER_MISSED)?;
         }
         Ok(all)

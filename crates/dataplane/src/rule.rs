@@ -226,6 +226,15 @@ impl Rule {
         })
     }
 
+    /// Goes on if the packet would leave by the link that it came in by.
+    pub fn leads_back(self) -> Rule {
+        self.then(Expression::LeadsBack { to: FIRST }).then(Expression::Compare {
+            register: FIRST,
+            equal: true,
+            value: 1u32.to_ne_bytes().to_vec(),
+        })
+    }
+
     /// Sets the priority to what a map says; ends the rule if it says nothing.
     pub fn priority_from(self, fields: &[Load], map: &str) -> Rule {
         self.load(fields)

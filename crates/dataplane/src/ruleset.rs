@@ -25,6 +25,8 @@ use crate::word::{CLASS, CLASS_DROP, CLASS_REJECT, EXPONENTS, KIND, PLAIN_SET, R
 pub const COUNTER_OUTSIDE: &str = "cluster-ip-from-outside";
 /// Packets to an address of the Service ranges that no Service has.
 pub const COUNTER_UNALLOCATED: &str = "unallocated";
+/// Packets to an address of a Service at a port that it doesn't have, which would have been sent back where they came from.
+pub const COUNTER_BOUNCED: &str = "bounced";
 /// Connections to a frontend with backends that found none. Always zero, or the update protocol is wrong.
 pub const COUNTER_MISSED: &str = "missed";
 /// The chain whose rules remember clients: one for each affinity timeout.
@@ -237,7 +239,7 @@ impl Ruleset {
         Ruleset {
             sets,
             classes,
-            counters: vec![COUNTER_OUTSIDE, COUNTER_UNALLOCATED, COUNTER_MISSED],
+            counters: vec![COUNTER_OUTSIDE, COUNTER_UNALLOCATED, COUNTER_BOUNCED, COUNTER_MISSED],
             chains,
         }
     }
@@ -453,7 +455,24 @@ fn base_chains(family: Family) -> Vec<Chain> {
     );
     prerouting.extend(ours("from-network"));
     let mut chains = vec![
-        base("after-prerouting", "filter", Hook::Prerouting, -99, vec![rule().jump("settle")]),
+        base(
+            "after-prerouting",
+            "filter",
+            Hook::Prerouting,
+            -99,
+            vec![
+                rule().jump("settle"),
+                // An address that the network brings here because a Service has it, at a port that no Service has: the route
+                // to it leads back to the network, which would bring it here again (cilium/cilium#14176).
+                rule()
+                    .ct_state(state::NEW)
+                    .ct_status(status::DNAT, false)
+                    .within(&[Load::Destination], "vips")
+                    .leads_back()
+                    .count(COUNTER_BOUNCED)
+                    .goto("refuse"),
+            ],
+        ),
         base("after-output", "filter", Hook::Output, -99, vec![rule().jump("settle")]),
         base(
             "postrouting",

@@ -1,7 +1,7 @@
 //! The first step of planning: what one Service asks of a node, from its endpoints and the node alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -109,6 +109,10 @@ fn vips(service: &ServiceView, node: &NodeView, findings: &mut Vec<Finding>) -> 
         if refused(service, node, address, &field, findings) {
             continue;
         }
+        if let Some(why) = not_to_be_given(node, address) {
+            findings.push(Finding::service(&service.name, field, why));
+            continue;
+        }
         if node.addresses.contains(&address) || node.local_addresses.contains(&address) {
             findings.push(Finding::service(
                 &service.name,
@@ -153,6 +157,28 @@ fn refused(
     };
     findings.push(Finding::service(&service.name, field.to_owned(), why));
     true
+}
+
+/// Why an external IP is not this node's to give to a Service.
+fn not_to_be_given(node: &NodeView, ip: IpAddr) -> Option<String> {
+    match &node.external_ips {
+        ExternalIps::Any => node.pod_cidrs.iter().find(|r| r.contains(&ip)).map(|range| {
+            format!(
+                "{ip} lies in {range}, the pods' range of node {}, and is not captured; use another",
+                node.name
+            )
+        }),
+        ExternalIps::Within(ranges) if ranges.iter().any(|r| r.contains(&ip)) => None,
+        ExternalIps::Within(_) => Some(format!(
+            "{ip} is in none of the ranges that node {} captures external IPs in; use an address inside of them, or \
+             have them extended",
+            node.name
+        )),
+        ExternalIps::None => Some(format!(
+            "node {} captures no external IPs; use a Service of type LoadBalancer, or have external IPs allowed",
+            node.name
+        )),
+    }
 }
 
 /// The source ranges that hold for a load balancer's address: only those of its family, so that a family without a
@@ -364,19 +390,23 @@ fn topology<'a>(endpoints: &BTreeMap<Backend, &EndpointView>, node: &'a NodeView
 
 /// The addresses on which NodePorts answer; the default is that of kube-proxy's nftables mode.
 pub(crate) fn node_port_addresses(node: &NodeView) -> BTreeSet<IpAddr> {
+    const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let wanted = &node.node_ports;
     let known = || node.addresses.iter().chain(&node.local_addresses).copied().filter(|a| !a.is_loopback());
-    match &node.node_ports {
-        NodePortAddresses::Primary => [Family::V4, Family::V6]
-            .into_iter()
-            .filter_map(|f| node.addresses.iter().copied().find(|a| Family::of(*a) == f))
-            .collect(),
-        NodePortAddresses::All => known().collect(),
-        NodePortAddresses::Ranges(ranges) => known()
-            .filter(|a| {
-                let mut of_family =
-                    ranges.iter().filter(|r| Family::of(r.addr()) == Family::of(*a)).peekable();
-                of_family.peek().is_none() || of_family.any(|r| r.contains(a))
-            })
-            .collect(),
+    let first = |family| node.addresses.iter().copied().find(|a| Family::of(*a) == family);
+    let only_ranges = !(wanted.primary || wanted.localhost || wanted.all);
+    let in_range = |a: &IpAddr| {
+        let mut of_family =
+            wanted.ranges.iter().filter(|r| Family::of(r.addr()) == Family::of(*a)).peekable();
+        of_family.peek().is_none() && only_ranges || of_family.any(|r| r.contains(a))
+    };
+    let mut all: BTreeSet<IpAddr> = known().filter(|a| wanted.all || in_range(a)).collect();
+    if wanted.primary {
+        all.extend([Family::V4, Family::V6].into_iter().filter_map(first));
     }
+    if wanted.has_localhost() {
+        // A family that the node has no address of has no NodePorts either.
+        all.extend(LOCALHOST.into_iter().filter(|a| first(Family::of(*a)).is_some()));
+    }
+    all
 }

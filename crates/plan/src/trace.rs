@@ -112,6 +112,14 @@ impl Plan {
             ));
             return Verdict { outcome: Outcome::Drop, because };
         }
+        // RFC 1122, 3.2.1.3: such addresses don't come from a network. The kernel sees to it for IPv6.
+        if flow.destination.is_loopback() && !matches!(flow.from, Origin::Node(_)) {
+            because.push(Reason::of_config(
+                "nodePortAddresses",
+                format!("{} is a loopback address and {source} is not this node", flow.destination),
+            ));
+            return Verdict { outcome: Outcome::Drop, because };
+        }
         let Some((service, part, frontend, plan)) = found else {
             let outcome = self.nobodys(flow, in_service_range, &mut because);
             return Verdict { outcome, because };
@@ -232,6 +240,16 @@ impl Plan {
         Verdict { outcome, because }
     }
 
+    /// The set that a flow is spread over, and whose it is, as far as frontends and policies go.
+    pub fn chosen(&self, flow: &Flow) -> Option<(&ServiceName, &SetName)> {
+        let (service, _, _, plan) = self.find(flow)?;
+        let inside = plan.inside.as_ref().filter(|_| self.is_inside(flow.from));
+        match inside.unwrap_or(&plan.action) {
+            Action::Balance(set) => Some((service, set)),
+            Action::Drop | Action::Reject => None,
+        }
+    }
+
     /// Whether a flow counts as inside: it starts on the node, or comes from the address of one of its pods.
     fn is_inside(&self, from: Origin) -> bool {
         match from {
@@ -258,31 +276,35 @@ impl Plan {
 
     /// What becomes of a flow to an address and port that is no frontend.
     fn nobodys(&self, flow: &Flow, in_service_range: bool, because: &mut Vec<Reason>) -> Outcome {
-        if !in_service_range {
-            because.push(Reason::of_config(
-                "services",
-                format!("no Service has {} at {} port {}", flow.destination, flow.protocol, flow.port),
-            ));
-            return Outcome::NotAService;
-        }
-        // As kube-proxy's nftables mode has it (pkg/proxy/nftables/proxier.go, v1.36): its `cluster-ips` chain.
-        let owner = self.services.iter().find(|(_, part)| {
-            part.frontends.iter().any(|(f, p)| {
-                p.kind == FrontendKind::ClusterIp
-                    && matches!(f, Frontend::Address { address, .. } if *address == flow.destination)
-            })
+        let owner = self.services.iter().find_map(|(service, part)| {
+            let of_address = |(f, p): (&Frontend, &FrontendPlan)| match f {
+                Frontend::Address { address, .. } if *address == flow.destination => Some(p.kind),
+                _ => None,
+            };
+            part.frontends.iter().find_map(of_address).map(|kind| (service, kind))
         });
+        // As kube-proxy's nftables mode has it (pkg/proxy/nftables/proxier.go, v1.36): its `cluster-ips` chain.
         match owner {
-            Some((service, _)) => {
-                let text = format!("the Service has no {} port {}", flow.protocol, flow.port);
+            Some((service, kind)) => {
+                let mut text = format!("the Service has no {} port {}", flow.protocol, flow.port);
+                if kind != FrontendKind::ClusterIp {
+                    text += "; routed on as if there were no Service, or refused if that leads back where it came from";
+                }
                 because.push(Reason::of_service(service, "spec.ports", text));
-                Outcome::Reject
+                if kind == FrontendKind::ClusterIp { Outcome::Reject } else { Outcome::NotAService }
             }
-            None => {
+            None if in_service_range => {
                 let text =
                     format!("{} is in a range of cluster IPs, but no Service has it", flow.destination);
                 because.push(Reason::of_config("serviceCIDRs", text));
                 Outcome::Drop
+            }
+            None => {
+                because.push(Reason::of_config(
+                    "services",
+                    format!("no Service has {} at {} port {}", flow.destination, flow.protocol, flow.port),
+                ));
+                Outcome::NotAService
             }
         }
     }

@@ -139,6 +139,8 @@ pub struct NodeView {
     pub local_addresses: BTreeSet<IpAddr>,
     /// On which of them NodePorts answer.
     pub node_ports: NodePortAddresses,
+    /// Which external IPs are captured.
+    pub external_ips: ExternalIps,
     /// The ranges of its pods.
     pub pod_cidrs: BTreeSet<IpNet>,
     /// The ranges of cluster IPs.
@@ -149,16 +151,44 @@ pub struct NodeView {
     pub masquerade_all: bool,
 }
 
-/// On which addresses of the node NodePorts answer.
+/// On which addresses of the node NodePorts answer: on all that are named in any way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum NodePortAddresses {
+pub struct NodePortAddresses {
     /// The first address of each family.
-    #[default]
-    Primary,
+    pub primary: bool,
+    /// 127.0.0.1 and ::1.
+    pub localhost: bool,
     /// Every address but loopback.
-    All,
-    /// Those in these ranges. A family without a range means every address of it but loopback, as kube-proxy has it.
-    Ranges(Vec<IpNet>),
+    pub all: bool,
+    /// Those in these ranges; 127.0.0.0/8 and ::1/128 name localhost, shorter ones don't. Where nothing else is named, a
+    /// family without a range means every address of it but loopback, as kube-proxy has it.
+    pub ranges: Vec<IpNet>,
+}
+
+impl NodePortAddresses {
+    /// The first address of each family: the default of kube-proxy's nftables mode.
+    pub fn primary() -> NodePortAddresses {
+        NodePortAddresses { primary: true, ..NodePortAddresses::default() }
+    }
+
+    /// Whether NodePorts answer on 127.0.0.1 and ::1.
+    pub fn has_localhost(&self) -> bool {
+        let loopback = |r: &IpNet| r.network().is_loopback() && r.prefix_len() >= 8;
+        self.localhost || self.ranges.iter().any(loopback)
+    }
+}
+
+/// Which of the addresses in `spec.externalIPs` are captured, of those that no cluster IP forbids. Whoever may write a
+/// Service may name any address there (CVE-2020-8554), so the node's owner says which are theirs to give.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ExternalIps {
+    /// Any but addresses of this node's pods; the oldest Service that names one has it.
+    #[default]
+    Any,
+    /// Those in these ranges.
+    Within(Vec<IpNet>),
+    /// None (as kube-proxy without its gate `AllowServiceExternalIPs`).
+    None,
 }
 
 impl NodeView {
@@ -169,7 +199,8 @@ impl NodeView {
             zone: None,
             addresses: Vec::new(),
             local_addresses: BTreeSet::new(),
-            node_ports: NodePortAddresses::Primary,
+            node_ports: NodePortAddresses::primary(),
+            external_ips: ExternalIps::Any,
             pod_cidrs: BTreeSet::new(),
             service_cidrs: BTreeSet::new(),
             cluster_ip_from_outside: FromOutside::default(),

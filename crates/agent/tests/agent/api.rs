@@ -99,7 +99,7 @@ impl FakeApi {
         self.bell.send_replace((revision, state.epoch));
     }
 
-    async fn answer(&self, request: Request<Body>) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
+    pub async fn answer(&self, request: Request<Body>) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
         let plural = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         let query: BTreeMap<String, String> = request
             .uri()
@@ -117,7 +117,11 @@ impl FakeApi {
                 .find_map(|s| s.strip_prefix("metadata.name=").map(str::to_owned)),
         };
         if query.get("watch").is_some_and(|w| w == "true" || w == "1") {
-            return self.watch(plural, query["resourceVersion"].parse().unwrap_or(0), selects);
+            if query.get("sendInitialEvents").is_some_and(|s| s == "true") {
+                return self.watch_list(plural, selects);
+            }
+            let from = query.get("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(0);
+            return self.watch(plural, from, selects, String::new());
         }
         let mut held = self.held.subscribe();
         let _ = held.wait_for(|kinds| !kinds.contains(&plural.as_str())).await;
@@ -133,11 +137,33 @@ impl FakeApi {
         Response::new(Full::new(Bytes::from(list.to_string())).boxed_unsync())
     }
 
+    /// A watch that begins with all that is there (KEP-3157).
+    fn watch_list(&self, plural: String, selects: Selects) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
+        let (revision, mut first) = {
+            let state = self.state.lock();
+            let there = state.objects.iter().filter(|((p, ..), o)| *p == plural && selects.has(o));
+            let events = there.map(|(_, o)| format!("{}\n", json!({"type": "ADDED", "object": o})));
+            (state.revision, events.collect::<String>())
+        };
+        let (kind, version) = match plural.as_str() {
+            "services" => ("Service", "v1"),
+            "nodes" => ("Node", "v1"),
+            "endpointslices" => ("EndpointSlice", "discovery.k8s.io/v1"),
+            _ => ("ServiceCIDR", "networking.k8s.io/v1"),
+        };
+        let metadata = json!({"resourceVersion": revision.to_string(),
+            "annotations": {"k8s.io/initial-events-end": "true"}});
+        let end = json!({"kind": kind, "apiVersion": version, "metadata": metadata});
+        first += &format!("{}\n", json!({"type": "BOOKMARK", "object": end}));
+        self.watch(plural, revision, selects, first)
+    }
+
     fn watch(
         &self,
         plural: String,
         from: u64,
         selects: Selects,
+        first: String,
     ) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
         let state = self.state.lock();
         if from < state.compacted {
@@ -181,6 +207,8 @@ impl FakeApi {
                 }
             }
         });
+        let first = (!first.is_empty()).then(|| Ok(http_body::Frame::data(Bytes::from(first))));
+        let stream = futures_util::stream::iter(first).chain(stream);
         Response::new(UnsyncBoxBody::new(StreamBody::new(stream.boxed())))
     }
 }

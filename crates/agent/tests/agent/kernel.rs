@@ -193,7 +193,7 @@ fn tables_that_somebody_took_away_are_put_back() {
 fn the_settings_that_forwarding_needs_are_made_in_the_nodes_namespace() {
     on_node("the settings that forwarding needs are made in the node's namespace", async || {
         let now = |name: &str| std::fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/")));
-        let warnings = portolan_agent::sysctl::set_all();
+        let warnings = portolan_agent::sysctl::set_all(portolan_agent::sysctl::SETTINGS);
         for setting in portolan_agent::sysctl::SETTINGS {
             let told = warnings.iter().any(|w| w.setting == *setting);
             let made = now(setting.name).is_ok_and(|v| v.trim() == setting.value);

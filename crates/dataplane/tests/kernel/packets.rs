@@ -425,3 +425,29 @@ fn an_address_of_its_own_comes_before_a_node_port() {
         }
     });
 }
+
+#[test]
+fn a_port_that_a_balancer_does_not_have_is_refused_where_it_would_go_in_circles() {
+    world("a port that a balancer does not have is refused where it would go in circles", |w| {
+        let mut engine = w.engine();
+        let _ =
+            engine.sync(&all_parts(|a, p| part(a, p, &[far_pod(a.family, 0)], &[], false))).expect("a sync");
+        each(|a, protocol| {
+            // The node's way to the balancer's address leads back to the client, which would send it here again.
+            assert_eq!(
+                w.client.ask(protocol, a.balancer, 81, false),
+                Outcome::Refused,
+                "{protocol} {}",
+                a.balancer
+            );
+            // From elsewhere it is only sent on, as if there were no Service: here into the void.
+            assert_eq!(w.pods[0].ask(protocol, a.balancer, 81, true), Outcome::Silence);
+            assert_eq!(
+                w.pods[0].ask(protocol, node(a.family, 0), 81, false),
+                Outcome::Refused,
+                "by the node itself"
+            );
+        });
+        assert!(engine.counters().expect("counters").bounced >= 4);
+    });
+}

@@ -1,16 +1,12 @@
 //! Plans to test with.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_plan::model::*;
 
-/// An address.
-pub fn ip(text: &str) -> IpAddr {
-    text.parse().expect("an address")
-}
+pub use super::world::ip;
 
 /// A backend.
 pub fn backend(address: &str, port: u16) -> Backend {

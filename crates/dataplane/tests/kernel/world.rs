@@ -12,12 +12,15 @@ use portolan_plan::model::{Family, Protocol};
 use portolan_sys::link::{LinkEnd, Links, Route};
 use portolan_sys::{namespace, trial};
 
-use super::plans::ip;
-
 /// How long to wait for an answer that isn't to come.
 const SILENCE: Duration = Duration::from_millis(300);
 /// How long to wait for an answer that is to come.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// An address.
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
 /// The port that all pods listen on.
 pub const PORT: u16 = 8080;
 

@@ -126,7 +126,11 @@ fn node_view() -> impl Strategy<Value = NodeView> {
         NodeView {
             zone: zone.map(Into::into),
             addresses: if b[0] { node().addresses } else { vec![ip("192.0.2.11")] },
-            node_ports: if b[1] { NodePortAddresses::All } else { NodePortAddresses::Primary },
+            node_ports: if b[1] {
+                NodePortAddresses { all: true, ..Default::default() }
+            } else {
+                NodePortAddresses::primary()
+            },
             service_cidrs: if b[2] { node().service_cidrs } else { Default::default() },
             pod_cidrs: if b[3] { node().pod_cidrs } else { Default::default() },
             masquerade_all: b[4],

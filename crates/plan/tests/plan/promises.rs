@@ -342,10 +342,22 @@ fn node_ports_answer_on_the_primary_address_unless_told_otherwise() {
         plan_all(views(vec![], view)).0.node.node_addresses.iter().map(|a| a.to_string()).collect::<Vec<_>>()
     };
     let all = [NODE, "192.0.2.11", extra, "2001:db8::10"];
-    assert_eq!(answers(NodePortAddresses::Primary), [NODE, "2001:db8::10"]);
-    assert_eq!(answers(NodePortAddresses::All), all);
-    let ranges = |list: &[&str]| NodePortAddresses::Ranges(list.iter().map(|s| s.parse().unwrap()).collect());
+    let primary = NodePortAddresses::primary();
+    let localhost = NodePortAddresses { localhost: true, ..primary.clone() };
+    assert_eq!(answers(localhost), [loopback, NODE, "::1", "2001:db8::10"]);
+    assert_eq!(answers(NodePortAddresses::primary()), [NODE, "2001:db8::10"]);
+    assert_eq!(answers(NodePortAddresses { all: true, ..Default::default() }), all);
+    let ranges = |list: &[&str]| NodePortAddresses {
+        ranges: list.iter().map(|s| s.parse().unwrap()).collect(),
+        ..Default::default()
+    };
     assert_eq!(answers(ranges(&["0.0.0.0/0", "::/0"])), all);
+    assert_eq!(
+        answers(ranges(&["127.0.0.0/8", "192.0.2.11/32"])),
+        [loopback, "192.0.2.11", "::1", "2001:db8::10"]
+    );
+    let with_primary = NodePortAddresses { primary: true, ..ranges(&["198.18.0.0/16"]) };
+    assert_eq!(answers(with_primary), [NODE, extra, "2001:db8::10"]);
     assert_eq!(
         answers(ranges(&["198.18.0.0/16"])),
         [extra, "2001:db8::10"],
@@ -386,7 +398,7 @@ fn addresses_that_nobody_can_reach_or_of_another_family_are_refused_with_a_findi
         let view = ServiceView { external_ips: vec![ip(address)], ..web() };
         let found = findings(view.clone(), here_and_there(), node());
         assert!(found.iter().any(|f| f.contains(address)), "{address}: {found:?}");
-        assert_eq!(trace(&plan(view, here_and_there()), pod(), address, 80).outcome, NotAService);
+        assert_eq!(trace(&plan(view, here_and_there()), on_node(), address, 80).outcome, NotAService);
     }
 }
 
@@ -508,4 +520,31 @@ fn a_health_check_counts_ready_endpoints_of_this_node_each_address_once() {
     planner.set_service(ServiceView { health_check_node_port: None, ..view });
     let _ = planner.take_change();
     assert!(planner.health_checks().is_empty());
+}
+
+#[test]
+fn loopback_is_for_the_node_itself() {
+    let node_ports = NodePortAddresses { localhost: true, ..NodePortAddresses::primary() };
+    let list = endpoints(vec![endpoint(POD_THERE, "there")]);
+    let plan = plan_all(views(vec![(web(), list)], NodeView { node_ports, ..node() })).0;
+    let own = Origin::Node(ip("127.0.0.1"));
+    assert_eq!(trace(&plan, own, "127.0.0.1", NODE_PORT).outcome, to(&[POD_THERE], Node));
+    assert_eq!(trace(&plan, outside(), "127.0.0.1", NODE_PORT).outcome, Drop);
+}
+
+#[test]
+fn external_ips_are_captured_where_the_nodes_owner_allows_them() {
+    let outcome = |external_ips, address: &str| {
+        let view = ServiceView { external_ips: vec![ip(address)], load_balancer: vec![], ..web() };
+        let (plan, findings) =
+            plan_all(views(vec![(view, here_and_there())], NodeView { external_ips, ..node() }));
+        let told = findings.iter().any(|f| f.field == "spec.externalIPs[0]");
+        (trace(&plan, outside(), address, 80).outcome != NotAService, told)
+    };
+    let within = || ExternalIps::Within(vec!["198.51.100.0/24".parse().unwrap()]);
+    assert_eq!(outcome(ExternalIps::Any, EXTERNAL), (true, false));
+    assert_eq!(outcome(ExternalIps::Any, POD_HERE), (false, true), "a pod's address");
+    assert_eq!(outcome(within(), EXTERNAL), (true, false));
+    assert_eq!(outcome(within(), "203.0.113.80"), (false, true));
+    assert_eq!(outcome(ExternalIps::None, EXTERNAL), (false, true));
 }

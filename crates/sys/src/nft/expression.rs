@@ -121,6 +121,9 @@ pub enum Expression {
     Reject(RejectWith),
     /// The type of the source address (`fib saddr type`), as `RTN_…`.
     SourceType { to: Register },
+    /// Whether the route to the destination leaves by the link that the packet came in by (`fib daddr . iif oif exists`):
+    /// 1 or 0.
+    LeadsBack { to: Register },
     /// A property of the connection; with a direction for the keys that have one.
     Ct { key: CtKey, original: bool, to: Register },
     /// Changes a dynamic set.
@@ -137,6 +140,14 @@ pub enum Expression {
 pub fn masquerade_fully_random() -> u32 {
     0x10
 }
+
+/// `NFT_FIB_RESULT_OIF`, `NFT_FIB_RESULT_ADDRTYPE`.
+const FIB_RESULT_LINK: u32 = 1;
+const FIB_RESULT_TYPE: u32 = 3;
+/// `NFTA_FIB_F_SADDR`.
+const FIB_SOURCE: u32 = 1;
+/// `NFTA_FIB_F_DADDR | NFTA_FIB_F_IIF | NFTA_FIB_F_PRESENT`.
+const FIB_LEADS_BACK: u32 = 2 | 8 | 32;
 
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
@@ -260,7 +271,7 @@ impl Expression {
             Expression::Dnat { .. } => "nat",
             Expression::Masquerade { .. } => "masq",
             Expression::Reject(_) => "reject",
-            Expression::SourceType { .. } => "fib",
+            Expression::SourceType { .. } | Expression::LeadsBack { .. } => "fib",
             Expression::Ct { .. } => "ct",
             Expression::Dynset { .. } => "dynset",
             Expression::Counter { .. } => "counter",
@@ -335,7 +346,10 @@ impl Expression {
                 };
             }
             Expression::SourceType { to } => {
-                m.u32be(1, to.number()).u32be(2, 3).u32be(3, 1);
+                m.u32be(1, to.number()).u32be(2, FIB_RESULT_TYPE).u32be(3, FIB_SOURCE);
+            }
+            Expression::LeadsBack { to } => {
+                m.u32be(1, to.number()).u32be(2, FIB_RESULT_LINK).u32be(3, FIB_LEADS_BACK);
             }
             Expression::Ct { key, original, to } => {
                 m.u32be(1, to.number()).u32be(2, key.number());
@@ -433,9 +447,11 @@ impl Expression {
                 1 => RejectWith::TcpReset,
                 _ => RejectWith::Icmp(body.find(2)?.u8()),
             }),
-            "fib" if (number(2), number(3)) == (Some(3), Some(1)) => {
-                Expression::SourceType { to: register(1) }
-            }
+            "fib" => match (number(2)?, number(3)?) {
+                (FIB_RESULT_TYPE, FIB_SOURCE) => Expression::SourceType { to: register(1) },
+                (FIB_RESULT_LINK, FIB_LEADS_BACK) => Expression::LeadsBack { to: register(1) },
+                _ => return None,
+            },
             "ct" => Expression::Ct {
                 key: CtKey::from_number(number(2)?),
                 original: body.find(3).is_some_and(|d| d.u8() == 0),
