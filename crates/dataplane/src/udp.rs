@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use portolan_plan::model::{Backend, Frontend, Protocol};
 use portolan_plan::planner::StaleUdp;
-use portolan_sys::conntrack::{Conntrack, Flow};
+use portolan_sys::conntrack::{Conntrack, Flow, SentTo};
 
 use crate::encode::FAMILIES;
 use crate::ruleset;
@@ -17,22 +17,39 @@ use crate::ruleset;
 /// `IPS_DST_NAT`: the flow's destination was translated.
 const TRANSLATED: u32 = 1 << 5;
 
+/// How many frontends are looked for one by one. The kernel walks over its table for each, which costs a twentieth of what it
+/// costs to be sent every flow (`benches/udp.rs`).
+const ONE_BY_ONE: usize = 8;
+
 /// Forgets the UDP flows to these frontends, but for those to the backends given with each; returns how many. Works on the
-/// calling thread's network namespace and walks over its connection table once for each family concerned.
+/// calling thread's network namespace. The kernel sends only flows to these frontends if they are few, and all UDP flows, once,
+/// if they are many.
 pub fn forget_udp(keep: &StaleUdp, node_addresses: &BTreeSet<IpAddr>) -> io::Result<usize> {
     let mut forgotten = 0;
     let mut kernel = None;
     for family in FAMILIES {
-        if !keep.keys().any(|frontend| frontend.family() == family) {
+        let mut to: Vec<SentTo> = keep.keys().filter(|f| f.family() == family).map(sent_to).collect();
+        if to.is_empty() {
             continue;
+        }
+        if to.len() > ONE_BY_ONE {
+            to = vec![SentTo::default()];
         }
         let kernel = match &mut kernel {
             Some(kernel) => kernel,
             none => none.insert(Conntrack::open()?),
         };
-        forgotten += kernel.delete_udp(ruleset::family(family), |flow| stale(flow, keep, node_addresses))?;
+        forgotten +=
+            kernel.delete_udp(ruleset::family(family), &to, |flow| stale(flow, keep, node_addresses))?;
     }
     Ok(forgotten)
+}
+
+fn sent_to(frontend: &Frontend) -> SentTo {
+    match *frontend {
+        Frontend::Address { address, port, .. } => SentTo { address: Some(address), port: Some(port) },
+        Frontend::NodePort { port, .. } => SentTo { address: None, port: Some(port) },
+    }
 }
 
 fn stale(flow: &Flow, keep: &StaleUdp, node_addresses: &BTreeSet<IpAddr>) -> bool {

@@ -53,8 +53,26 @@ const STATUS: u16 = 3;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
-/// `CTA_FILTER_FLAG(CTA_PROTO_NUM)`
+/// `CTA_FILTER_FLAG(CTA_IP_DST)`, `…(CTA_PROTO_NUM)`, `…(CTA_PROTO_DST_PORT)`.
+const FILTER_DESTINATION: u32 = 1 << 1;
 const FILTER_PROTOCOL: u32 = 1 << 3;
+const FILTER_DESTINATION_PORT: u32 = 1 << 5;
+
+/// Which flows of a family and a protocol a list is to have: those whose first packet was sent there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SentTo {
+    /// To this address; to any if none.
+    pub address: Option<IpAddr>,
+    /// To this port; to any if none.
+    pub port: Option<u16>,
+}
+
+impl SentTo {
+    fn covers(self, tuple: &Tuple) -> bool {
+        self.address.is_none_or(|a| a == tuple.destination)
+            && self.port.is_none_or(|p| p == tuple.destination_port)
+    }
+}
 
 /// A netlink socket to the connection table of the network namespace in which it was opened.
 #[derive(Debug)]
@@ -70,21 +88,41 @@ impl Conntrack {
         Ok(Conntrack { socket })
     }
 
-    /// Gives each flow of a family and a protocol to `each`. The kernel sends those alone (since 5.8; older ones send all, and
-    /// the rest is left out here).
-    pub fn list(&mut self, family: Family, protocol: u8, mut each: impl FnMut(&Flow)) -> io::Result<()> {
+    /// Gives each flow of a family and a protocol that was sent there to `each`. The kernel walks over its whole table but
+    /// sends those alone (since 5.8; older ones send all, and the rest is left out here).
+    pub fn list(
+        &mut self,
+        family: Family,
+        protocol: u8,
+        to: SentTo,
+        mut each: impl FnMut(&Flow),
+    ) -> io::Result<()> {
         let mut request = Message::new(GET, 0);
         request.raw(&[family.number(), 0, 0, 0]);
+        let mut filter = FILTER_PROTOCOL;
         request.nest(TUPLE_ORIGINAL, |m| {
+            // For IPv6 the kernel sends all but the flows to the address (6.18, ctnetlink_filter_match_tuple takes equal for
+            // different): there the port has to do.
+            if let Some(IpAddr::V4(address)) = to.address {
+                filter |= FILTER_DESTINATION;
+                m.nest(1, |m| {
+                    m.bytes(2, &address.octets());
+                });
+            }
             m.nest(2, |m| {
                 m.u8(1, protocol);
+                if let Some(port) = to.port {
+                    filter |= FILTER_DESTINATION_PORT;
+                    m.u16be(3, port);
+                }
             });
         });
         request.nest(FILTER, |m| {
-            m.u32(1, FILTER_PROTOCOL);
+            m.u32(1, filter);
         });
         self.socket.dump(&mut request, |message| {
-            if let Some(flow) = read(&message).filter(|flow| flow.protocol == protocol) {
+            let wanted = |flow: &Flow| flow.protocol == protocol && to.covers(&flow.original);
+            if let Some(flow) = read(&message).filter(wanted) {
                 each(&flow);
             }
         })
@@ -121,14 +159,21 @@ impl Conntrack {
         }
     }
 
-    /// Deletes the UDP flows of a family for which `doomed` says so, and returns how many. One walk over the table.
-    pub fn delete_udp(&mut self, family: Family, mut doomed: impl FnMut(&Flow) -> bool) -> io::Result<usize> {
+    /// Deletes the UDP flows of a family that were sent to any of these and for which `doomed` says so, and returns how many.
+    pub fn delete_udp(
+        &mut self,
+        family: Family,
+        to: &[SentTo],
+        mut doomed: impl FnMut(&Flow) -> bool,
+    ) -> io::Result<usize> {
         let mut flows = Vec::new();
-        self.list(family, UDP, |flow| {
-            if doomed(flow) {
-                flows.push(*flow);
-            }
-        })?;
+        for to in to {
+            self.list(family, UDP, *to, |flow| {
+                if doomed(flow) {
+                    flows.push(*flow);
+                }
+            })?;
+        }
         let mut deleted = 0;
         for flow in &flows {
             deleted += usize::from(self.delete(flow)?);

@@ -6,6 +6,7 @@ mod api;
 mod defects;
 mod draw;
 mod flows;
+mod invalid;
 mod judge;
 mod kube_proxy;
 #[path = "../../../dataplane/tests/kernel/world.rs"]

@@ -43,13 +43,18 @@ const ACK: u8 = 16;
 
 /// The packet, from its IP header on.
 pub fn packet(first: &First) -> Vec<u8> {
+    packet_with(first, SYN)
+}
+
+/// The packet with other TCP flags than a first packet's.
+pub fn packet_with(first: &First, flags: u8) -> Vec<u8> {
     let (from, to) = (first.source.port().to_be_bytes(), first.destination.port().to_be_bytes());
     let number = first.number.to_be_bytes();
     let mut segment = [from, to].concat();
     match first.protocol {
         Protocol::Tcp => {
             segment.extend(number);
-            segment.extend([0, 0, 0, 0, 5 << 4, SYN, 0xff, 0xff, 0, 0, 0, 0]);
+            segment.extend([0, 0, 0, 0, 5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
             let sum = transport_checksum(first, &segment).to_be_bytes();
             segment[16..18].copy_from_slice(&sum);
         }

@@ -16,7 +16,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use crate::draw::Drawn;
 pub use crate::stage::{FAR_PODS, far_pod, node, pod};
 use crate::stage::{Host, World, client, ip};
-use crate::wire::{self, First, What};
+use crate::wire::{self, First, Seen, What};
 
 /// All addresses of the outside client.
 pub fn outsiders(family: Family) -> [IpAddr; 4] {
@@ -216,12 +216,35 @@ impl Wires {
         protocol: Protocol,
         number: u32,
     ) {
-        let packet = wire::packet(&First { source, destination, protocol, number });
+        self.put_raw(place, destination, &wire::packet(&First { source, destination, protocol, number }));
+    }
+
+    fn put_raw(&self, place: Place, destination: SocketAddr, packet: &[u8]) {
         let socket = &self.senders[&place][usize::from(destination.is_ipv6())];
         // A raw socket for IPv6 takes no port.
         let to = SocketAddr::new(destination.ip(), 0);
         // The node's own packets that are dropped or refused: EPERM. Those without a route are nobody's fault here.
-        let _ = rustix::net::sendto(socket, &packet, SendFlags::empty(), &to);
+        let _ = rustix::net::sendto(socket, packet, SendFlags::empty(), &to);
+    }
+
+    /// Sends one packet from a pod and gives all that clients and pods hear of it and its answers.
+    pub fn overhear(&mut self, from: &First, packet: &[u8]) -> Vec<Seen> {
+        let mut heard = Vec::new();
+        self.listen(&mut |_, _| {});
+        let place = Place::of(Origin::Pod(from.source.ip()));
+        self.put_raw(place, from.destination, packet);
+        let family = Family::of(from.destination.ip());
+        let mut fences = vec![self.fence(place, family)];
+        let until = Instant::now() + PATIENCE;
+        while !fences.is_empty() {
+            self.listen(&mut |ear, seen| match seen.what {
+                What::First(Protocol::Udp, number) if ear == Ear::Pods => fences.retain(|f| *f != number),
+                _ if ear != Ear::Node => heard.push(seen),
+                _ => {}
+            });
+            assert!(Instant::now() < until, "a packet that no table has anything to do with doesn't arrive");
+        }
+        heard
     }
 
     /// Sends a packet that is to arrive, after all others of its place and family.
@@ -240,6 +263,18 @@ impl Wires {
         number
     }
 
+    /// Empties the ears.
+    fn listen(&self, each: &mut dyn FnMut(Ear, Seen)) {
+        let mut buffer = [0; 2048];
+        for (ear, socket) in &self.ears {
+            while let Ok(Some(frame)) = socket.receive(&mut buffer) {
+                if let Some(seen) = frame.get(14..).and_then(wire::read) {
+                    each(*ear, seen);
+                }
+            }
+        }
+    }
+
     /// Takes in what has arrived. Gives the numbers of first packets that belong to none of these flows.
     fn drain(
         &self,
@@ -248,42 +283,35 @@ impl Wires {
         fates: &mut [Fate],
     ) -> Vec<(Ear, u32)> {
         let mut others = Vec::new();
-        let mut buffer = [0; 2048];
-        for (ear, socket) in &self.ears {
-            while let Ok(Some(frame)) = socket.receive(&mut buffer) {
-                let Some(seen) = frame.get(14..).and_then(wire::read) else { continue };
-                // An answer goes the way back: from where the flow was sent to.
-                let back = |protocol| by_path.get(&(protocol, seen.destination, seen.source)).copied();
-                match seen.what {
-                    What::First(_, number) => match by_number.get(&number) {
-                        Some(&i) if *ear == Ear::Pods => {
-                            let backend =
-                                Backend { address: seen.destination.ip(), port: seen.destination.port() };
-                            fates[i].arrived = Some((backend, seen.source.ip()));
-                        }
-                        Some(_) => {}
-                        None => others.push((*ear, number)),
-                    },
-                    What::Answer(protocol) => {
-                        if let Some(i) = back(protocol) {
-                            fates[i].answered = true;
-                        }
+        self.listen(&mut |ear, seen| {
+            // An answer goes the way back: from where the flow was sent to.
+            let back = |protocol| by_path.get(&(protocol, seen.destination, seen.source)).copied();
+            match seen.what {
+                What::First(_, number) => match by_number.get(&number) {
+                    Some(&i) if ear == Ear::Pods => {
+                        let at = Backend { address: seen.destination.ip(), port: seen.destination.port() };
+                        fates[i].arrived = Some((at, seen.source.ip()));
                     }
-                    What::Reset => {
-                        if let Some(i) = back(Protocol::Tcp) {
-                            fates[i].answered = true;
-                            fates[i].refused = true;
-                        }
+                    Some(_) => {}
+                    None => others.push((ear, number)),
+                },
+                What::Answer(protocol) => {
+                    if let Some(i) = back(protocol) {
+                        fates[i].answered = true;
                     }
-                    What::Unreachable(protocol, from, to) => {
-                        if let Some(&i) = by_path.get(&(protocol, from, to)) {
-                            fates[i].answered = true;
-                            fates[i].refused = true;
-                        }
+                }
+                What::Reset => {
+                    if let Some(i) = back(Protocol::Tcp) {
+                        (fates[i].answered, fates[i].refused) = (true, true);
+                    }
+                }
+                What::Unreachable(protocol, from, to) => {
+                    if let Some(&i) = by_path.get(&(protocol, from, to)) {
+                        (fates[i].answered, fates[i].refused) = (true, true);
                     }
                 }
             }
-        }
+        });
         // Refused by the backend itself, which is somebody else's decision.
         for fate in fates {
             fate.refused &= fate.arrived.is_none();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use portolan_plan::model::Protocol::{Tcp, Udp};
 use portolan_plan::model::*;
-use portolan_sys::conntrack::{Conntrack, UDP};
+use portolan_sys::conntrack::{Conntrack, SentTo, UDP};
 use portolan_sys::link::Links;
 use portolan_sys::packet::PacketSocket;
 
@@ -116,7 +116,7 @@ fn nobody_on_the_wire_reaches_a_node_port_of_the_loopback_address() {
         let mut seen = Vec::new();
         let mut kernel = w.router.run(Conntrack::open).expect("a socket");
         kernel
-            .list(portolan_sys::nft::Family::Ip, UDP, |flow| {
+            .list(portolan_sys::nft::Family::Ip, UDP, SentTo::default(), |flow| {
                 if flow.original.source != ip("127.0.0.1") {
                     seen.push(flow.original.destination);
                 }

@@ -451,3 +451,57 @@ fn a_port_that_a_balancer_does_not_have_is_refused_where_it_would_go_in_circles(
         assert!(engine.counters().expect("counters").bounced >= 4);
     });
 }
+
+#[test]
+fn each_services_own_timeout_counts_for_its_clients_and_use_renews_it() {
+    world("each Service's own timeout counts for its clients", |w| {
+        let mut engine = w.engine();
+        let timeouts = [(Family::V4, 2), (Family::V6, 3600)];
+        let plan = all_parts(|a, p| {
+            let backends: Vec<IpAddr> = (0..6).map(|i| far_pod(a.family, i)).collect();
+            let mut part = part(a, p, &backends, &[], false);
+            let seconds = timeouts.iter().find(|(f, _)| *f == a.family).expect("both").1;
+            part.sets.values_mut().for_each(|set| set.affinity = Some(Duration::from_secs(seconds)));
+            part
+        });
+        let _ = engine.sync(&plan).expect("a sync");
+        let server = |family| match w.client.ask(Tcp, addresses(family).balancer, 80, false) {
+            Outcome::Answer { server, .. } => server,
+            other => panic!("{other:?}"),
+        };
+        let chosen = FAMILIES.map(server);
+        // Used more often than it runs out, for longer than it lasts: the same all the time.
+        let began = std::time::Instant::now();
+        while began.elapsed() < Duration::from_secs(3) {
+            assert_eq!(FAMILIES.map(server), chosen, "after {:?}", began.elapsed());
+        }
+        // Not used, the memory goes, and with it the bond: the one that comes anew is drawn anew.
+        let until = std::time::Instant::now() + Duration::from_secs(30);
+        while remembered(w, "ip") > 0 {
+            assert!(std::time::Instant::now() < until, "the memory of 2 s stays");
+            std::thread::yield_now();
+        }
+        assert_eq!(remembered(w, "ip6"), 1, "that of an hour stays");
+        assert_eq!(server(Family::V6), chosen[1]);
+        // Switched off and on while it runs, as a Service may be.
+        let off = all_parts(|a, p| {
+            let backends: Vec<IpAddr> = (0..6).map(|i| far_pod(a.family, i)).collect();
+            part(a, p, &backends, &[], false)
+        });
+        let _ = engine.sync(&off).expect("a sync");
+        let seen: BTreeSet<IpAddr> = (0..60).map(|_| server(Family::V6)).collect();
+        assert!(seen.len() > 1, "without affinity all are drawn: {seen:?}");
+        let _ = engine.sync(&plan).expect("a sync");
+        let again = server(Family::V6);
+        assert!((0..10).all(|_| server(Family::V6) == again));
+    });
+}
+
+/// How many clients the table of a family remembers, as nft counts them.
+fn remembered(w: &World, family: &str) -> usize {
+    let listed = w.router.run(|| {
+        std::process::Command::new("nft").args(["list", "map", family, "portolan", "clients"]).output()
+    });
+    let Ok(listed) = listed else { return 0 };
+    String::from_utf8_lossy(&listed.stdout).matches("expires").count()
+}
