@@ -197,7 +197,7 @@ fn tables_that_somebody_took_away_are_put_back() {
 #[test]
 fn packets_that_the_tables_drop_are_counted_on_the_metrics_page() {
     on_node("packets that the tables drop are counted on the metrics page", async || {
-        cable().expect("a node and a pod");
+        let _pod = cable().expect("a node and a pod");
         let mut agent = start(&dns(&PODS[..1]));
         agent.commits(0).await;
         let metrics =
@@ -205,8 +205,9 @@ fn packets_that_the_tables_drop_are_counted_on_the_metrics_page() {
         let line = |n: u32| format!("portolan_dropped_packets_total{{reason=\"unallocated\"}} {n}\n");
         until("no packet", metrics, "/metrics", |_, page| page.contains(&line(0))).await;
         let client = UdpSocket::bind("0.0.0.0:0").expect("a socket");
-        // An address of the range that no Service has. The kernel says so to the sender, or nothing at all.
-        let _ = client.send_to(b"who", ("10.96.0.99", 80));
+        // An address of the range that no Service has. The drop is an error to a sender on the node itself.
+        let sent = client.send_to(b"who", ("10.96.0.99", 80)).map_err(|error| error.kind());
+        assert_eq!(sent, Err(io::ErrorKind::PermissionDenied));
         until("the packet", metrics, "/metrics", |_, page| page.contains(&line(1))).await;
     });
 }
