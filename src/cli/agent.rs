@@ -39,13 +39,13 @@ pub struct Args {
     /// Masquerade every connection to a ClusterIP, those of pods too.
     #[arg(long)]
     masquerade_all: bool,
+    /// Remove the agent's tables from this machine, and end. Do it when no agent runs: one would put them back.
+    #[arg(long)]
+    cleanup: bool,
     #[command(flatten)]
     servers: ServerArgs,
     #[command(flatten)]
     conntrack: ConntrackArgs,
-    /// Remove the agent's tables from this machine, and end. Do it when no agent runs: one would put them back.
-    #[arg(long)]
-    cleanup: bool,
 }
 
 /// What becomes of connections to a ClusterIP from outside.

@@ -365,29 +365,35 @@ async fn follow<K>(
     K::DynamicType: Default,
 {
     let mut pause = PAUSE;
+    let kind = K::kind(&K::DynamicType::default()).into_owned();
     loop {
         let mut events = std::pin::pin!(watcher(api.clone(), config.clone()));
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
-                    pause = PAUSE;
+                    // The beginning of a list is said before the server is asked for it.
+                    if !matches!(event, Event::Init) {
+                        pause = PAUSE;
+                    }
                     let (update, trigger) = trim(event);
                     if outlet.send(update, trigger).is_err() {
                         return;
                     }
                 }
                 Err(error) if none.is_some() && is_not_served(&error) => {
-                    tracing::debug!(kind = %K::kind(&K::DynamicType::default()), %error, "the API doesn't have the kind");
+                    tracing::debug!(%kind, %error, "the API doesn't have the kind");
                     if none.is_some_and(|none| outlet.send(none(), None).is_err()) {
                         return;
                     }
                     tokio::time::sleep(jittered(PAUSE_UNSERVED)).await;
                 }
                 Err(error) => {
-                    tracing::warn!(kind = %K::kind(&K::DynamicType::default()), %error, ?pause, "the watch broke");
+                    let too_late = is_too_late(&error);
+                    let error = format!("{:#}", anyhow::Error::new(error));
+                    tracing::warn!(%kind, error, ?pause, "the watch broke");
                     tokio::time::sleep(jittered(pause)).await;
                     pause = PAUSE_AT_MOST.min(pause * 2);
-                    if is_too_late(&error) {
+                    if too_late {
                         break;
                     }
                 }
@@ -459,5 +465,32 @@ fn local_addresses() -> BTreeSet<IpAddr> {
             tracing::warn!(%error, "the machine's addresses can't be read; NodePorts answer on the Node object's");
             BTreeSet::new()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_away_is_asked_less_and_less_often() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        let away = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            std::future::ready(Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("away")))
+        });
+        let (updates, _listens) = mpsc::channel();
+        let outlet = Outlet { updates, meters: Arc::default() };
+        let nodes = Api::<Node>::all(kube::Client::new(away, "default"));
+        let trim = |event: Event<Node>| (Update::Node(said(event, |o| &o.metadata, |o| from_kube::node(&o))), None);
+        let following = follow(nodes, watch_config(), &outlet, trim, None);
+        let minute = tokio::time::timeout(Duration::from_secs(60), following).await;
+        assert!(minute.is_err(), "it goes on");
+        let asked = asked.load(Ordering::Relaxed);
+        // Pauses of half to all of 0.1, 0.2, 0.4, … and then 5 seconds.
+        assert!((15..=35).contains(&asked), "asked {asked} times in a minute");
     }
 }

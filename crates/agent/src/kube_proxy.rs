@@ -112,7 +112,9 @@ impl Reader {
                 let Ok(documents) = serde_saphyr::from_multiple_with_options(text, lenient) else {
                     return Err(problem(format!("neither YAML nor JSON: {error}")));
                 };
-                self.warn("", format!("a field is given twice, and the last one counts: {error}"));
+                let error = error.to_string();
+                let first = error.lines().next().unwrap_or_default();
+                self.warn("", format!("a field is given twice, and the last one counts: {first}"));
                 documents
             }
         };
