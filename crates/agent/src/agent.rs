@@ -485,7 +485,8 @@ mod tests {
         let (updates, _listens) = mpsc::channel();
         let outlet = Outlet { updates, meters: Arc::default() };
         let nodes = Api::<Node>::all(kube::Client::new(away, "default"));
-        let trim = |event: Event<Node>| (Update::Node(said(event, |o| &o.metadata, |o| from_kube::node(&o))), None);
+        let trim =
+            |event: Event<Node>| (Update::Node(said(event, |o| &o.metadata, |o| from_kube::node(&o))), None);
         let following = follow(nodes, watch_config(), &outlet, trim, None);
         let minute = tokio::time::timeout(Duration::from_secs(60), following).await;
         assert!(minute.is_err(), "it goes on");
