@@ -98,25 +98,25 @@ pub(crate) async fn run(
     opened: watch::Sender<Opened>,
 ) -> anyhow::Result<()> {
     let shown = Arc::new(shown);
-    let healthz = async {
-        let Some(at) = servers.healthz else { return std::future::pending().await };
-        let port = Port { at, field: "healthzBindAddress", reason: "FailedToStartProxierHealthcheck" };
-        let listener = port.open(servers.hard_fail, &recorder).await?;
-        opened.send_modify(|o| o.healthz = listener.local_addr().ok());
-        let shown = shown.clone();
-        port::serve(listener, move |request| shown.healthz(request.uri().path())).await;
-        anyhow::Ok(())
-    };
-    let metrics = async {
-        let Some(at) = servers.metrics else { return std::future::pending().await };
-        let port = Port { at, field: "metricsBindAddress", reason: "FailedToStartMetricServer" };
-        let listener = port.open(servers.hard_fail, &recorder).await?;
-        opened.send_modify(|o| o.metrics = listener.local_addr().ok());
-        let shown = shown.clone();
-        port::serve(listener, move |request| shown.metrics(request.uri().path())).await;
-        anyhow::Ok(())
-    };
-    tokio::try_join!(healthz, metrics).map(|_| ())
+    let hard_fail = servers.hard_fail;
+    let one =
+        async |port: Option<Port>, answer: fn(&Shown, &str) -> Answer, note: fn(&mut Opened, SocketAddr)| {
+            let Some(port) = port else { return std::future::pending().await };
+            let listener = port.open(hard_fail, &recorder).await?;
+            let at = listener.local_addr()?;
+            opened.send_modify(|opened| note(opened, at));
+            let shown = shown.clone();
+            port::serve(listener, move |request| answer(&shown, request.uri().path())).await;
+            anyhow::Ok(())
+        };
+    let port = |at: Option<SocketAddr>, field, reason| at.map(|at| Port { at, field, reason });
+    let healthz = port(servers.healthz, "healthzBindAddress", "FailedToStartProxierHealthcheck");
+    let metrics = port(servers.metrics, "metricsBindAddress", "FailedToStartMetricServer");
+    tokio::try_join!(
+        one(healthz, Shown::healthz, |opened, at| opened.healthz = Some(at)),
+        one(metrics, Shown::metrics, |opened, at| opened.metrics = Some(at)),
+    )
+    .map(|_| ())
 }
 
 /// One of the ports, for those who wonder why it isn't open.
