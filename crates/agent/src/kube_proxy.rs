@@ -64,6 +64,8 @@ impl fmt::Display for Problem {
 
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 const KIND: &str = "KubeProxyConfiguration";
+/// The tables are looked after no more often than this.
+const LEAST_PERIOD: Duration = Duration::from_secs(1);
 
 /// Reads a file, YAML or JSON. Gives what it says, and warnings.
 ///
@@ -214,6 +216,14 @@ impl Reader {
         let cluster_cidrs = self.cluster_cidrs();
         let node_ports = self.node_ports();
         let of_mode = if mode == "ipvs" { "ipvs.syncPeriod" } else { "iptables.syncPeriod" };
+        let given =
+            ["nftables.syncPeriod", of_mode].into_iter().find_map(|path| Some((path, self.period(path)?)));
+        let sync_period = given.map(|(path, period)| {
+            if period < LEAST_PERIOD {
+                self.warn(path, "less than a second is a second here: nothing waits for it");
+            }
+            period.max(LEAST_PERIOD)
+        });
         File {
             // As kube-proxy and kubelet do it (component-helpers/node/util).
             node_name: self
@@ -227,7 +237,7 @@ impl Reader {
             masquerade_all: ["nftables", "iptables"]
                 .iter()
                 .any(|section| self.flag(&format!("{section}.masqueradeAll")).unwrap_or(false)),
-            sync_period: self.period("nftables.syncPeriod").or_else(|| self.period(of_mode)),
+            sync_period,
             conntrack: Conntrack {
                 max_per_core: self.number("conntrack.maxPerCore"),
                 min: self.number("conntrack.min"),

@@ -115,7 +115,7 @@ pub(crate) const SYNC_BOUNDS: &[f64] = &[
     16.384,
 ];
 
-/// From an eighth of a second to five minutes: kube-proxy's bounds, thinned out, and finer below its first.
+/// From 5 milliseconds to five minutes: kube-proxy's bounds thinned out, and finer ones below its first.
 pub(crate) const PROGRAMMING_BOUNDS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.125, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 90.0, 120.0,
     180.0, 300.0,

@@ -112,6 +112,10 @@ fn either_mode_may_ask_for_masquerade_and_times() {
     assert_eq!(every("iptables: {syncPeriod: 10s}"), 10);
     assert_eq!(every("nftables: {syncPeriod: 1m}\niptables: {syncPeriod: 10s}"), 60);
     assert_eq!(every("ipvs: {syncPeriod: 10s}"), 30, "of another mode");
+    assert_eq!(every("nftables: {syncPeriod: 1ns}"), 1);
+    assert!(
+        accepted("nftables: {syncPeriod: 1ns}").1[0].starts_with("nftables.syncPeriod: less than a second")
+    );
 }
 
 #[test]
