@@ -1,5 +1,6 @@
 //! One integration binary for the whole program.
 
+mod agent; // the agent alone, in kube-proxy's place
 mod announce; // one node answers for an address, and another one soon after
 mod disruption; // pods and parts die, connections go on
 mod harness; // a lab for a test

@@ -9,6 +9,8 @@ use ipnet::IpNet;
 use portolan_server::pki::{self, NodeToken};
 use tokio_util::sync::CancellationToken;
 
+use super::agent::{AddressArgs, FromOutside, ServerArgs, hostname};
+
 /// Run a node: forwarding, pods, and the announcement of load-balancer addresses.
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -30,7 +32,7 @@ pub struct Args {
     /// The link that faces the network; by default the one that has the first of --node-ip.
     #[arg(long, value_name = "LINK")]
     interface: Option<String>,
-    /// Ranges of ClusterIPs, as the server has them.
+    /// Ranges of ClusterIPs, for a server that doesn't tell them by ServiceCIDR objects.
     #[arg(long, value_name = "CIDR", value_delimiter = ',', default_value = "10.96.0.0/16,fd00:10:96::/112")]
     service_cidr: Vec<IpNet>,
     /// What becomes of connections to a ClusterIP that start neither on this node nor in one of its pods.
@@ -48,14 +50,10 @@ pub struct Args {
     /// The port of the node's log endpoint.
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     log_port: u16,
-}
-
-#[derive(clap::ValueEnum, Clone, Copy, Debug)]
-enum FromOutside {
-    /// Dropped, and counted.
-    Refuse,
-    /// Forwarded with this node's address as source, as kube-proxy does.
-    Masquerade,
+    #[command(flatten)]
+    addresses: AddressArgs,
+    #[command(flatten)]
+    servers: ServerArgs,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -94,7 +92,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     };
     let name = match args.name {
         Some(name) => name,
-        None => std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_lowercase(),
+        None => hostname()?,
     };
 
     let mut config = kube::Config::new(args.server.parse()?);
@@ -113,10 +111,10 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
 
     let mut agent = portolan_agent::Config::new(&name);
     agent.service_cidrs = args.service_cidr;
-    agent.cluster_ip_from_outside = match args.cluster_ip_from_outside {
-        FromOutside::Refuse => portolan_plan::model::FromOutside::Refuse,
-        FromOutside::Masquerade => portolan_plan::model::FromOutside::Masquerade,
-    };
+    agent.watch_service_cidrs = true;
+    agent.cluster_ip_from_outside = args.cluster_ip_from_outside.into();
+    args.addresses.apply(&mut agent)?;
+    agent.servers = args.servers.over(portolan_agent::Servers::usual());
 
     let speaker = async {
         let Some(interface) = interface else {

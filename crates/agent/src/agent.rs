@@ -5,29 +5,36 @@ use std::fmt::Debug;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::mpsc::{self, Sender};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
-use portolan_dataplane::Options;
+use portolan_dataplane::{Engine, Options};
 use portolan_plan::model::FromOutside;
 use portolan_plan::view::{ExternalIps, NodePortAddresses, NodeView};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::dataplane::Dataplane;
+use crate::events::{self, Recorder, Severity};
 use crate::forward::{Arrived, Forwarder, Status};
 use crate::from_kube::{self, Names};
 use crate::health::{self, Health};
 use crate::kernel::Kernel;
+use crate::kube_proxy;
 use crate::localhost;
+use crate::meters::Meters;
 use crate::observed::{Observed, Said, Update};
-use crate::sysctl::{self, LOCALHOST, SETTINGS};
+use crate::proxy_health::Eligibility;
+use crate::servers::{self, Opened, ReadCounters, Servers, Shown};
+use crate::sysctl::{self, Conntrack, LOCALHOST, SETTINGS};
 
 /// What an agent is told.
 #[derive(Clone, Debug)]
@@ -36,6 +43,8 @@ pub struct Config {
     pub node_name: String,
     /// The ranges of cluster IPs.
     pub service_cidrs: Vec<IpNet>,
+    /// Whether to go by the API's ServiceCIDR objects instead, where it has any.
+    pub watch_service_cidrs: bool,
     /// The ranges of this node's pods; those of the Node object if empty.
     pub pod_cidrs: Vec<IpNet>,
     /// On which addresses NodePorts answer.
@@ -50,16 +59,23 @@ pub struct Config {
     pub set_sysctls: bool,
     /// How often to see whether somebody took the tables away, to put them back.
     pub check_every: Duration,
+    /// How connections are to be tracked, where that was asked for.
+    pub conntrack: Conntrack,
+    /// Where the agent answers questions about itself.
+    pub servers: Servers,
+    /// The fields of the KubeProxyConfiguration that this comes from, for `/configz`.
+    pub from_file: serde_json::Map<String, serde_json::Value>,
     /// How the nftables engine works.
     pub engine: Options,
 }
 
 impl Config {
-    /// The defaults for a node.
+    /// The defaults for a node; it answers on no port.
     pub fn new(node_name: impl Into<String>) -> Config {
         Config {
             node_name: node_name.into(),
             service_cidrs: Vec::new(),
+            watch_service_cidrs: false,
             pod_cidrs: Vec::new(),
             node_port_addresses: NodePortAddresses::primary(),
             external_ips: ExternalIps::Any,
@@ -67,6 +83,9 @@ impl Config {
             masquerade_all: false,
             set_sysctls: true,
             check_every: Duration::from_secs(30), // as kube-proxy's syncPeriod
+            conntrack: Conntrack::default(),
+            servers: Servers::default(),
+            from_file: serde_json::Map::new(),
             engine: Options::default(),
         }
     }
@@ -94,12 +113,20 @@ pub struct Agent {
     client: kube::Client,
     config: Config,
     status: watch::Sender<Status>,
+    opened: watch::Sender<Opened>,
+    counters: Option<ReadCounters>,
 }
 
 impl Agent {
     /// An agent for the cluster that the client reaches.
     pub fn new(client: kube::Client, config: Config) -> Agent {
-        Agent { client, config, status: watch::Sender::default() }
+        Agent {
+            client,
+            config,
+            status: watch::Sender::default(),
+            opened: watch::Sender::default(),
+            counters: None,
+        }
     }
 
     /// How it fares, for as long as it runs.
@@ -107,12 +134,17 @@ impl Agent {
         self.status.subscribe()
     }
 
+    /// The addresses of its ports, as they are opened.
+    pub fn opened(&self) -> watch::Receiver<Opened> {
+        self.opened.subscribe()
+    }
+
     /// Runs with the nftables engine, in the network namespace of the calling thread.
-    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let localhost = self.config.node_port_addresses.has_localhost();
         if self.config.set_sysctls {
-            let settings = if localhost { &[SETTINGS, LOCALHOST].concat()[..] } else { SETTINGS };
-            for warning in sysctl::set_all(settings) {
+            let localhosts = if localhost { LOCALHOST } else { &[] };
+            for warning in sysctl::set_all([SETTINGS, localhosts].concat()) {
                 tracing::warn!("{warning}");
             }
         }
@@ -120,8 +152,16 @@ impl Agent {
             true => Some(localhost::Routes::keep().context("routing answers to ::1")?),
             false => None,
         };
+        self.counters = counters(&self.config.engine);
         let options = self.config.engine.clone();
-        self.run_with(move || Kernel::open(options).context("opening the nftables engine"), shutdown).await
+        let conntrack = track(self.config.conntrack.clone(), self.status());
+        let forwarding =
+            self.run_with(move || Kernel::open(options).context("opening the nftables engine"), shutdown);
+        tokio::pin!(forwarding);
+        tokio::select! {
+            ended = &mut forwarding => ended,
+            () = conntrack => forwarding.await,
+        }
     }
 
     /// Runs with any dataplane; it is opened in the thread that will use it.
@@ -130,56 +170,182 @@ impl Agent {
         open: impl FnOnce() -> anyhow::Result<D> + Send + 'static,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        let Agent { client, config, status } = self;
+        let Agent { client, config, status, opened, counters } = self;
         let (sender, updates) = mpsc::channel();
-        let (opened, is_open) = tokio::sync::oneshot::channel();
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
         let (health, asked) = watch::channel(Health::default());
-        let observed = Observed::new(config.node_view());
+        let meters = Arc::new(Meters::default());
+        let mut observed = Observed::new(config.node_view());
+        if config.watch_service_cidrs {
+            observed = observed.with_service_cidrs();
+        }
         let check_every = config.check_every;
         let all_addresses = config.node_port_addresses != NodePortAddresses::primary();
+        let measured = meters.clone();
         // A thread of its own, and not the runtime's pool: it lives as long as the agent, and begins in the network
         // namespace of its creator.
         let thread = std::thread::Builder::new().name("forward".into()).spawn(move || match open() {
             Ok(plane) => {
-                let _ = opened.send(Ok(()));
+                let _ = begun.send(Ok(()));
                 let addresses = all_addresses.then_some(local_addresses as fn() -> _);
-                Forwarder::new(plane, observed, status, health, addresses, check_every).run(&updates);
+                Forwarder::new(plane, observed, status, health, measured, addresses, check_every)
+                    .run(&updates);
             }
             Err(error) => {
-                let _ = opened.send(Err(error));
+                let _ = begun.send(Err(error));
             }
         })?;
-        is_open.await.context("the forwarding thread ended early")??;
+        has_begun.await.context("the forwarding thread ended early")??;
 
-        let services = watch_config().labels(from_kube::SERVICE_SELECTOR);
-        let slices = watch_config().labels(from_kube::SLICE_SELECTOR);
-        let node = watch_config().fields(&format!("metadata.name={}", config.node_name));
-        let mut names = Names::default();
-        let watches = async {
-            tokio::join!(
-                follow(Api::<Service>::all(client.clone()), services, &sender, |event| {
-                    Update::Service(said(event, |o| &o.metadata, |o| from_kube::service(&o)))
-                }),
-                follow(Api::<EndpointSlice>::all(client.clone()), slices, &sender, |event| {
-                    Update::Slice(said(event, |o| &o.metadata, |o| from_kube::slice(&o, &mut names)))
-                }),
-                follow(Api::<Node>::all(client.clone()), node, &sender, |event| {
-                    Update::Node(said(event, |o| &o.metadata, |o| from_kube::node(&o)))
-                }),
-            )
+        let (recorder, waiting) = Recorder::new(&config.node_name);
+        recorder.of_node(Severity::Normal, "Starting", "");
+        // A future and not a task: it runs while this does. It never ends before the recorders.
+        let mut events = std::pin::pin!(events::write(client.clone(), waiting));
+        let limit = 2 * check_every; // as kube-proxy has it (cmd/kube-proxy/app/server.go)
+        let (eligible, is_eligible) = watch::channel(false);
+        let stuck = {
+            let meters = meters.clone();
+            Arc::new(move || !meters.look(|r| r.healthy(limit)))
         };
-        tokio::select! {
-            _ = watches => {} // the forwarding thread is gone
-            () = health::serve(asked) => {} // likewise
-            () = shutdown.cancelled() => {}
+        let shown = Shown {
+            meters: meters.clone(),
+            eligible: is_eligible,
+            limit,
+            config: kube_proxy::in_effect(&config),
+            counters,
+        };
+        let everywhere = config.node_port_addresses.all;
+        let checks = health::serve(asked, everywhere, stuck, recorder.clone());
+        let servers = servers::run(config.servers.clone(), shown, recorder, opened);
+        let outcome = tokio::select! {
+            () = watch_all(client, &config, Outlet { updates: sender, meters }, eligible) => Ok(()), // the forwarding thread is gone
+            () = checks => Ok(()), // likewise
+            failed = servers => failed.context("opening the agent's ports"),
+            () = &mut events => Ok(()),
+            () = shutdown.cancelled() => Ok(()),
+        };
+        if outcome.is_err() {
+            // The last event says why.
+            let _ = tokio::time::timeout(LAST_WORDS, events).await;
         }
-        drop(sender);
         let ended = tokio::task::spawn_blocking(move || thread.join()).await?;
+        outcome?;
         match ended {
             Ok(()) if shutdown.is_cancelled() => Ok(()),
             Ok(()) => anyhow::bail!("the forwarding thread ended early"),
             Err(panic) => std::panic::resume_unwind(panic),
         }
+    }
+}
+
+/// How long the end waits for an event that says why.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Sets how connections are tracked, as far as was asked. Where connection tracking isn't loaded its settings aren't there
+/// before our tables are, which load it.
+async fn track(conntrack: Conntrack, mut status: watch::Receiver<Status>) {
+    let settings = conntrack.settings(sysctl::cores());
+    let mut failed = sysctl::set_all(settings);
+    if failed.iter().any(|f| f.error.kind() == std::io::ErrorKind::NotFound) {
+        if status.wait_for(|s| s.synced).await.is_err() {
+            return;
+        }
+        failed = sysctl::set_all(failed.into_iter().map(|f| f.setting).collect());
+    }
+    for warning in failed {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// Reads the counters of our tables by a socket of its own, in the network namespace of the calling thread.
+fn counters(options: &Options) -> Option<ReadCounters> {
+    let options = Options { batch_limit: 64 * 1024, ..options.clone() };
+    match Engine::open(options) {
+        Ok(engine) => {
+            let engine = Mutex::new(engine);
+            Some(Box::new(move || engine.lock().unwrap_or_else(PoisonError::into_inner).counters().ok()))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the counters of dropped packets are not shown");
+            None
+        }
+    }
+}
+
+/// Follows all kinds that the plan is made of, until nobody listens.
+async fn watch_all(client: kube::Client, config: &Config, outlet: Outlet, eligible: watch::Sender<bool>) {
+    let services = watch_config().labels(from_kube::SERVICE_SELECTOR);
+    let slices = watch_config().labels(from_kube::SLICE_SELECTOR);
+    let node = watch_config().fields(&format!("metadata.name={}", config.node_name));
+    let started = SystemTime::now();
+    let mut names = Names::default();
+    let mut eligibility = Eligibility::default();
+    let service_cidrs = async {
+        match config.watch_service_cidrs {
+            true => {
+                let cidrs = Api::<ServiceCIDR>::all(client.clone());
+                // It sends this where the API has no such kind, or keeps it to itself: an empty list.
+                let none = || Update::ServiceCidr(Said::End);
+                let trim = |event: Event<ServiceCIDR>| {
+                    (Update::ServiceCidr(said(event, |o| &o.metadata, |o| from_kube::service_cidr(&o))), None)
+                };
+                follow(cidrs, watch_config(), &outlet, trim, Some(none)).await;
+            }
+            false => std::future::pending().await,
+        }
+    };
+    let services = follow(
+        Api::<Service>::all(client.clone()),
+        services,
+        &outlet,
+        |event| (Update::Service(said(event, |o| &o.metadata, |o| from_kube::service(&o))), None),
+        None,
+    );
+    let slices = follow(
+        Api::<EndpointSlice>::all(client.clone()),
+        slices,
+        &outlet,
+        |event| {
+            let trigger = match &event {
+                // What happened before we ran says nothing of us.
+                Event::Apply(slice) => from_kube::trigger(slice).filter(|at| *at >= started),
+                _ => None,
+            };
+            (Update::Slice(said(event, |o| &o.metadata, |o| from_kube::slice(&o, &mut names))), trigger)
+        },
+        None,
+    );
+    let node = follow(
+        Api::<Node>::all(client.clone()),
+        node,
+        &outlet,
+        |event| {
+            let now = eligibility.note(of_object(&event));
+            eligible.send_if_modified(|was| std::mem::replace(was, now) != now);
+            (Update::Node(said(event, |o| &o.metadata, |o| from_kube::node(&o))), None)
+        },
+        None,
+    );
+    tokio::select! {
+        () = services => {}
+        () = slices => {}
+        () = node => {}
+        () = service_cidrs => {}
+    }
+}
+
+/// Where updates go.
+struct Outlet {
+    updates: Sender<Arrived>,
+    meters: Arc<Meters>,
+}
+
+impl Outlet {
+    /// Sends an update on; an error if nobody listens.
+    fn send(&self, update: Update, trigger: Option<SystemTime>) -> Result<(), ()> {
+        let at = Instant::now();
+        self.meters.arrived(&update, at);
+        self.updates.send(Arrived { at, update, trigger }).map_err(drop)
     }
 }
 
@@ -189,32 +355,48 @@ fn watch_config() -> watcher::Config {
 
 /// Sends on what a watch says, trimmed to what planning needs, until nobody listens. A watch that breaks goes on where it
 /// was, or begins anew where that is too late.
+///
+/// `none` is what to send where the API doesn't have the kind, which is then asked for again now and then.
 async fn follow<K>(
     api: Api<K>,
     config: watcher::Config,
-    updates: &Sender<Arrived>,
-    mut trim: impl FnMut(Event<K>) -> Update,
+    outlet: &Outlet,
+    mut trim: impl FnMut(Event<K>) -> (Update, Option<SystemTime>),
+    none: Option<fn() -> Update>,
 ) where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + Debug + Send + 'static,
     K::DynamicType: Default,
 {
     let mut pause = PAUSE;
+    let kind = K::kind(&K::DynamicType::default()).into_owned();
     loop {
         let mut events = std::pin::pin!(watcher(api.clone(), config.clone()));
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
-                    pause = PAUSE;
-                    let arrived = Arrived { at: Instant::now(), update: trim(event) };
-                    if updates.send(arrived).is_err() {
+                    // The beginning of a list is said before the server is asked for it.
+                    if !matches!(event, Event::Init) {
+                        pause = PAUSE;
+                    }
+                    let (update, trigger) = trim(event);
+                    if outlet.send(update, trigger).is_err() {
                         return;
                     }
                 }
+                Err(error) if none.is_some() && is_not_served(&error) => {
+                    tracing::debug!(%kind, %error, "the API doesn't have the kind");
+                    if none.is_some_and(|none| outlet.send(none(), None).is_err()) {
+                        return;
+                    }
+                    tokio::time::sleep(jittered(PAUSE_UNSERVED)).await;
+                }
                 Err(error) => {
-                    tracing::warn!(kind = %K::kind(&K::DynamicType::default()), %error, ?pause, "the watch broke");
+                    let too_late = is_too_late(&error);
+                    let error = format!("{:#}", anyhow::Error::new(error));
+                    tracing::warn!(%kind, error, ?pause, "the watch broke");
                     tokio::time::sleep(jittered(pause)).await;
                     pause = PAUSE_AT_MOST.min(pause * 2);
-                    if is_too_late(&error) {
+                    if too_late {
                         break;
                     }
                 }
@@ -227,6 +409,8 @@ async fn follow<K>(
 const PAUSE: Duration = Duration::from_millis(100);
 /// A server that was away is found again this soon: the node goes on forwarding to endpoints that may be gone.
 const PAUSE_AT_MOST: Duration = Duration::from_secs(5);
+/// A server that doesn't have a kind may be replaced by one that has.
+const PAUSE_UNSERVED: Duration = Duration::from_secs(60);
 /// A watch is begun again after this long, where it was; so a peer that vanished without a word is noticed in a minute
 /// and not in five, which is what clients usually ask for.
 const WATCH_SECONDS: u32 = 60;
@@ -235,6 +419,11 @@ const WATCH_SECONDS: u32 = 60;
 /// again for ever.
 fn is_too_late(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+}
+
+/// A kind that the API doesn't have, or that this client may not see.
+fn is_not_served(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if matches!(status.code, 403 | 404))
 }
 
 /// Half to all of it, so that the nodes of a cluster don't all come back at once.
@@ -258,6 +447,18 @@ fn said<K, T>(
     }
 }
 
+/// What the event says of the object, without its trimming.
+fn of_object<K: kube::Resource>(event: &Event<K>) -> Said<&K> {
+    match event {
+        Event::Init => Said::Begin,
+        Event::InitDone => Said::End,
+        Event::InitApply(object) | Event::Apply(object) => {
+            Said::Present(from_kube::key(object.meta()), object)
+        }
+        Event::Delete(object) => Said::Absent(from_kube::key(object.meta())),
+    }
+}
+
 /// The machine's addresses of global scope.
 fn local_addresses() -> BTreeSet<IpAddr> {
     const GLOBAL: u8 = 0; // RT_SCOPE_UNIVERSE, rtnetlink(7)
@@ -267,5 +468,33 @@ fn local_addresses() -> BTreeSet<IpAddr> {
             tracing::warn!(%error, "the machine's addresses can't be read; NodePorts answer on the Node object's");
             BTreeSet::new()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_away_is_asked_less_and_less_often() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        let away = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            std::future::ready(Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("away")))
+        });
+        let (updates, _listens) = mpsc::channel();
+        let outlet = Outlet { updates, meters: Arc::default() };
+        let nodes = Api::<Node>::all(kube::Client::new(away, "default"));
+        let trim =
+            |event: Event<Node>| (Update::Node(said(event, |o| &o.metadata, |o| from_kube::node(&o))), None);
+        let following = follow(nodes, watch_config(), &outlet, trim, None);
+        let minute = tokio::time::timeout(Duration::from_secs(60), following).await;
+        assert!(minute.is_err(), "it goes on");
+        let asked = asked.load(Ordering::Relaxed);
+        // Pauses of half to all of 0.1, 0.2, 0.4, … and then 5 seconds.
+        assert!((15..=35).contains(&asked), "asked {asked} times in a minute");
     }
 }

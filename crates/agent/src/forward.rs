@@ -4,6 +4,7 @@
 //! single change waits for nothing.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::dataplane::Dataplane;
 use crate::health::Health;
+use crate::meters::Meters;
 use crate::observed::{Observed, Update};
 
 /// How the agent fares.
@@ -43,6 +45,8 @@ pub struct Status {
 pub(crate) struct Arrived {
     pub at: Instant,
     pub update: Update,
+    /// When the change in the cluster happened that it follows, if it is known.
+    pub trigger: Option<SystemTime>,
 }
 
 /// How many updates are noted before the kernel follows, at most: endless updates must not put it off endlessly.
@@ -58,6 +62,7 @@ pub(crate) struct Forwarder<D> {
     observed: Observed,
     status: watch::Sender<Status>,
     health: watch::Sender<Health>,
+    meters: Arc<Meters>,
     /// The machine's addresses, where they matter.
     addresses: Option<fn() -> BTreeSet<std::net::IpAddr>>,
     /// The kernel has the planner's plan as of its last change.
@@ -80,6 +85,7 @@ impl<D: Dataplane> Forwarder<D> {
         observed: Observed,
         status: watch::Sender<Status>,
         health: watch::Sender<Health>,
+        meters: Arc<Meters>,
         addresses: Option<fn() -> BTreeSet<std::net::IpAddr>>,
         check_every: Duration,
     ) -> Forwarder<D> {
@@ -88,6 +94,7 @@ impl<D: Dataplane> Forwarder<D> {
             observed,
             status,
             health,
+            meters,
             addresses,
             in_step: false,
             begun: false,
@@ -119,8 +126,9 @@ impl<D: Dataplane> Forwarder<D> {
         }
     }
 
-    fn note(&mut self, Arrived { at, update }: Arrived) {
+    fn note(&mut self, Arrived { at, update, trigger }: Arrived) {
         self.oldest.get_or_insert(at);
+        self.meters.taken(&update, trigger);
         if let (Update::Node(_), Some(addresses)) = (&update, self.addresses) {
             self.observed.local_addresses(addresses());
         }
@@ -140,6 +148,7 @@ impl<D: Dataplane> Forwarder<D> {
                         "the tables are gone from the kernel (was the ruleset flushed?); they are put back"
                     );
                     self.in_step = false;
+                    self.meters.repaired();
                 }
                 Err(error) => tracing::warn!(error = format!("{error:#}"), "the tables can't be looked for"),
             }
@@ -154,9 +163,11 @@ impl<D: Dataplane> Forwarder<D> {
         }
         let planner = self.observed.planner();
         let change = planner.take_change();
+        self.meters.planned(&change);
         for (frontend, keep) in planner.take_stale_udp() {
             self.stale_udp.insert(frontend, keep);
         }
+        let (began, whole) = (Instant::now(), !self.in_step);
         let applied = if self.in_step {
             if change.is_empty() {
                 self.forget_udp();
@@ -173,6 +184,7 @@ impl<D: Dataplane> Forwarder<D> {
         };
         match applied {
             Ok(applied) => {
+                self.meters.committed(whole, began.elapsed(), &applied);
                 self.in_step = true;
                 self.retry_at = None;
                 // Gone while no agent ran: no plan of ours ever had them.
@@ -200,6 +212,7 @@ impl<D: Dataplane> Forwarder<D> {
 
     fn failed(&mut self, error: &anyhow::Error) {
         self.in_step = false;
+        self.meters.refused();
         self.health.send_if_modified(|health| std::mem::replace(&mut health.forwarding, false));
         let mut failures = 0;
         self.status.send_modify(|status| {
@@ -221,8 +234,10 @@ impl<D: Dataplane> Forwarder<D> {
         if self.stale_udp.is_empty() {
             return;
         }
+        let began = Instant::now();
         match self.plane.forget_udp(self.observed.planner().plan(), &self.stale_udp) {
             Ok(flows) => {
+                self.meters.conntrack(began.elapsed(), flows);
                 if flows > 0 {
                     tracing::info!(flows, frontends = self.stale_udp.len(), "stale UDP flows forgotten");
                 }
@@ -240,6 +255,7 @@ impl<D: Dataplane> Forwarder<D> {
             tracing::warn!(object = %finding.object, field = %finding.field, "{}", finding.text);
         }
         let latency = self.oldest.take().map(|at| at.elapsed());
+        self.meters.done(latency.filter(|_| applied.is_some()));
         let slices = self.observed.slices();
         let services = self.observed.planner().plan().services.len();
         if let Some(applied) = &applied {
@@ -256,11 +272,12 @@ impl<D: Dataplane> Forwarder<D> {
                 "the kernel follows"
             );
         }
-        let checks = self.observed.planner().health_checks();
+        let planner = self.observed.planner();
+        let (checks, addresses) = (planner.health_checks(), &planner.plan().node.node_addresses);
         self.health.send_if_modified(|health| {
-            let changed = !health.forwarding || health.checks != *checks;
+            let changed = !health.forwarding || health.checks != *checks || health.addresses != *addresses;
             if changed {
-                *health = Health { checks: checks.clone(), forwarding: true };
+                *health = Health { checks: checks.clone(), forwarding: true, addresses: addresses.clone() };
             }
             changed
         });

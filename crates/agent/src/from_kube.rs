@@ -5,11 +5,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::jiff::Timestamp;
 use portolan_plan::finding::{Finding, Object};
 use portolan_plan::model::{Family, Protocol, ServiceName};
 use portolan_plan::view::*;
@@ -21,6 +23,8 @@ pub const SLICE_SELECTOR: &str = "!service.kubernetes.io/service-proxy-name,!ser
 
 /// The label of a slice that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The annotation of a slice that says since when it was to be written (k8s.io/api core/v1 annotation_key_constants.go).
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// The older form of `spec.loadBalancerSourceRanges`; the field goes before it.
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
@@ -280,6 +284,18 @@ fn endpoint(endpoint: &Endpoint, family: Family, names: &mut Names) -> Option<En
             (!zones.is_empty() || !nodes.is_empty()).then(|| names.hints(Hints { zones, nodes }))
         }),
     })
+}
+
+/// When the change in the cluster happened that a slice follows, if its writer noted it.
+pub fn trigger(slice: &EndpointSlice) -> Option<SystemTime> {
+    let text = slice.metadata.annotations.as_ref()?.get(TRIGGER_TIME)?;
+    text.parse::<Timestamp>().ok().map(SystemTime::from)
+}
+
+/// The ranges of a ServiceCIDR; what isn't a range is left out.
+pub fn service_cidr(cidr: &ServiceCIDR) -> Vec<IpNet> {
+    let texts = cidr.spec.as_ref().and_then(|s| s.cidrs.as_deref()).unwrap_or_default();
+    texts.iter().filter_map(|text| Some(range(text)?.trunc())).collect()
 }
 
 /// What the API says of a node; what it was told otherwise is the agent's to add.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use portolan_plan::finding::Finding;
 use portolan_plan::model::ServiceName;
 use portolan_plan::planner::Planner;
@@ -24,6 +25,13 @@ pub enum Said<T> {
     End,
 }
 
+impl<T> Said<T> {
+    /// Whether it is of an object, and not of a list.
+    pub fn is_change(&self) -> bool {
+        matches!(self, Said::Present(..) | Said::Absent(_))
+    }
+}
+
 /// One thing that one of the watches said.
 #[derive(Clone, Debug)]
 pub enum Update {
@@ -33,6 +41,8 @@ pub enum Update {
     Slice(Said<Option<(ServiceName, SliceView)>>),
     /// Of this node.
     Node(Said<(NodeSeen, Vec<Finding>)>),
+    /// Of ServiceCIDRs: the ranges of each.
+    ServiceCidr(Said<Vec<IpNet>>),
 }
 
 /// What the watches said so far.
@@ -42,6 +52,9 @@ pub struct Observed {
     services: Listing<()>,
     slices: Listing<ServiceName>,
     nodes: Listing<()>,
+    service_cidrs: Listing<Vec<IpNet>>,
+    /// ServiceCIDRs are to be listed too.
+    expects_service_cidrs: bool,
     /// What translation had to say.
     findings: BTreeMap<Key, Vec<Finding>>,
     node_findings: Vec<Finding>,
@@ -114,6 +127,8 @@ impl Observed {
             services: Listing::default(),
             slices: Listing::default(),
             nodes: Listing::default(),
+            service_cidrs: Listing::default(),
+            expects_service_cidrs: false,
             findings: BTreeMap::new(),
             node_findings: Vec::new(),
             endpoints: BTreeMap::new(),
@@ -122,9 +137,16 @@ impl Observed {
         }
     }
 
+    /// Waits for a list of ServiceCIDRs too. Their ranges go before those that the agent was told of.
+    pub fn with_service_cidrs(mut self) -> Observed {
+        self.expects_service_cidrs = true;
+        self
+    }
+
     /// Whether every kind was listed once. Before that a plan would take rules away that are only not yet known again.
     pub fn synced(&self) -> bool {
-        self.services.complete && self.slices.complete && self.nodes.complete
+        let ranges = self.service_cidrs.complete || !self.expects_service_cidrs;
+        self.services.complete && self.slices.complete && self.nodes.complete && ranges
     }
 
     /// Whether it is known which addresses are those of this node's pods.
@@ -151,6 +173,10 @@ impl Observed {
                 for (_, _, now) in self.nodes.note(said, |_| Some(())) {
                     self.node(now);
                 }
+            }
+            Update::ServiceCidr(said) => {
+                self.service_cidrs.note(said, |ranges| Some(ranges.clone()));
+                self.set_node();
             }
         }
     }
@@ -212,6 +238,11 @@ impl Observed {
         view.addresses.clone_from(&self.seen.addresses);
         if view.pod_cidrs.is_empty() {
             view.pod_cidrs.clone_from(&self.seen.pod_cidrs);
+        }
+        // While a list is under way, what the last one had still counts. An API without any says nothing of the ranges.
+        let ranges: BTreeSet<IpNet> = self.service_cidrs.present.values().flatten().copied().collect();
+        if !ranges.is_empty() {
+            view.service_cidrs = ranges;
         }
         self.planner.set_node(view);
     }

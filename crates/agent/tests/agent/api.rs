@@ -34,6 +34,8 @@ struct State {
     objects: BTreeMap<(String, String, String), Value>,
     log: Vec<(u64, String, Value)>,
     lists: usize,
+    /// Kinds that are not served.
+    unserved: Vec<&'static str>,
 }
 
 impl FakeApi {
@@ -50,6 +52,27 @@ impl FakeApi {
     /// Leaves lists of these kinds unanswered until it is called again.
     pub fn hold(&self, kinds: &[&'static str]) {
         self.held.send_replace(kinds.to_vec());
+    }
+
+    /// Has none of these kinds.
+    pub fn unserve(&self, kinds: &[&'static str]) {
+        self.state.lock().unserved = kinds.to_vec();
+    }
+
+    /// Waits for an object of this kind that was created through a client.
+    pub async fn created(&self, plural: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut bell = self.bell.subscribe();
+        loop {
+            bell.borrow_and_update();
+            let found = {
+                let state = self.state.lock();
+                state.objects.iter().find(|((p, ..), o)| p == plural && wanted(o)).map(|(_, o)| o.clone())
+            };
+            match found {
+                Some(object) => return object,
+                None => bell.changed().await.expect("the API goes on"),
+            }
+        }
     }
 
     /// Creates or replaces an object.
@@ -101,6 +124,18 @@ impl FakeApi {
 
     pub async fn answer(&self, request: Request<Body>) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
         let plural = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        if self.state.lock().unserved.contains(&plural.as_str()) {
+            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404,
+                "reason": "NotFound", "message": "the server could not find the requested resource"});
+            let mut response = Response::new(Full::new(Bytes::from(status.to_string())).boxed_unsync());
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            return response;
+        }
+        if request.method() == http::Method::POST {
+            let body = request.into_body().collect().await.expect("a body").to_bytes();
+            self.write(&plural, serde_json::from_slice(&body).expect("an object"), false);
+            return Response::new(Full::new(body).boxed_unsync());
+        }
         let query: BTreeMap<String, String> = request
             .uri()
             .query()

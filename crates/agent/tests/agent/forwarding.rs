@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use portolan_agent::servers::Opened;
 use portolan_agent::{Agent, Config, Status};
 use portolan_plan::model::{Backend, FromOutside, Frontend, Plan, Protocol};
 use portolan_plan::trace::{Flow, Origin, Outcome};
@@ -13,26 +14,34 @@ use tokio_util::sync::CancellationToken;
 use crate::api::FakeApi;
 use crate::plane::{FakePlane, Held};
 
-struct Running {
-    api: FakeApi,
-    plane: FakePlane,
-    status: watch::Receiver<Status>,
-    shutdown: CancellationToken,
-    task: JoinHandle<anyhow::Result<()>>,
+pub struct Running {
+    pub api: FakeApi,
+    pub plane: FakePlane,
+    pub status: watch::Receiver<Status>,
+    pub opened: watch::Receiver<Opened>,
+    pub shutdown: CancellationToken,
+    pub task: JoinHandle<anyhow::Result<()>>,
+}
+
+pub fn config() -> Config {
+    Config { service_cidrs: vec!["10.96.0.0/16".parse().unwrap()], ..Config::new("here") }
 }
 
 fn start(api: FakeApi, plane: FakePlane) -> Running {
-    let config = Config { service_cidrs: vec!["10.96.0.0/16".parse().unwrap()], ..Config::new("here") };
+    start_as(config(), api, plane)
+}
+
+pub fn start_as(config: Config, api: FakeApi, plane: FakePlane) -> Running {
     let agent = Agent::new(api.client(), config);
-    let status = agent.status();
+    let (status, opened) = (agent.status(), agent.opened());
     let shutdown = CancellationToken::new();
-    let opened = plane.clone();
-    let task = tokio::spawn(agent.run_with(move || Ok(opened), shutdown.clone()));
-    Running { api, plane, status, shutdown, task }
+    let kernel = plane.clone();
+    let task = tokio::spawn(agent.run_with(move || Ok(kernel), shutdown.clone()));
+    Running { api, plane, status, opened, shutdown, task }
 }
 
 impl Running {
-    async fn stop(self) -> Held {
+    pub async fn stop(self) -> Held {
         self.shutdown.cancel();
         self.task.await.unwrap().unwrap();
         self.plane.now()
@@ -75,7 +84,7 @@ pub fn backends(plan: &Plan, vip: &str) -> Vec<String> {
     }
 }
 
-fn web() -> FakeApi {
+pub fn web() -> FakeApi {
     let api = FakeApi::default();
     api.put("nodes", node());
     api.put("services", service("web", "10.96.0.1"));

@@ -1,11 +1,13 @@
 //! The agent on a kernel: a node and a pod as two network namespaces that the test makes.
 
 use std::io;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use portolan_agent::{Agent, Config, Status};
+use portolan_agent::servers::Opened;
+use portolan_agent::sysctl::Conntrack;
+use portolan_agent::{Agent, Config, Servers, Status};
 use portolan_dataplane::{Engine, Options};
 use portolan_sys::link::{LinkEnd, Links, Route};
 use portolan_sys::{namespace, trial};
@@ -15,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::FakeApi;
 use crate::forwarding::{node, service, slice};
+use crate::servers::until;
 
 const VIP: &str = "10.96.0.1";
 const PODS: [&str; 2] = ["10.1.0.5", "10.1.0.6"];
@@ -93,6 +96,7 @@ fn on_node(promise: &str, test: impl AsyncFnOnce() + Send) {
 
 struct Running {
     status: watch::Receiver<Status>,
+    opened: watch::Receiver<Opened>,
     shutdown: CancellationToken,
     task: tokio::task::JoinHandle<anyhow::Result<()>>,
 }
@@ -101,12 +105,13 @@ fn start(api: &FakeApi) -> Running {
     let config = Config {
         service_cidrs: vec!["10.96.0.0/16".parse().expect("a range")],
         check_every: Duration::from_millis(50),
+        servers: Servers { metrics: Some(SocketAddr::from(([127, 0, 0, 1], 0))), ..Servers::default() },
         ..Config::new("here")
     };
     let agent = Agent::new(api.client(), config);
-    let (status, shutdown) = (agent.status(), CancellationToken::new());
+    let (status, opened, shutdown) = (agent.status(), agent.opened(), CancellationToken::new());
     let task = tokio::spawn(agent.run(shutdown.clone()));
-    Running { status, shutdown, task }
+    Running { status, opened, shutdown, task }
 }
 
 impl Running {
@@ -190,10 +195,52 @@ fn tables_that_somebody_took_away_are_put_back() {
 }
 
 #[test]
+fn packets_that_the_tables_drop_are_counted_on_the_metrics_page() {
+    on_node("packets that the tables drop are counted on the metrics page", async || {
+        let _pod = cable().expect("a node and a pod");
+        let mut agent = start(&dns(&PODS[..1]));
+        agent.commits(0).await;
+        let metrics =
+            agent.opened.wait_for(|o| o.metrics.is_some()).await.expect("a port").metrics.expect("open");
+        let line = |n: u32| format!("portolan_dropped_packets_total{{reason=\"unallocated\"}} {n}\n");
+        until("no packet", metrics, "/metrics", |_, page| page.contains(&line(0))).await;
+        let client = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        // An address of the range that no Service has. The drop is an error to a sender on the node itself.
+        let sent = client.send_to(b"who", ("10.96.0.99", 80)).map_err(|error| error.kind());
+        assert_eq!(sent, Err(io::ErrorKind::PermissionDenied));
+        until("the packet", metrics, "/metrics", |_, page| page.contains(&line(1))).await;
+    });
+}
+
+#[test]
+fn connections_are_tracked_as_asked_once_the_kernel_can_track_them() {
+    let promise = "connections are tracked as asked once the kernel can track them";
+    on_node(promise, async || {
+        cable().expect("a node and a pod");
+        let conntrack = Conntrack { tcp_close_wait: Some(Duration::from_secs(3601)), ..Conntrack::default() };
+        let config = Config { conntrack, ..Config::new("here") };
+        let shutdown = CancellationToken::new();
+        let agent = Agent::new(dns(&PODS[..1]).client(), config);
+        let mut status = agent.status();
+        let task = tokio::spawn(agent.run(shutdown.clone()));
+        status.wait_for(|s| s.synced).await.expect("it runs");
+        let setting = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait";
+        if !std::fs::exists(setting).is_ok_and(|there| there) {
+            return trial::skipped(promise, "the kernel hides the setting in a user namespace");
+        }
+        while !std::fs::read_to_string(setting).is_ok_and(|value| value.trim() == "3601") {
+            tokio::task::yield_now().await;
+        }
+        shutdown.cancel();
+        task.await.expect("no panic").expect("a clean end");
+    });
+}
+
+#[test]
 fn the_settings_that_forwarding_needs_are_made_in_the_nodes_namespace() {
     on_node("the settings that forwarding needs are made in the node's namespace", async || {
         let now = |name: &str| std::fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/")));
-        let warnings = portolan_agent::sysctl::set_all(portolan_agent::sysctl::SETTINGS);
+        let warnings = portolan_agent::sysctl::set_all(portolan_agent::sysctl::SETTINGS.to_vec());
         for setting in portolan_agent::sysctl::SETTINGS {
             let told = warnings.iter().any(|w| w.setting == *setting);
             let made = now(setting.name).is_ok_and(|v| v.trim() == setting.value);

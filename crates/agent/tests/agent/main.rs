@@ -5,4 +5,5 @@ mod forwarding;
 mod histories;
 mod kernel;
 mod plane;
+mod servers;
 mod translation;

@@ -187,7 +187,7 @@ pub fn wires(promise: &str, test: impl FnOnce(&mut Wires)) {
         // A world of its own, which the ears can own.
         let world = World::new().expect("a world as the one before");
         let _routes = world.router.run(|| {
-            let refused = portolan_agent::sysctl::set_all(portolan_agent::sysctl::LOCALHOST);
+            let refused = portolan_agent::sysctl::set_all(portolan_agent::sysctl::LOCALHOST.to_vec());
             assert!(refused.is_empty(), "{refused:?}");
             portolan_agent::localhost::Routes::keep().expect("routes to ::1")
         });
