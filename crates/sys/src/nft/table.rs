@@ -12,6 +12,7 @@ use crate::netlink::{
 #[derive(Debug)]
 pub struct Nftables {
     socket: Socket,
+    port: u32,
 }
 
 /// A table as dumped.
@@ -23,6 +24,8 @@ pub struct TableInfo {
     pub name: String,
     /// Its comment.
     pub comment: Option<String>,
+    /// Its base chains see no packet (`NFT_TABLE_F_DORMANT`).
+    pub dormant: bool,
 }
 
 /// A chain as dumped.
@@ -30,8 +33,21 @@ pub struct TableInfo {
 pub struct ChainInfo {
     /// Its name.
     pub name: String,
-    /// Hook number and priority of a base chain.
-    pub hook: Option<(u32, i32)>,
+    /// What makes it a base chain, if it is one.
+    pub hook: Option<HookInfo>,
+}
+
+/// What makes a chain a base chain, as dumped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookInfo {
+    /// `nat`, `filter` or `route`.
+    pub kind: String,
+    /// `NF_INET_…`.
+    pub hook: u32,
+    /// When, among the chains there.
+    pub priority: i32,
+    /// Whether a packet that meets no verdict goes on.
+    pub accepts: bool,
 }
 
 /// A rule as dumped.
@@ -59,12 +75,14 @@ pub struct SetInfo {
 }
 
 /// An element as dumped.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ElementInfo<'a> {
     /// Its key.
     pub key: &'a [u8],
     /// Its data.
     pub data: Option<&'a [u8]>,
+    /// Its verdict, of an element of a verdict map.
+    pub verdict: Option<Verdict>,
     /// Whether it ends an interval.
     pub interval_end: bool,
     /// Its comment.
@@ -80,6 +98,11 @@ pub struct CounterInfo {
     pub bytes: u64,
 }
 
+/// `NFT_TABLE_F_DORMANT`
+const DORMANT: u32 = 1;
+/// `NF_ACCEPT`
+const ACCEPT: u32 = 1;
+
 /// What a base chain's batch may take: the kernel's errors for thousands of operations must fit.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
@@ -89,7 +112,14 @@ impl Nftables {
         let socket = Socket::open(NETFILTER)?;
         socket.send_buffer(batch)?;
         socket.receive_buffer(RECEIVE_BUFFER)?;
-        Ok(Nftables { socket })
+        let mut nftables = Nftables { socket, port: 0 };
+        nftables.generation()?;
+        Ok(nftables)
+    }
+
+    /// The socket's netlink port: in [`Transaction::port`] it tells our commits from others'.
+    pub fn port(&self) -> u32 {
+        self.port
     }
 
     /// The most bytes of one batch: in a user namespace this is about `2 * net.core.wmem_max`.
@@ -160,10 +190,12 @@ impl Nftables {
 
     /// The generation: changes with each transaction of anybody in this namespace.
     pub fn generation(&mut self) -> io::Result<u32> {
-        let mut generation = 0;
+        let (mut generation, mut port) = (0, self.port);
         self.socket.query(Message::new(GETGEN, 0).raw(&general(0, 0)), |message| {
             generation = message.attributes(4).find(1).map_or(0, |a| a.u32be());
+            port = message.port;
         })?;
+        self.port = port;
         Ok(generation)
     }
 
@@ -175,7 +207,8 @@ impl Nftables {
         let answer = self.socket.query(&mut request, |message| {
             let comment =
                 message.attributes(4).find(6).and_then(|u| read_comment(u.value).map(str::to_owned));
-            found = Some(TableInfo { family, name: name.to_owned(), comment });
+            let flags = message.attributes(4).find(2).map_or(0, |a| a.u32be());
+            found = Some(TableInfo { family, name: name.to_owned(), comment, dormant: flags & DORMANT != 0 });
         });
         absent(answer).map(|_| found)
     }
@@ -185,7 +218,12 @@ impl Nftables {
         self.list(GETCHAIN, family, table, |attributes| {
             let hook = attributes.find(4).map(|hook| {
                 let number = |kind| hook.inside().find(kind).map_or(0, |a| a.u32be());
-                (number(1), number(2) as i32)
+                HookInfo {
+                    kind: name(attributes, 7),
+                    hook: number(1),
+                    priority: number(2) as i32,
+                    accepts: attributes.find(5).is_none_or(|policy| policy.u32be() == ACCEPT),
+                }
             });
             ChainInfo { name: name(attributes, 3), hook }
         })
@@ -248,6 +286,7 @@ impl Nftables {
                 each(ElementInfo {
                     key,
                     data: value(2),
+                    verdict: inside.find(2).and_then(|v| Verdict::read(v.inside())),
                     interval_end: inside.find(3).is_some_and(|f| f.u32be() & 1 != 0),
                     comment: inside.find(6).and_then(|u| read_comment(u.value)),
                 });
