@@ -9,13 +9,14 @@ use ipnet::IpNet;
 use portolan_plan::model::{
     Action, Backend, Family, Frontend, FrontendKind, Masquerade, Plan, ServiceName, ServicePlan,
 };
-use portolan_sys::nft::{ElementInfo, Nftables};
+use portolan_sys::nft::Nftables;
 
 use crate::diff::node_sets;
 use crate::element::{Element, Place};
 use crate::encode::FAMILIES;
 use crate::mirror::{Contents, Entry, Mirror};
-use crate::ruleset::{self, CHAIN_REMEMBER, NODE_SETS, Ruleset};
+use crate::ruleset::{self, CHAIN_REMEMBER, NODE_SETS};
+use crate::shape::{self, Damage, Shape, elements};
 use crate::unit::{Interval, NodeSet};
 use crate::word::{Outcome, Word};
 
@@ -170,38 +171,79 @@ impl Mirror {
     }
 }
 
-/// What is wrong with a table of ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unfit {
-    /// There is none.
-    Absent,
-    /// It has another version's shape, or somebody changed it.
-    Other(String),
+/// What was read of both tables.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// What they hold, of the families whose table is ours.
+    pub contents: Contents,
+    /// Families whose table is to be made anew: why, if there is one.
+    pub build: BTreeMap<Family, Option<String>>,
+    /// What is to be put right in place.
+    pub damage: BTreeMap<Family, Damage>,
+    /// The rules that remember clients are not, in both tables, those for `contents.kinds`.
+    pub remember: bool,
 }
 
-/// How often a set is read again because somebody committed something meanwhile.
-const ATTEMPTS: usize = 100;
-
-/// Reads both tables, if they are whole and of this version's shape. Nobody else changes them, so each set is read for itself.
-pub fn contents(kernel: &mut Nftables, table: &str) -> io::Result<Result<Contents, Unfit>> {
-    let mut contents = Contents::default();
-    for family in FAMILIES {
-        if let Err(unfit) = shape(kernel, table, family, &mut contents)? {
-            return Ok(Err(unfit));
-        }
+impl Found {
+    /// Whether the fixed part is as this version writes it.
+    pub fn is_whole(&self) -> bool {
+        self.build.is_empty() && self.damage.is_empty() && !self.remember
     }
-    let mut strange = None;
+}
+
+/// Reads both tables' fixed part. `known` is what this engine left there, if it did.
+pub fn shapes(kernel: &mut Nftables, table: &str, known: Option<&Mirror>) -> io::Result<Found> {
+    let mut found = Found::default();
+    let mut kinds: Vec<Vec<Duration>> = Vec::new();
     for family in FAMILIES {
+        let ranges: Option<BTreeSet<Place>> =
+            known.map(|m| m.ranges.iter().filter(|(f, _)| *f == family).map(|(_, place)| *place).collect());
+        let (shape, variable) = shape::read(kernel, table, family, ranges.as_ref())?;
+        match shape {
+            Shape::Absent => drop(found.build.insert(family, None)),
+            Shape::Other(text) => drop(found.build.insert(family, Some(text))),
+            Shape::Ours(damage) => {
+                found.contents.ranges.extend(variable.ranges.into_iter().map(|place| (family, place)));
+                if !damage.is_empty() {
+                    found.damage.insert(family, damage);
+                }
+            }
+        }
+        kinds.push(variable.kinds);
+    }
+    // Where the families differ, the one that knows more is believed; numbers stand in the words of sticky sets.
+    found.contents.kinds = match known {
+        Some(mirror) => mirror.kinds.clone(),
+        None => kinds.iter().max_by_key(|k| k.len()).cloned().unwrap_or_default(),
+    };
+    found.remember = kinds.iter().any(|k| *k != found.contents.kinds)
+        || found
+            .damage
+            .values()
+            .any(|d| d.rules.contains(CHAIN_REMEMBER) || d.chains.contains(CHAIN_REMEMBER));
+    Ok(found)
+}
+
+/// Reads both tables. Nobody else is expected to change them, so each set is read for itself.
+pub fn tables(kernel: &mut Nftables, table: &str, known: Option<&Mirror>) -> io::Result<Found> {
+    let mut found = shapes(kernel, table, known)?;
+    for family in FAMILIES {
+        if found.build.contains_key(&family) {
+            continue;
+        }
+        let contents = &mut found.contents;
         let ranges: Vec<Place> =
             contents.ranges.iter().filter(|(f, _)| *f == family).map(|(_, place)| *place).collect();
         for place in Place::FIXED.into_iter().chain(ranges) {
-            let read: Vec<Option<Element>> = elements(kernel, family, table, &place.name(), |e| {
-                Element::read(family, place, e.key, e.data, e.comment)
+            let read = elements(kernel, family, table, &place.name(), |e| {
+                Element::read(family, place, e.key, e.data, e.comment).ok_or_else(|| e.key.to_vec())
             })?;
-            if read.iter().any(Option::is_none) {
-                strange = Some(place);
+            for element in read {
+                match element {
+                    Ok(element) => contents.elements.push(element),
+                    Err(key) => found.damage.entry(family).or_default().strange.push((place, key)),
+                }
             }
-            contents.elements.extend(read.into_iter().flatten());
         }
         for set in NODE_SETS {
             let bounds = elements(kernel, family, table, ruleset::node_set(set), |e| {
@@ -215,90 +257,7 @@ pub fn contents(kernel: &mut Nftables, table: &str) -> io::Result<Result<Content
             contents.node.insert((family, set), intervals(set, bounds, family));
         }
     }
-    Ok(match strange {
-        Some(place) => Err(Unfit::Other(format!("an element of {} isn't ours", place.name()))),
-        None => Ok(contents),
-    })
-}
-
-/// The elements of a set, read in one piece.
-fn elements<T>(
-    kernel: &mut Nftables,
-    family: Family,
-    table: &str,
-    set: &str,
-    read: impl Fn(ElementInfo<'_>) -> T,
-) -> io::Result<Vec<T>> {
-    let mut attempts = 0;
-    loop {
-        let mut all = Vec::new();
-        match kernel.elements(ruleset::family(family), table, set, |e| all.push(read(e))) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted && attempts < ATTEMPTS => attempts += 1,
-            other => return other.map(|()| all),
-        }
-    }
-}
-
-/// Compares a table's fixed part with what this version writes, and reads its variable rules.
-fn shape(
-    kernel: &mut Nftables,
-    table: &str,
-    family: Family,
-    contents: &mut Contents,
-) -> io::Result<Result<(), Unfit>> {
-    let other = |text: String| Ok(Err(Unfit::Other(text)));
-    let kernel_family = ruleset::family(family);
-    let Some(info) = kernel.table(kernel_family, table)? else {
-        return Ok(Err(Unfit::Absent));
-    };
-    if info.comment.as_deref() != Some(&crate::encode::shape(family)) {
-        return other(format!("table {} {table} has another shape", kernel_family.name()));
-    }
-    let wanted = Ruleset::new(kernel_family);
-    let chains: BTreeMap<String, bool> =
-        kernel.chains(kernel_family, table)?.into_iter().map(|c| (c.name, c.hook.is_some())).collect();
-    let sets: BTreeSet<String> = kernel.sets(kernel_family, table)?.into_iter().map(|s| s.name).collect();
-    for name in &sets {
-        contents.ranges.extend(Place::of_ranges(name).map(|place| (family, place)));
-    }
-    let mut rules: BTreeMap<String, Vec<_>> = BTreeMap::new();
-    for rule in kernel.rules(kernel_family, table)? {
-        rules.entry(rule.chain).or_default().push(rule.expressions);
-    }
-    for chain in &wanted.chains {
-        if chains.get(&chain.name) != Some(&chain.hook.is_some()) {
-            return other(format!("chain {} is missing", chain.name));
-        }
-        let rules = rules.get(&chain.name).map_or(&[][..], Vec::as_slice);
-        let count = match chain.name.as_str() {
-            CHAIN_REMEMBER => rules.len(),
-            ruleset::CHAIN_RANGES | ruleset::CHAIN_RANGES_AGAIN => {
-                chain.rules.len() + contents.ranges.iter().filter(|(f, _)| *f == family).count()
-            }
-            _ => chain.rules.len(),
-        };
-        if rules.len() != count {
-            return other(format!("chain {} has {} rules, not {count}", chain.name, rules.len()));
-        }
-        if chain.name == CHAIN_REMEMBER {
-            let kinds: Vec<Duration> = (1u32..)
-                .zip(rules)
-                .map_while(|(kind, rule)| {
-                    let (read, timeout) = ruleset::read_remember_rule(rule)?;
-                    (read == kind).then(|| Duration::from_millis(timeout))
-                })
-                .collect();
-            if kinds.len() != rules.len() || (family == Family::V6 && kinds != contents.kinds) {
-                return other("the rules that remember clients differ".into());
-            }
-            contents.kinds = kinds;
-        }
-    }
-    let missing = wanted.sets.iter().map(|s| &s.name).find(|name| !sets.contains(*name));
-    if let Some(name) = missing {
-        return other(format!("set {name} is missing"));
-    }
-    Ok(Ok(()))
+    Ok(found)
 }
 
 /// Pairs the bounds of intervals as the kernel keeps them: a beginning, and the address after the end.
