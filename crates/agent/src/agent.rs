@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,7 @@ use crate::forward::{Arrived, Forwarder, Status};
 use crate::from_kube::{self, Names};
 use crate::health::{self, Health};
 use crate::kernel::Kernel;
+use crate::lock::Lock;
 use crate::observed::{Observed, Said, Update};
 use crate::sysctl;
 
@@ -102,15 +104,23 @@ impl Agent {
         self.status.subscribe()
     }
 
-    /// Runs with the nftables engine, in the network namespace of the calling thread.
+    /// Runs with the nftables engine, in the network namespace of the calling thread; an error where another agent does.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let lock = tokio::select! {
+            lock = Lock::take(&self.config.engine.table, &self.config.node_name) => lock?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
         if self.config.set_sysctls {
             for warning in sysctl::set_all() {
                 tracing::warn!("{warning}");
             }
         }
         let options = self.config.engine.clone();
-        self.run_with(move || Kernel::open(options).context("opening the nftables engine"), shutdown).await
+        let open = move || Kernel::open(options).context("opening the nftables engine");
+        tokio::select! {
+            ended = self.run_with(open, shutdown) => ended,
+            () = lock.serve() => Ok(()), // for ever
+        }
     }
 
     /// Runs with any dataplane; it is opened in the thread that will use it.
@@ -121,6 +131,9 @@ impl Agent {
     ) -> anyhow::Result<()> {
         let Agent { client, config, status } = self;
         let (sender, updates) = mpsc::channel();
+        // The dataplane tells into the same channel, but only for as long as there is an agent.
+        let sender = Arc::new(sender);
+        let teller = Arc::downgrade(&sender);
         let (opened, is_open) = tokio::sync::oneshot::channel();
         let (health, asked) = watch::channel(Health::default());
         let observed = Observed::new(config.node_view());
@@ -132,7 +145,14 @@ impl Agent {
             Ok(plane) => {
                 let _ = opened.send(Ok(()));
                 let addresses = all_addresses.then_some(local_addresses as fn() -> _);
-                Forwarder::new(plane, observed, status, health, addresses, check_every).run(&updates);
+                Forwarder::new(plane, observed, status, health, addresses, check_every).run(
+                    &updates,
+                    Box::new(move |told| {
+                        if let Some(sender) = teller.upgrade() {
+                            let _ = sender.send(Arrived::Told(told)); // nobody forwards any more
+                        }
+                    }),
+                );
             }
             Err(error) => {
                 let _ = opened.send(Err(error));
@@ -194,7 +214,7 @@ async fn follow<K>(
             match event {
                 Ok(event) => {
                     pause = PAUSE;
-                    let arrived = Arrived { at: Instant::now(), update: trim(event) };
+                    let arrived = Arrived::Update { at: Instant::now(), update: Box::new(trim(event)) };
                     if updates.send(arrived).is_err() {
                         return;
                     }

@@ -2,7 +2,10 @@
 
 mod api;
 mod forwarding;
+mod healing;
 mod histories;
+mod hitless;
 mod kernel;
+mod lock;
 mod plane;
 mod translation;
