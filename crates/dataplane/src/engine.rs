@@ -345,7 +345,9 @@ fn texts(found: &Found, table: &str) -> Vec<String> {
     let gone = found.build.iter().map(|(family, why)| {
         why.clone().unwrap_or_else(|| format!("table {} {table} was gone", ruleset::family(*family).name()))
     });
-    gone.chain(found.damage.iter().flat_map(|(family, damage)| damage.texts(*family))).collect()
+    let remember = found.remember.then(|| format!("chain {} had other rules", ruleset::CHAIN_REMEMBER));
+    let damage = found.damage.iter().flat_map(|(family, damage)| damage.texts(*family));
+    gone.chain(damage).chain(remember.filter(|_| found.build.is_empty())).collect()
 }
 
 /// Which elements had to be put back or taken out, in words.
