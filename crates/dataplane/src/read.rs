@@ -12,13 +12,13 @@ use portolan_plan::model::{
 use portolan_sys::nft::Nftables;
 
 use crate::diff::node_sets;
-use crate::element::{Element, Place};
+use crate::element::{Element, Place, Short};
 use crate::encode::FAMILIES;
 use crate::mirror::{Contents, Entry, Mirror};
 use crate::ruleset::{self, CHAIN_REMEMBER, NODE_SETS};
 use crate::shape::{self, Damage, Shape, elements};
 use crate::unit::{Interval, NodeSet};
-use crate::word::{Outcome, Word};
+use crate::word::{Outcome, SetId, Word};
 
 /// What the kernel does, in a plan's terms; a plan has one too ([`Reading::of`]), and after `sync` they are equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -180,6 +180,8 @@ pub struct Found {
     pub build: BTreeMap<Family, Option<String>>,
     /// What is to be put right in place.
     pub damage: BTreeMap<Family, Damage>,
+    /// How many elements sets have, where the kernel says so.
+    pub counts: BTreeMap<(Family, String), u32>,
     /// The rules that remember clients are not, in both tables, those for `contents.kinds`.
     pub remember: bool,
 }
@@ -210,6 +212,7 @@ pub fn shapes(kernel: &mut Nftables, table: &str, known: Option<&Mirror>) -> io:
             }
         }
         kinds.push(variable.kinds);
+        found.counts.extend(variable.counts.into_iter().map(|(name, count)| ((family, name), count)));
     }
     // Where the families differ, the one that knows more is believed; numbers stand in the words of sticky sets.
     found.contents.kinds = match known {
@@ -235,6 +238,16 @@ pub fn tables(kernel: &mut Nftables, table: &str, known: Option<&Mirror>) -> io:
         let ranges: Vec<Place> =
             contents.ranges.iter().filter(|(f, _)| *f == family).map(|(_, place)| *place).collect();
         for place in Place::FIXED.into_iter().chain(ranges) {
+            let count = found.counts.get(&(family, place.name().into_owned())).copied();
+            let few = count.is_none_or(|count| count < MANY);
+            let by_key = match few {
+                true => None,
+                false => elements_by_key(kernel, family, table, place, &contents.elements)?,
+            };
+            if let Some(read) = by_key.filter(|read| Some(read.len() as u32) == count) {
+                contents.elements.extend(read);
+                continue;
+            }
             let read = elements(kernel, family, table, &place.name(), |e| {
                 Element::read(family, place, e.key, e.data, e.comment).ok_or_else(|| e.key.to_vec())
             })?;
@@ -258,6 +271,64 @@ pub fn tables(kernel: &mut Nftables, table: &str, known: Option<&Mirror>) -> io:
         }
     }
     Ok(found)
+}
+
+/// A set of more elements is read by key where it can be. The kernel walks a hash set from its beginning for each 32 KiB of a
+/// dump (nft_rhash_walk), so that a dump of a million elements takes a minute and one of ten thousand a few milliseconds.
+const MANY: u32 = 20_000;
+
+/// The elements of a large set, by the keys that what was read of the family before leads to. `None` where they can't be read
+/// like this. Whoever asks has to compare how many there are with how many there ought to be: what nothing leads to isn't
+/// found.
+fn elements_by_key(
+    kernel: &mut Nftables,
+    family: Family,
+    table: &str,
+    place: Place,
+    known: &[Element],
+) -> io::Result<Option<Vec<Element>>> {
+    let sticky = match place {
+        Place::Slots => false,
+        Place::Tokens | Place::Endpoints => true,
+        _ => return Ok(None),
+    };
+    let known = known.iter().filter(|element| element.family() == family);
+    let groups: Vec<Vec<Short>> = if place == Place::Endpoints {
+        let tokens: BTreeSet<Word> = known
+            .filter_map(|element| match element {
+                Element::Token { token, .. } => Some(*token),
+                _ => None,
+            })
+            .collect();
+        let any = Backend { address: Ipv4Addr::UNSPECIFIED.into(), port: 0 };
+        tokens.into_iter().map(|token| vec![Element::Endpoint { token, backend: any }.key()]).collect()
+    } else {
+        let mut sets: BTreeMap<SetId, u32> = BTreeMap::new();
+        for element in known {
+            if let Element::Frontend { word, .. } = element
+                && let Outcome::Spread { set, exponent } = word.outcome()
+                && sticky == (set.kind() > 0)
+            {
+                let most = sets.entry(set).or_default();
+                *most = exponent.max(*most);
+            }
+        }
+        // Slots are filled from 0 on: the first that is missing ends the set.
+        let key = |set, slot| Element::Token { family, set, slot, token: Word(0) }.key();
+        sets.into_iter()
+            .map(|(set, exponent)| (0..1u32 << exponent).map(|slot| key(set, slot)).collect())
+            .collect()
+    };
+    let before = kernel.generation()?;
+    let mut all = Some(Vec::new());
+    let read = kernel.elements_at(ruleset::family(family), table, &place.name(), groups, |e| {
+        match (&mut all, Element::read(family, place, e.key, e.data, e.comment)) {
+            (Some(all), Some(element)) => all.push(element),
+            _ => all = None,
+        }
+    });
+    // What can't be read by key is read by a dump, which tells its own errors.
+    Ok(all.filter(|_| read.is_ok()).filter(|_| kernel.generation().is_ok_and(|after| after == before)))
 }
 
 /// Pairs the bounds of intervals as the kernel keeps them: a beginning, and the address after the end.

@@ -50,6 +50,8 @@ pub struct Variable {
     pub ranges: BTreeSet<Place>,
     /// The affinity timeouts, as the family's rules have them.
     pub kinds: Vec<Duration>,
+    /// How many elements sets have, where the kernel says so.
+    pub counts: BTreeMap<String, u32>,
 }
 
 impl Damage {
@@ -142,7 +144,11 @@ pub fn read(
     for rule in kernel.rules(kernel_family, table)? {
         rules.entry(rule.chain).or_default().push(rule.expressions);
     }
-    let mut variable = Variable { ranges: ranges.clone(), kinds: Vec::new() };
+    let mut variable = Variable {
+        ranges: ranges.clone(),
+        kinds: Vec::new(),
+        counts: sets.values().filter_map(|s| Some((s.name.clone(), s.count?))).collect(),
+    };
     for chain in &wanted.chains {
         match chains.get(&chain.name) {
             None => {

@@ -1,11 +1,11 @@
 //! Tables that somebody changed: put right in place, and what lives through it.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use portolan_dataplane::Reading;
-use portolan_plan::model::{Family, Plan, Protocol, ServiceName};
+use portolan_plan::model::{Backend, Family, Plan, Protocol, ServiceName};
 use portolan_sys::nft::{Batch, Family as Kernel, Heard, Monitor, Nftables};
 use portolan_sys::packet;
 
@@ -176,5 +176,44 @@ fn a_live_connection_stays_translated_while_the_tables_are_gone() {
         let held =
             w.router.run(|| Nftables::open(4096)?.table(Kernel::Ip, "portolan-hold")).expect("an answer");
         assert_eq!(held, None, "it ends with the engine");
+    });
+}
+
+/// Sets of this size are not dumped, but asked for by key.
+#[test]
+fn large_sets_are_adopted_as_they_are_and_without_what_nothing_leads_to() {
+    alone("large sets are adopted as they are and without what nothing leads to", || {
+        let mut plan = Plan::default();
+        for (number, (backends, affinity)) in
+            [(25_000u32, None), (7_000, Some(60)), (7_000, Some(60)), (7_000, Some(60))]
+                .into_iter()
+                .enumerate()
+        {
+            let vip = format!("10.96.7.{number}");
+            let pods =
+                (0..backends).map(|i| Backend { address: Ipv4Addr::from(0x0af4_0000 + i).into(), port: 80 });
+            let mut part = (*simple(&vip, Protocol::Tcp, 80, &[backend("10.244.0.1", 80)])).clone();
+            for set in part.sets.values_mut() {
+                set.backends = pods.clone().collect();
+                set.affinity = affinity.map(Duration::from_secs);
+            }
+            plan.services.insert(ServiceName::new("default", &format!("large-{number}")), part.into());
+        }
+        let _ = engine().sync(&plan).expect("a load");
+        let applied = engine().sync(&plan).expect("an adoption");
+        assert_eq!((applied.batches, applied.elements), (0, 0));
+
+        let slot = |set: u32, slot: u32| [set.to_ne_bytes(), slot.to_ne_bytes()].concat();
+        let nowhere = [192, 0, 2, 1, 0, 80, 0, 0];
+        let nobodys = slot(0x7fff << 6, 0);
+        damage(|batch| batch.add_element(Kernel::Ip, "portolan", "slots", &nobodys, Some(&nowhere), None));
+        let applied = engine().sync(&plan).expect("an adoption");
+        assert_eq!((applied.batches, applied.elements), (1, 1), "the slot that nobody has is gone");
+
+        damage(|batch| batch.delete_element(Kernel::Ip, "portolan", "slots", &slot(0, 7)));
+        let mut last = engine();
+        let applied = last.sync(&plan).expect("an adoption");
+        assert_ne!(applied.batches, 0, "a slot was missing");
+        assert_eq!(last.read().expect("a reading"), Reading::of(&plan));
     });
 }

@@ -5,7 +5,7 @@ use std::io;
 use super::batch::describe;
 use super::*;
 use crate::netlink::{
-    Attributes, KIND_ERROR, Message, NETFILTER, Received, Refusal, Socket, acknowledgement, errno,
+    ACK, Attributes, KIND_ERROR, Message, NETFILTER, Received, Refusal, Socket, acknowledgement, errno,
 };
 
 /// A netlink socket to nf_tables of the network namespace in which it was opened.
@@ -72,6 +72,8 @@ pub struct SetInfo {
     pub key_length: u32,
     /// The length of its data.
     pub data_length: u32,
+    /// How many elements it has, where the kernel says so (`NFTA_SET_COUNT`).
+    pub count: Option<u32>,
 }
 
 /// An element as dumped.
@@ -249,6 +251,7 @@ impl Nftables {
                 flags: SetFlags(number(3)),
                 key_length: number(5),
                 data_length: number(7),
+                count: attributes.find(20).map(|a| a.u32be()),
             }
         })
     }
@@ -268,7 +271,8 @@ impl Nftables {
     }
 
     /// Gives each element of a set to `each`. The kernel walks a hash set from its beginning for every 32 KiB of the answer:
-    /// this is for thousands of elements, slow for a million. An error of kind `Interrupted` asks to begin again.
+    /// this is for thousands of elements, slow for a million; [`Nftables::elements_at`] isn't. An error of kind `Interrupted`
+    /// asks to begin again.
     pub fn elements(
         &mut self,
         family: Family,
@@ -279,19 +283,61 @@ impl Nftables {
         let mut request = Message::new(GETSETELEM, 0);
         request.raw(&general(family.number(), 0)).str(1, table).str(2, set);
         self.socket.dump(&mut request, |message| {
-            for element in message.attributes(4).find(3).into_iter().flat_map(|list| list.inside()) {
-                let inside = element.inside();
-                let value = |kind| inside.find(kind).and_then(|v| v.inside().find(1)).map(|v| v.value);
-                let Some(key) = value(1) else { continue };
-                each(ElementInfo {
-                    key,
-                    data: value(2),
-                    verdict: inside.find(2).and_then(|v| Verdict::read(v.inside())),
-                    interval_end: inside.find(3).is_some_and(|f| f.u32be() & 1 != 0),
-                    comment: inside.find(6).and_then(|u| read_comment(u.value)),
-                });
-            }
+            read_elements(&message, &mut each);
         })
+    }
+
+    /// Asks for elements by their keys, and gives those that are there to `each`. A group of keys is answered up to the first
+    /// that isn't there. The cost is that of the elements asked for, however large the set is.
+    pub fn elements_at<K: AsRef<[u8]>>(
+        &mut self,
+        family: Family,
+        table: &str,
+        set: &str,
+        groups: impl IntoIterator<Item = Vec<K>>,
+        mut each: impl FnMut(ElementInfo<'_>),
+    ) -> io::Result<()> {
+        let mut groups = groups.into_iter().peekable();
+        while groups.peek().is_some() {
+            let mut request = Message::empty();
+            let (mut last, mut asked) = (0, 0);
+            while asked < ASKED
+                && let Some(keys) = groups.next()
+            {
+                asked += keys.len();
+                for keys in keys.chunks(ASKED) {
+                    last = self.socket.next_sequence();
+                    request.next(GETSETELEM, ACK).sequence(last).raw(&general(family.number(), 0));
+                    request.str(1, table).str(2, set).nest(3, |m| {
+                        for key in keys {
+                            m.nest(1, |m| {
+                                m.nest(1, |m| {
+                                    m.bytes(1, key.as_ref());
+                                });
+                            });
+                        }
+                    });
+                }
+            }
+            self.socket.send(request.as_bytes())?;
+            let (mut done, mut failed) = (asked == 0, None);
+            while !done {
+                self.socket.receive(|message| match message.kind {
+                    KIND_ERROR => {
+                        match acknowledgement(&message) {
+                            Err(refusal) if refusal.errno != libc::ENOENT => failed = Some(refusal),
+                            _ => {}
+                        }
+                        done |= message.sequence == last;
+                    }
+                    _ => read_elements(&message, &mut each),
+                })?;
+            }
+            if let Some(refusal) = failed {
+                return Err(refusal.into());
+            }
+        }
+        Ok(())
     }
 
     fn list<T>(
@@ -318,6 +364,26 @@ impl Nftables {
                 other => return other.map(|()| all),
             }
         }
+    }
+}
+
+/// How many elements are asked for at once: each is answered by a message, and all must fit the buffer that an ordinary user
+/// is granted.
+const ASKED: usize = 128;
+
+/// Gives each element of a message to `each`.
+fn read_elements(message: &Received<'_>, each: &mut impl FnMut(ElementInfo<'_>)) {
+    for element in message.attributes(4).find(3).into_iter().flat_map(|list| list.inside()) {
+        let inside = element.inside();
+        let value = |kind| inside.find(kind).and_then(|v| v.inside().find(1)).map(|v| v.value);
+        let Some(key) = value(1) else { continue };
+        each(ElementInfo {
+            key,
+            data: value(2),
+            verdict: inside.find(2).and_then(|v| Verdict::read(v.inside())),
+            interval_end: inside.find(3).is_some_and(|f| f.u32be() & 1 != 0),
+            comment: inside.find(6).and_then(|u| read_comment(u.value)),
+        });
     }
 }
 
