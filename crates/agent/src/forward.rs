@@ -276,6 +276,10 @@ impl<D: Dataplane> Forwarder<D> {
             if self.retry_at.is_some_and(|at| at > Instant::now()) {
                 return;
             }
+            // This is a look, too: a change met the damage before its time had come.
+            if let Some(look) = self.look.take() {
+                self.cause.get_or_insert(look.cause);
+            }
             self.plane.sync(planner.plan())
         };
         match applied {
