@@ -1,17 +1,20 @@
 //! What it costs to put Services into the kernel: all of them, and one change.
 //!
 //! `cargo bench --bench programming [-- SERVICES ENDPOINTS]...` prints a row for each pair (10,000 x 10 and
-//! 100,000 x 10 where none is given). Works in a network namespace of its own; asserts no time.
+//! 100,000 x 10 where none is given), and then the same with somebody who listens to the commits, as the agent does.
+//! Works in a network namespace of its own; asserts no time.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use portolan_dataplane::{Applied, Engine, Options};
 use portolan_plan::model::*;
-use portolan_sys::namespace;
+use portolan_sys::nft::{Heard, Monitor};
+use portolan_sys::{namespace, packet};
 
 /// How often one endpoint changes.
 const CHANGES: usize = 4000;
@@ -56,23 +59,61 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
 }
 
+/// Hears commits until it is told to stop; gives how many.
+fn listen(mut monitor: Monitor, stop: &AtomicBool) -> usize {
+    let mut commits = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let _ = packet::wait_readable(&[monitor.as_fd()], Duration::from_millis(10)).expect("a wait");
+        monitor.hear(|heard| commits += usize::from(heard != Heard::Lost)).expect("to hear");
+    }
+    commits
+}
+
 struct Row {
+    listener: Listener,
     services: usize,
     endpoints: usize,
     load: Applied,
     memory: usize,
-    adopt: Option<Duration>,
+    adopt: Duration,
     whole: Vec<Duration>,
     kernel: Vec<Duration>,
 }
 
-fn measure(services: usize, endpoints: usize) -> Row {
+/// Who else hears of the commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listener {
+    None,
+    /// One that leaves for as long as a large batch is committed.
+    Polite,
+    /// One that hears everything.
+    Constant,
+}
+
+fn measure(services: usize, endpoints: usize, listener: Listener) -> Row {
+    let (stop, monitor) = (AtomicBool::new(false), Monitor::open("portolan").expect("a monitor"));
+    let membership = monitor.membership().expect("a membership");
+    std::thread::scope(|scope| {
+        match listener {
+            Listener::None => membership.leave().expect("left"),
+            _ => drop(scope.spawn(|| listen(monitor, &stop))),
+        }
+        let mut engine = Engine::open(Options::default()).expect("an engine");
+        if listener == Listener::Polite {
+            engine.hush(membership);
+        }
+        let row = load_and_change(services, endpoints, listener, engine);
+        stop.store(true, Ordering::Relaxed);
+        row
+    })
+}
+
+fn load_and_change(services: usize, endpoints: usize, listener: Listener, mut engine: Engine) -> Row {
     let mut plan = Plan::default();
     for number in 0..services {
         plan.services.insert(name(number), part(number, endpoints));
     }
     let before = rss();
-    let mut engine = Engine::open(Options::default()).expect("an engine");
     let load = engine.sync(&plan).expect("a load");
     let memory = rss().saturating_sub(before);
     let (mut whole, mut kernel) = (Vec::new(), Vec::new());
@@ -90,16 +131,13 @@ fn measure(services: usize, endpoints: usize) -> Row {
     }
     whole.sort_unstable();
     kernel.sort_unstable();
-    // The kernel walks a set from its beginning for each 32 KiB of a dump: beyond this it takes very long.
-    let adopt = (services * endpoints <= 200_000).then(|| {
-        let mut engine = Engine::open(Options::default()).expect("an engine");
-        let started = Instant::now();
-        let applied = engine.sync(&plan).expect("an adoption");
-        assert_eq!(applied.elements, 0, "an adoption that changes something");
-        started.elapsed()
-    });
+    let mut second = Engine::open(Options::default()).expect("an engine");
+    let started = Instant::now();
+    let applied = second.sync(&plan).expect("an adoption");
+    let adopt = started.elapsed();
+    assert_eq!(applied.elements, 0, "an adoption that changes something");
     engine.remove().expect("removed");
-    Row { services, endpoints, load, memory, adopt, whole, kernel }
+    Row { listener, services, endpoints, load, memory, adopt, whole, kernel }
 }
 
 fn main() {
@@ -113,7 +151,8 @@ fn main() {
         Err(error) => return println!("skipped: programming: no network namespace: {error}"),
     };
     println!(
-        "{:>9} {:>4} {:>10} {:>10} {:>8} {:>8} {:>8} {:>10} | {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "{:>8} {:>9} {:>4} {:>10} {:>10} {:>8} {:>8} {:>8} {:>10} | {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "listener",
         "services",
         "each",
         "encode",
@@ -128,12 +167,17 @@ fn main() {
         "kernel p50",
         "p99"
     );
-    for (services, endpoints) in sizes {
-        let row = namespace::in_netns(netns.as_fd(), || measure(services, endpoints)).expect("a namespace");
+    let listeners = [Listener::None, Listener::Polite, Listener::Constant];
+    for (listener, (services, endpoints)) in
+        listeners.into_iter().flat_map(|l| sizes.iter().map(move |s| (l, *s)))
+    {
+        let row = namespace::in_netns(netns.as_fd(), || measure(services, endpoints, listener));
+        let row = row.expect("a namespace");
         let mega = |bytes: usize| format!("{:.1}", bytes as f64 / 1e6);
         let time = |duration: Duration| format!("{duration:.1?}");
         println!(
-            "{:>9} {:>4} {:>10} {:>10} {:>8} {:>8} {:>8} {:>10} | {:>10} {:>10} {:>10} {:>10} {:>10}",
+            "{:>8} {:>9} {:>4} {:>10} {:>10} {:>8} {:>8} {:>8} {:>10} | {:>10} {:>10} {:>10} {:>10} {:>10}",
+            format!("{:?}", row.listener).to_lowercase(),
             row.services,
             row.endpoints,
             time(row.load.encode),
@@ -141,7 +185,7 @@ fn main() {
             mega(row.load.bytes),
             row.load.batches,
             mega(row.memory),
-            row.adopt.map_or("-".into(), time),
+            time(row.adopt),
             time(percentile(&row.whole, 50)),
             time(percentile(&row.whole, 99)),
             time(percentile(&row.whole, 100)),

@@ -30,6 +30,7 @@ use crate::health::{self, Health};
 use crate::kernel::Kernel;
 use crate::kube_proxy;
 use crate::localhost;
+use crate::lock::Lock;
 use crate::meters::Meters;
 use crate::observed::{Observed, Said, Update};
 use crate::proxy_health::Eligibility;
@@ -139,8 +140,12 @@ impl Agent {
         self.opened.subscribe()
     }
 
-    /// Runs with the nftables engine, in the network namespace of the calling thread.
+    /// Runs with the nftables engine, in the network namespace of the calling thread; an error where another agent does.
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let lock = tokio::select! {
+            lock = Lock::take(&self.config.engine.table, &self.config.node_name) => lock?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
         let localhost = self.config.node_port_addresses.has_localhost();
         if self.config.set_sysctls {
             let localhosts = if localhost { LOCALHOST } else { &[] };
@@ -158,9 +163,12 @@ impl Agent {
         let forwarding =
             self.run_with(move || Kernel::open(options).context("opening the nftables engine"), shutdown);
         tokio::pin!(forwarding);
+        let beside = async {
+            tokio::join!(conntrack, lock.serve()); // the second for ever
+        };
         tokio::select! {
             ended = &mut forwarding => ended,
-            () = conntrack => forwarding.await,
+            () = beside => Ok(()),
         }
     }
 
@@ -172,6 +180,9 @@ impl Agent {
     ) -> anyhow::Result<()> {
         let Agent { client, config, status, opened, counters } = self;
         let (sender, updates) = mpsc::channel();
+        // The dataplane tells into the same channel, but only for as long as there is an agent.
+        let sender = Arc::new(sender);
+        let teller = Arc::downgrade(&sender);
         let (begun, has_begun) = tokio::sync::oneshot::channel();
         let (health, asked) = watch::channel(Health::default());
         let meters = Arc::new(Meters::default());
@@ -188,8 +199,14 @@ impl Agent {
             Ok(plane) => {
                 let _ = begun.send(Ok(()));
                 let addresses = all_addresses.then_some(local_addresses as fn() -> _);
-                Forwarder::new(plane, observed, status, health, measured, addresses, check_every)
-                    .run(&updates);
+                Forwarder::new(plane, observed, status, health, measured, addresses, check_every).run(
+                    &updates,
+                    Box::new(move |told| {
+                        if let Some(sender) = teller.upgrade() {
+                            let _ = sender.send(Arrived::Told(told)); // nobody forwards any more
+                        }
+                    }),
+                );
             }
             Err(error) => {
                 let _ = begun.send(Err(error));
@@ -336,7 +353,7 @@ async fn watch_all(client: kube::Client, config: &Config, outlet: Outlet, eligib
 
 /// Where updates go.
 struct Outlet {
-    updates: Sender<Arrived>,
+    updates: Arc<Sender<Arrived>>,
     meters: Arc<Meters>,
 }
 
@@ -345,7 +362,7 @@ impl Outlet {
     fn send(&self, update: Update, trigger: Option<SystemTime>) -> Result<(), ()> {
         let at = Instant::now();
         self.meters.arrived(&update, at);
-        self.updates.send(Arrived { at, update, trigger }).map_err(drop)
+        self.updates.send(Arrived::Update { at, update: Box::new(update), trigger }).map_err(drop)
     }
 }
 
@@ -486,7 +503,7 @@ mod tests {
             std::future::ready(Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("away")))
         });
         let (updates, _listens) = mpsc::channel();
-        let outlet = Outlet { updates, meters: Arc::default() };
+        let outlet = Outlet { updates: Arc::new(updates), meters: Arc::default() };
         let nodes = Api::<Node>::all(kube::Client::new(away, "default"));
         let trim =
             |event: Event<Node>| (Update::Node(said(event, |o| &o.metadata, |o| from_kube::node(&o))), None);

@@ -15,6 +15,19 @@ pub trait Dataplane {
     /// Forgets UDP flows to these frontends, but for those to the backends given with each. Gives how many.
     fn forget_udp(&mut self, plan: &Plan, stale: &StaleUdp) -> anyhow::Result<usize>;
 
-    /// Whether somebody took from the kernel what was put there. Asked now and then, so it has to be cheap.
-    fn disturbed(&mut self) -> anyhow::Result<bool>;
+    /// Begins to listen for what others do to what was put into the kernel; `tell` is called from another thread.
+    fn watch(&mut self, tell: Box<dyn Fn(Told) + Send>) -> anyhow::Result<()>;
+
+    /// What others did to it, in words, if there are signs of it. Asked now and then, in case nothing was told: it has to be
+    /// cheap.
+    fn disturbed(&mut self) -> anyhow::Result<Option<String>>;
+}
+
+/// What a dataplane tells of others, unasked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Somebody did this to what was put there: who and what, in words.
+    Disturbed(String),
+    /// There was too much to hear all of it.
+    Unheard,
 }

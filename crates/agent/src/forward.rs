@@ -13,7 +13,7 @@ use portolan_plan::finding::Finding;
 use portolan_plan::planner::StaleUdp;
 use tokio::sync::watch;
 
-use crate::dataplane::Dataplane;
+use crate::dataplane::{Dataplane, Told};
 use crate::health::Health;
 use crate::meters::Meters;
 use crate::observed::{Observed, Update};
@@ -39,14 +39,35 @@ pub struct Status {
     pub error: Option<String>,
     /// What is wrong with objects.
     pub findings: Vec<Finding>,
+    /// How often the kernel's tables were put right after somebody else had changed them.
+    pub repairs: u64,
+    /// The last time that they were.
+    pub last_disturbance: Option<Disturbance>,
 }
 
-/// An update and when it arrived.
-pub(crate) struct Arrived {
-    pub at: Instant,
-    pub update: Update,
-    /// When the change in the cluster happened that it follows, if it is known.
-    pub trigger: Option<SystemTime>,
+/// Somebody else changed the kernel's tables, and they were put right.
+///
+/// Connections that were translated stay so: connection tracking remembers where each one goes. What the tables themselves
+/// remember, the clients of Services with session affinity and the counters, is lost only with the table that is deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disturbance {
+    /// When they were right again.
+    pub at: SystemTime,
+    /// Who did what, such as "nft (pid 123) deleted table ip portolan".
+    pub text: String,
+}
+
+/// What arrives at the thread.
+pub(crate) enum Arrived {
+    /// A watch said something.
+    Update {
+        at: Instant,
+        update: Box<Update>,
+        /// When the change in the cluster happened that it follows, if it is known.
+        trigger: Option<SystemTime>,
+    },
+    /// The dataplane told of others.
+    Told(Told),
 }
 
 /// How many updates are noted before the kernel follows, at most: endless updates must not put it off endlessly.
@@ -56,6 +77,46 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The pause after a first failure; it doubles with each further one.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_AT_MOST: Duration = Duration::from_secs(30);
+
+/// A disturbance so soon after the last repair is taken for part of a fight.
+const CALM: Duration = Duration::from_secs(10);
+/// So many repairs in a row are made at once: a firewall's reload may well take several transactions.
+const AT_ONCE: u32 = 3;
+/// The longest pause between repairs; longer than this nobody's fight may keep the tables wrong.
+const FIGHT_AT_MOST: Duration = Duration::from_secs(5);
+/// When too much was committed to hear all of it, everything is read again, but not oftener than this.
+const UNHEARD_EVERY: Duration = Duration::from_secs(10);
+
+/// That the tables are to be looked at, and put right.
+struct Look {
+    at: Instant,
+    /// Who did what, where it is known.
+    cause: Option<String>,
+}
+
+/// How long to wait before the next repair, when somebody undoes each.
+#[derive(Clone, Copy, Debug, Default)]
+struct Fight {
+    /// The last repair, and how many there were with less than [`CALM`] between them.
+    last: Option<(Instant, u32)>,
+}
+
+impl Fight {
+    fn repaired(&mut self, now: Instant) {
+        let row = self.last.filter(|(at, _)| now - *at < CALM).map_or(0, |(_, row)| row);
+        self.last = Some((now, row + 1));
+    }
+
+    /// The pause before the next repair.
+    fn pause(&self, now: Instant) -> Duration {
+        match self.last {
+            Some((at, row)) if now - at < CALM && row >= AT_ONCE => {
+                FIGHT_AT_MOST.min(RETRY * 2u32.saturating_pow((row - AT_ONCE).min(16)))
+            }
+            _ => Duration::ZERO,
+        }
+    }
+}
 
 pub(crate) struct Forwarder<D> {
     plane: D,
@@ -72,6 +133,11 @@ pub(crate) struct Forwarder<D> {
     begin_by: Option<Instant>,
     check_every: Duration,
     check_at: Instant,
+    look: Option<Look>,
+    /// Why the next sync is made, if because of a look.
+    cause: Option<Option<String>>,
+    fight: Fight,
+    unheard_at: Option<Instant>,
     retry_at: Option<Instant>,
     stale_udp: StaleUdp,
     /// When the oldest update that the kernel doesn't have arrived.
@@ -101,6 +167,10 @@ impl<D: Dataplane> Forwarder<D> {
             begin_by: None,
             check_every,
             check_at: Instant::now() + check_every,
+            look: None,
+            cause: None,
+            fight: Fight::default(),
+            unheard_at: None,
             retry_at: None,
             stale_udp: StaleUdp::new(),
             oldest: None,
@@ -108,10 +178,19 @@ impl<D: Dataplane> Forwarder<D> {
         }
     }
 
-    /// Forwards until the sender of updates is gone. Leaves the kernel as it is then.
-    pub fn run(mut self, updates: &Receiver<Arrived>) {
+    /// Forwards until the sender of updates is gone. Leaves the kernel as it is then. `tell` is given to the dataplane.
+    pub fn run(mut self, updates: &Receiver<Arrived>, tell: Box<dyn Fn(Told) + Send>) {
+        if let Err(error) = self.plane.watch(tell) {
+            let every = self.check_every;
+            tracing::warn!(
+                error = format!("{error:#}"),
+                ?every,
+                "what others do to the tables is only seen now and then"
+            );
+        }
         loop {
-            let until = self.retry_at.map_or(self.check_at, |at| at.min(self.check_at));
+            let timers = [Some(self.check_at), self.retry_at, self.look.as_ref().map(|look| look.at)];
+            let until = timers.into_iter().flatten().min().unwrap_or(self.check_at);
             let next = updates.recv_timeout(until.saturating_duration_since(Instant::now()));
             match next {
                 Ok(arrived) => {
@@ -126,7 +205,12 @@ impl<D: Dataplane> Forwarder<D> {
         }
     }
 
-    fn note(&mut self, Arrived { at, update, trigger }: Arrived) {
+    fn note(&mut self, arrived: Arrived) {
+        let (at, update, trigger) = match arrived {
+            Arrived::Update { at, update, trigger } => (at, *update, trigger),
+            Arrived::Told(Told::Disturbed(text)) => return self.disturbed(Some(text)),
+            Arrived::Told(Told::Unheard) => return self.disturbed(None),
+        };
         self.oldest.get_or_insert(at);
         self.meters.taken(&update, trigger);
         if let (Update::Node(_), Some(addresses)) = (&update, self.addresses) {
@@ -135,25 +219,50 @@ impl<D: Dataplane> Forwarder<D> {
         self.observed.note(update);
     }
 
-    /// Sees now and then whether the kernel still has what it was given.
-    fn check(&mut self) {
-        if Instant::now() < self.check_at {
+    /// Somebody changed the tables, or may have. What is noted meanwhile goes on to the kernel.
+    fn disturbed(&mut self, cause: Option<String>) {
+        if let Some(look) = &mut self.look {
+            look.cause = look.cause.take().or(cause);
             return;
         }
-        if self.in_step {
-            match self.plane.disturbed() {
-                Ok(false) => {}
-                Ok(true) => {
+        let now = Instant::now();
+        let pause = match &cause {
+            Some(text) => {
+                let pause = self.fight.pause(now);
+                if !pause.is_zero() {
                     tracing::warn!(
-                        "the tables are gone from the kernel (was the ruleset flushed?); they are put back"
+                        ?pause,
+                        "{text}, again and again: the tables are put right after a pause; stop it"
                     );
-                    self.in_step = false;
-                    self.meters.repaired();
                 }
-                Err(error) => tracing::warn!(error = format!("{error:#}"), "the tables can't be looked for"),
+                pause
             }
+            None => self.unheard_at.map_or(Duration::ZERO, |at| UNHEARD_EVERY.saturating_sub(now - at)),
+        };
+        if cause.is_none() {
+            self.unheard_at = Some(now + pause);
         }
-        self.check_at = Instant::now() + self.check_every;
+        self.look = Some(Look { at: now + pause, cause });
+    }
+
+    /// Sees now and then whether the kernel still has what it was given, and whether it is time to look closer.
+    fn check(&mut self) {
+        if Instant::now() >= self.check_at {
+            if self.in_step && self.look.is_none() {
+                match self.plane.disturbed() {
+                    Ok(None) => {}
+                    Ok(Some(text)) => self.disturbed(Some(text)),
+                    Err(error) => {
+                        tracing::warn!(error = format!("{error:#}"), "the tables can't be looked for")
+                    }
+                }
+            }
+            self.check_at = Instant::now() + self.check_every;
+        }
+        if let Some(look) = self.look.take_if(|look| look.at <= Instant::now()) {
+            self.in_step = false;
+            self.cause = Some(look.cause);
+        }
     }
 
     /// Has the kernel follow what was noted, if it is time.
@@ -180,6 +289,10 @@ impl<D: Dataplane> Forwarder<D> {
             if self.retry_at.is_some_and(|at| at > Instant::now()) {
                 return;
             }
+            // This is a look, too: a change met the damage before its time had come.
+            if let Some(look) = self.look.take() {
+                self.cause.get_or_insert(look.cause);
+            }
             self.plane.sync(planner.plan())
         };
         match applied {
@@ -187,6 +300,7 @@ impl<D: Dataplane> Forwarder<D> {
                 self.meters.committed(whole, began.elapsed(), &applied);
                 self.in_step = true;
                 self.retry_at = None;
+                self.put_right(&applied);
                 // Gone while no agent ran: no plan of ours ever had them.
                 for frontend in &applied.stray_udp {
                     self.stale_udp.entry(*frontend).or_default();
@@ -195,6 +309,33 @@ impl<D: Dataplane> Forwarder<D> {
                 self.report(Some(applied));
             }
             Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Says so if tables were put right.
+    fn put_right(&mut self, applied: &Applied) {
+        let Some(cause) = self.cause.take() else {
+            for text in &applied.damage {
+                tracing::warn!("{text}; put right");
+            }
+            return;
+        };
+        if applied.batches == 0 {
+            tracing::debug!(?cause, "the tables were touched, and are right");
+            return;
+        }
+        self.fight.repaired(Instant::now());
+        self.meters.repaired();
+        let found = applied.damage.join(", ");
+        let text = cause.unwrap_or_else(|| found.clone());
+        tracing::warn!(found, elements = applied.elements, "{text}; the tables are right again");
+        self.status.send_modify(|status| {
+            status.repairs += 1;
+            status.last_disturbance = Some(Disturbance { at: SystemTime::now(), text });
+        });
+        // A UDP flow that began meanwhile went untranslated, and would go there for as long as its sender goes on.
+        for (frontend, serving) in self.observed.planner().udp_serving() {
+            self.stale_udp.entry(*frontend).or_insert_with(|| serving.clone());
         }
     }
 
@@ -295,5 +436,28 @@ impl<D: Dataplane> Forwarder<D> {
             status.findings = now.iter().cloned().collect();
         });
         self.told = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_undoes_each_repair_is_met_ever_more_slowly_and_forgiven_when_it_is_calm() {
+        let mut fight = Fight::default();
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            pauses.push(fight.pause(now));
+            now += *pauses.last().expect("pushed");
+            fight.repaired(now);
+        }
+        assert_eq!(pauses[..4], [Duration::ZERO, Duration::ZERO, Duration::ZERO, RETRY]);
+        assert!(pauses.is_sorted());
+        assert_eq!(pauses.last(), Some(&FIGHT_AT_MOST));
+        assert_eq!(fight.pause(now + CALM), Duration::ZERO);
+        fight.repaired(now + CALM);
+        assert_eq!(fight.pause(now + CALM), Duration::ZERO);
     }
 }

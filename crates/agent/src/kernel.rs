@@ -1,37 +1,46 @@
-//! The kernel as a dataplane: the nftables engine, and the connection table beside it.
+//! The kernel as a dataplane: the nftables engine, who listens for what others do to its tables, the connection table beside it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use portolan_dataplane::{Applied, Engine, Options};
 use portolan_plan::model::{Plan, PlanChange};
 use portolan_plan::planner::StaleUdp;
-use portolan_sys::nft::{Family, Nftables};
+use portolan_sys::nft::{Heard, Monitor};
+use portolan_sys::packet;
 
-use crate::dataplane::Dataplane;
+use crate::dataplane::{Dataplane, Told};
 
 /// The kernel, in one network namespace.
 pub struct Kernel {
     engine: Engine,
-    nft: Nftables,
     table: String,
-    /// The generation of the ruleset when the tables were last seen in place.
-    seen: Option<u32>,
+    listener: Option<Listener>,
+}
+
+/// The thread that listens. It ends when this is dropped.
+struct Listener {
+    thread: Option<JoinHandle<()>>,
+    /// Closed to end it.
+    stop: Option<UnixStream>,
 }
 
 impl Kernel {
-    /// The kernel in the network namespace of the calling thread. Changes nothing.
+    /// The kernel in the network namespace of the calling thread.
     pub fn open(options: Options) -> anyhow::Result<Kernel> {
-        const ANSWERS: usize = 64 * 1024; // only asked for single tables
-        Ok(Kernel {
-            nft: Nftables::open(ANSWERS)?,
-            table: options.table.clone(),
-            engine: Engine::open(options)?,
-            seen: None,
-        })
+        let table = options.table.clone();
+        let mut engine = Engine::open(options)?;
+        if let Err(error) = engine.hold_translation() {
+            tracing::info!(%error, "should somebody delete the tables, connections may break until they are put back");
+        }
+        Ok(Kernel { table, engine, listener: None })
     }
 }
 
 impl Dataplane for Kernel {
     fn sync(&mut self, plan: &Plan) -> anyhow::Result<Applied> {
-        self.seen = None;
         Ok(self.engine.sync(plan)?)
     }
 
@@ -43,19 +52,56 @@ impl Dataplane for Kernel {
         Ok(portolan_dataplane::forget_udp(stale, &plan.node.node_addresses)?)
     }
 
-    /// Other software commits too, and often; only a missing table is a reason to look closer. `nft flush ruleset`, as
-    /// the nftables service of distributions does on reload, takes ours with it.
-    fn disturbed(&mut self) -> anyhow::Result<bool> {
-        let generation = self.nft.generation()?;
-        if self.seen == Some(generation) {
-            return Ok(false);
-        }
-        for family in [Family::Ip, Family::Ip6] {
-            if self.nft.table(family, &self.table)?.is_none() {
-                return Ok(true);
+    /// Others commit often (container engines, firewalls, another proxy), so a generation that has moved is no reason to read
+    /// the tables again. The kernel says of each commit what it touched: what touches a table of ours is told, and what
+    /// doesn't costs this thread the reading of a few messages. Asking for the generation several times a second instead
+    /// would notice a change as soon, but neither whose it was nor whether it concerned us.
+    fn watch(&mut self, tell: Box<dyn Fn(Told) + Send>) -> anyhow::Result<()> {
+        let mut monitor = Monitor::open(&self.table)?;
+        self.engine.hush(monitor.membership()?);
+        let (stop, stopped) = UnixStream::pair()?;
+        let (own, table) = (self.engine.port(), self.table.clone());
+        let thread = std::thread::Builder::new().name("nft-monitor".into()).spawn(move || {
+            let stopped = OwnedFd::from(stopped);
+            loop {
+                let ready = match packet::wait_readable(&[monitor.as_fd(), stopped.as_fd()], LONG) {
+                    Ok(ready) => ready,
+                    Err(error) => {
+                        return tracing::warn!(%error, "nobody listens for commits to nf_tables any more");
+                    }
+                };
+                if ready[1] {
+                    return;
+                }
+                let heard = monitor.hear(|heard| match heard {
+                    Heard::Lost => tell(Told::Unheard),
+                    Heard::Committed(commit) if commit.port == own || commit.touched.is_empty() => {}
+                    Heard::Committed(commit) => {
+                        tell(Told::Disturbed(format!("{commit} {}", commit.deeds(&table))));
+                    }
+                });
+                if let Err(error) = heard {
+                    return tracing::warn!(%error, "nobody listens for commits to nf_tables any more");
+                }
             }
+        })?;
+        self.listener = Some(Listener { thread: Some(thread), stop: Some(stop) });
+        Ok(())
+    }
+
+    fn disturbed(&mut self) -> anyhow::Result<Option<String>> {
+        Ok(self.engine.inspect()?)
+    }
+}
+
+/// As long as it likes: what it waits for includes its end.
+const LONG: Duration = Duration::from_secs(3600);
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // a panic there was printed there
         }
-        self.seen = Some(generation);
-        Ok(false)
     }
 }

@@ -11,6 +11,7 @@ pub mod health; // the ports by which load balancers ask for endpoints
 pub mod kernel; // the kernel as a dataplane
 pub mod kube_proxy; // kube-proxy's configuration file
 pub mod localhost; // what NodePorts on 127.0.0.1 and ::1 need
+pub mod lock; // one agent for each network namespace
 mod meters; // what the agent measures of its work
 mod metrics; // the page that Prometheus reads
 pub mod observed; // what the watches said so far
@@ -20,5 +21,5 @@ pub mod servers; // the agent's own ports
 pub mod sysctl; // the kernel settings that forwarding needs
 
 pub use agent::{Agent, Config, run};
-pub use forward::Status;
+pub use forward::{Disturbance, Status};
 pub use servers::Servers;

@@ -159,6 +159,12 @@ impl Short {
     }
 }
 
+impl AsRef<[u8]> for Short {
+    fn as_ref(&self) -> &[u8] {
+        self.as_bytes()
+    }
+}
+
 impl Place {
     /// The places that every table has; those of ranges are made when a prefix length is first seen.
     pub const FIXED: [Place; 14] = [

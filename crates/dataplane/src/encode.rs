@@ -7,10 +7,14 @@ use crate::diff::follows;
 use crate::element::{Element, Place};
 use crate::rule::ANONYMOUS;
 use crate::ruleset::{self, CHAIN_REMEMBER, Chain, Ruleset};
+use crate::shape::{Damage, rules_of};
 use crate::unit::{NodeSet, Op};
 
 /// Both families, in the order in which they are written.
 pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// The transport protocols whose headers begin with ports: TCP, UDP, SCTP.
+pub const PROTOCOLS_WITH_PORTS: [u8; 3] = [6, 17, 132];
 
 /// Changes when the meaning of what the tables hold changes in a way that the rules' text doesn't show.
 const VERSION: u32 = 1;
@@ -43,12 +47,58 @@ pub fn foundation(batch: &mut Batch, table: &str, family: Family) {
     }
 }
 
-/// Adds a family's base chains.
-pub fn hooks(batch: &mut Batch, table: &str, family: Family) {
+/// Adds a family's base chains: all, or those of a damaged table that are missing or misplaced.
+pub fn hooks(batch: &mut Batch, table: &str, family: Family, damage: Option<&Damage>) {
     let family = ruleset::family(family);
     for chain in Ruleset::new(family).chains.iter().filter(|c| c.hook.is_some()) {
-        batch.add_chain(family, table, &chain.name, chain.hook);
-        add_rules(batch, table, family, chain);
+        let misplaced = damage.is_some_and(|d| d.misplaced.contains(&chain.name));
+        if misplaced {
+            batch.delete_chain(family, table, &chain.name);
+        }
+        if misplaced || damage.is_none_or(|d| d.chains.contains(&chain.name)) {
+            batch.add_chain(family, table, &chain.name, chain.hook);
+            add_rules(batch, table, family, chain);
+        }
+    }
+}
+
+/// Puts a family's fixed part right in place, but for what [`hooks`] does. What is whole stays, and with it what it counted and
+/// remembered.
+pub fn repair(batch: &mut Batch, table: &str, family: Family, damage: &Damage, ranges: &[Place]) {
+    let family = ruleset::family(family);
+    let rules = Ruleset::new(family);
+    let ranged = ranges.iter().map(|place| ruleset::declaration(family, *place));
+    for set in rules.sets.iter().cloned().chain(ranged).filter(|s| damage.sets.contains(&s.name)) {
+        batch.add_set(family, table, &set);
+    }
+    for (place, key) in &damage.strange {
+        batch.delete_element(family, table, &place.name(), key);
+    }
+    let inner = |chain: &&Chain| chain.hook.is_none();
+    for chain in rules.chains.iter().filter(inner).filter(|c| damage.chains.contains(&c.name)) {
+        batch.add_chain(family, table, &chain.name, None);
+    }
+    for classes in rules.classes.iter().filter(|c| damage.classes.contains(&c.set.name)) {
+        // Leaves it as it is where it is there.
+        batch.add_set(family, table, &classes.set);
+        batch.flush_set(family, table, &classes.set.name);
+        for (class, verdict) in &classes.elements {
+            batch.add_verdict(family, table, (&classes.set.name, 0), &class.to_ne_bytes(), verdict);
+        }
+    }
+    for chain in &rules.chains {
+        let anew = damage.rules.contains(&chain.name);
+        if anew {
+            batch.flush_chain(family, table, &chain.name);
+        }
+        // Those that remember clients are written for both families together.
+        if chain.name != CHAIN_REMEMBER
+            && (anew || chain.hook.is_none() && damage.chains.contains(&chain.name))
+        {
+            for rule in rules_of(chain, family, ranges) {
+                add_rule(batch, table, family, &chain.name, &rule);
+            }
+        }
     }
 }
 
@@ -79,7 +129,7 @@ fn add_rule(
                 size: 3,
             };
             *id = batch.add_set(family, table, &declaration);
-            for protocol in [6u8, 17, 132] {
+            for protocol in PROTOCOLS_WITH_PORTS {
                 batch.add_anonymous(family, table, (ANONYMOUS, *id), &[protocol]);
             }
         }
@@ -184,7 +234,7 @@ mod tests {
         for family in FAMILIES {
             batch.delete_table(ruleset::family(family), "portolan");
             foundation(&mut batch, "portolan", family);
-            hooks(&mut batch, "portolan", family);
+            hooks(&mut batch, "portolan", family, None);
         }
         assert!(batch.len() < crate::engine::FIXED_SIZE, "{} bytes", batch.len());
     }

@@ -3,14 +3,15 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use portolan_plan::model::{Frontend, Plan, PlanChange};
+use portolan_plan::model::{Family, Frontend, Plan, PlanChange};
 use portolan_sys::netlink::errno;
-use portolan_sys::nft::{Batch, CounterInfo, Nftables};
+use portolan_sys::nft::{Batch, CounterInfo, Membership, Nftables};
 
 use crate::encode::{self, FAMILIES};
 use crate::mirror::Mirror;
-use crate::read::{self, Reading, Unfit};
+use crate::read::{self, Found, Reading};
 use crate::ruleset;
+use crate::shape::Damage;
 use crate::unit::{Finding, Op, Packer, Unit};
 
 /// How an [`Engine`] works.
@@ -48,8 +49,11 @@ pub struct Applied {
     pub stray_udp: Vec<Frontend>,
     /// What of the plan is carried otherwise than asked, because of a limit.
     pub findings: Vec<Finding>,
-    /// Why tables were built anew, if they were.
+    /// Why tables of another shape were built anew, if they were.
     pub rebuilt: Option<String>,
+    /// What somebody had done to the tables, as it was found and put right; empty if nothing. Of tables that another
+    /// engine left, only the fixed part is spoken of.
+    pub damage: Vec<String>,
 }
 
 /// What the tables' counters say.
@@ -93,8 +97,14 @@ pub struct Engine {
     limit: usize,
     kernel: Nftables,
     state: State,
-    /// The namespace's generation after our last commit: if it is another one now, somebody else committed something.
+    /// The namespace's generation for which the state is known: if it is another one now, somebody else committed something.
     generation: u32,
+    /// The generation in which the fixed part was last seen whole.
+    inspected: Option<u32>,
+    /// Where others' commits are listened for, if they are.
+    membership: Option<Membership>,
+    /// While nobody listened, somebody else committed something.
+    unheard: bool,
 }
 
 /// What is known of the kernel's state.
@@ -106,6 +116,10 @@ enum State {
     Known(Box<Mirror>),
 }
 
+/// A batch of more elements is committed without a listener. With one, the kernel makes a message of a page for each element
+/// and keeps them all until the commit is done: for a full batch that is hundreds of megabytes.
+const LOUD: usize = 256;
+
 /// The most that the tables' fixed part takes of a batch.
 pub(crate) const FIXED_SIZE: usize = 160 * 1024;
 
@@ -115,7 +129,68 @@ impl Engine {
     pub fn open(options: Options) -> Result<Engine, Error> {
         let kernel = Nftables::open(options.batch_limit)?;
         let limit = kernel.limit()?.min(options.batch_limit);
-        Ok(Engine { table: options.table, limit, kernel, state: State::Unread, generation: 0 })
+        Ok(Engine {
+            table: options.table,
+            limit,
+            kernel,
+            state: State::Unread,
+            generation: 0,
+            inspected: None,
+            membership: None,
+            unheard: false,
+        })
+    }
+
+    /// The netlink port of the engine's commits: a [`portolan_sys::nft::Monitor`] tells them from others' by it.
+    pub fn port(&self) -> u32 {
+        self.kernel.port()
+    }
+
+    /// Leaves a monitor's group while large batches are committed. Whether somebody else committed something just then is seen
+    /// from the generation, and [`Engine::inspect`] says so.
+    pub fn hush(&mut self, membership: Membership) {
+        self.membership = Some(membership);
+    }
+
+    /// Sees to it that connections which are translated stay so when somebody deletes the tables, until they are put back.
+    ///
+    /// With its last nat chain the kernel gives up its nat hooks in the namespace (nf_nat_unregister_fn), and with the last
+    /// rule that needs it, connection tracking (nf_ct_netns_put). Then packets of live connections pass untranslated, and
+    /// whoever gets one answers with a reset. So each family has a second table, with an empty nat chain and a rule that no
+    /// packet meets. It belongs to the engine's socket: it ends with the process, and `nft flush ruleset` passes it over.
+    pub fn hold_translation(&mut self) -> Result<(), Error> {
+        let mut batch = Batch::new();
+        let table = format!("{}-hold", self.table);
+        for family in FAMILIES.map(ruleset::family) {
+            batch.add_owned_table(family, &table, "keeps translated connections translated");
+            batch.add_chain(family, &table, "tracking", None);
+            batch.add_rule(family, &table, "tracking", &ruleset::tracking());
+            batch.add_chain(family, &table, "translation", Some(ruleset::HOLD));
+        }
+        self.kernel.commit(batch)?;
+        Ok(())
+    }
+
+    /// Whether there is a reason to [`Engine::sync`]: commits that nobody heard of, or a fixed part that isn't whole; in words.
+    /// Cheap: elements are not read, and nothing is where nobody has committed anything since the last time.
+    pub fn inspect(&mut self) -> Result<Option<String>, Error> {
+        if self.unheard {
+            return Ok(Some("somebody committed something during a large load".into()));
+        }
+        let generation = self.kernel.generation()?;
+        if self.inspected == Some(generation) {
+            return Ok(None);
+        }
+        let known = match &self.state {
+            State::Known(mirror) => Some(&**mirror),
+            State::Unread => None,
+        };
+        let found = read::shapes(&mut self.kernel, &self.table, known)?;
+        if !found.is_whole() {
+            return Ok(Some(texts(&found, &self.table).join(", ")));
+        }
+        self.inspected = Some(generation);
+        Ok(None)
     }
 
     /// The most bytes of a batch, as the socket grants them.
@@ -128,34 +203,44 @@ impl Engine {
     pub fn sync(&mut self, plan: &Plan) -> Result<Applied, Error> {
         let started = Instant::now();
         let mut applied = Applied::default();
-        let known = matches!(self.state, State::Known(_)) && self.kernel.generation()? == self.generation;
-        let state = std::mem::replace(&mut self.state, State::Unread);
-        let mut build = None;
-        let mut repairs = Vec::new();
-        let mut mirror = match state {
-            State::Known(mirror) if known => mirror,
-            _ => match read::contents(&mut self.kernel, &self.table)? {
-                Ok(contents) => {
-                    let (mirror, ops) = Mirror::adopt(contents);
-                    repairs = ops;
-                    Box::new(mirror)
-                }
-                Err(unfit) => {
-                    build = Some(unfit);
-                    Box::default()
-                }
-            },
+        let before = self.kernel.generation()?;
+        let known = match std::mem::replace(&mut self.state, State::Unread) {
+            State::Known(mirror) if before == self.generation && !self.unheard => Ok(mirror),
+            State::Known(mirror) => Err(Some(mirror)),
+            State::Unread => Err(None),
         };
-        let mut writer = Writer::new(&self.table, self.limit, &mut self.kernel);
-        if let Some(unfit) = build {
-            writer.build()?;
-            if let Unfit::Other(text) = unfit {
-                applied.rebuilt = Some(text);
+        self.unheard = false;
+        let mut found = Found::default();
+        let mut put_right = Vec::new();
+        let mut mirror = match known {
+            Ok(mirror) => mirror,
+            Err(Some(mirror)) => {
+                found = read::tables(&mut self.kernel, &self.table, Some(&mirror))?;
+                put_right = mirror.restore(&found);
+                applied.damage = texts(&found, &self.table);
+                applied.damage.extend(lost_and_strange(&put_right));
+                mirror
             }
-        }
+            Err(None) => {
+                found = read::tables(&mut self.kernel, &self.table, None)?;
+                applied.damage =
+                    found.damage.iter().flat_map(|(family, damage)| damage.texts(*family)).collect();
+                let contents = std::mem::take(&mut found.contents);
+                found.contents.ranges.clone_from(&contents.ranges);
+                let (mirror, ops) = Mirror::adopt(contents);
+                put_right = ops;
+                if found.remember {
+                    put_right.insert(0, Op::Kinds(mirror.kinds.clone()));
+                }
+                Box::new(mirror)
+            }
+        };
+        applied.rebuilt = found.build.values().flatten().next().cloned();
+        let mut writer = Writer::new(&self.table, self.limit, &mut self.kernel, self.membership.as_ref());
+        writer.put_right(found)?;
         let mut packer = Packer::new(writer.room());
         // A batch of their own: what they add may be deleted by the plan, and a batch deletes first.
-        packer.push(Unit { switch: repairs, ..Unit::default() }, &mut |ops| writer.commit(&ops))?;
+        packer.push(Unit { before: put_right, ..Unit::default() }, &mut |ops| writer.commit(&ops))?;
         packer.flush(&mut |ops| writer.commit(&ops))?;
         mirror.whole(plan, &mut |unit| {
             note(&mut applied, &unit);
@@ -163,7 +248,7 @@ impl Engine {
         })?;
         packer.flush(&mut |ops| writer.commit(&ops))?;
         let sent = writer.finish()?;
-        self.done(started, mirror, sent, applied)
+        self.done(started, before, mirror, sent, applied)
     }
 
     /// Makes the kernel follow a change, at a cost that depends on the change alone.
@@ -173,7 +258,7 @@ impl Engine {
         let State::Known(mut mirror) = std::mem::replace(&mut self.state, State::Unread) else {
             return Err(Error::NotSynced);
         };
-        let mut writer = Writer::new(&self.table, self.limit, &mut self.kernel);
+        let mut writer = Writer::new(&self.table, self.limit, &mut self.kernel, self.membership.as_ref());
         let mut packer = Packer::new(writer.room());
         mirror.change(change, &mut |unit| {
             note(&mut applied, &unit);
@@ -181,18 +266,13 @@ impl Engine {
         })?;
         packer.flush(&mut |ops| writer.commit(&ops))?;
         let sent = writer.finish()?;
-        let before = self.generation;
-        let applied = self.done(started, mirror, sent, applied)?;
-        // Each transaction is one generation. If there were more, then somebody else's: the next sync has to look.
-        if self.generation.wrapping_sub(before) as usize != applied.batches {
-            self.generation = before;
-        }
-        Ok(applied)
+        self.done(started, self.generation, mirror, sent, applied)
     }
 
     fn done(
         &mut self,
         started: Instant,
+        before: u32,
         mirror: Box<Mirror>,
         sent: Sent,
         mut applied: Applied,
@@ -202,16 +282,19 @@ impl Engine {
         applied.bytes = sent.bytes;
         applied.kernel = sent.time;
         applied.encode = started.elapsed().saturating_sub(sent.time);
-        self.generation = self.kernel.generation()?;
+        // Each transaction begins one generation. If there were more, they were somebody else's: the next sync has to look.
+        self.generation = before.wrapping_add(sent.batches as u32);
+        self.unheard |= sent.unheard;
         self.state = State::Known(mirror);
         Ok(applied)
     }
 
-    /// Reads the kernel.
+    /// Reads the kernel. Tables whose fixed part isn't as this version writes it do nothing that could be told.
     pub fn read(&mut self) -> Result<Reading, Error> {
-        Ok(match read::contents(&mut self.kernel, &self.table)? {
-            Ok(contents) => Mirror::adopt(contents).0.reading(),
-            Err(_) => Reading::default(),
+        let found = read::tables(&mut self.kernel, &self.table, None)?;
+        Ok(match found.is_whole() {
+            true => Mirror::adopt(found.contents).0.reading(),
+            false => Reading::default(),
         })
     }
 
@@ -238,18 +321,19 @@ impl Engine {
     pub fn remove(&mut self) -> Result<(), Error> {
         self.state = State::Unread;
         let mut batch = Batch::new();
-        delete(&mut self.kernel, &self.table, &mut batch)?;
+        for family in FAMILIES {
+            delete(&mut self.kernel, &self.table, family, &mut batch)?;
+        }
         self.kernel.commit(batch)?;
         Ok(())
     }
 }
 
-/// Deletes the tables that there are.
-fn delete(kernel: &mut Nftables, table: &str, batch: &mut Batch) -> io::Result<()> {
-    for family in FAMILIES.map(ruleset::family) {
-        if kernel.table(family, table)?.is_some() {
-            batch.delete_table(family, table);
-        }
+/// Deletes a family's table, if there is one.
+fn delete(kernel: &mut Nftables, table: &str, family: Family, batch: &mut Batch) -> io::Result<()> {
+    let family = ruleset::family(family);
+    if kernel.table(family, table)?.is_some() {
+        batch.delete_table(family, table);
     }
     Ok(())
 }
@@ -259,13 +343,40 @@ fn note(applied: &mut Applied, unit: &Unit) {
     applied.findings.extend(unit.findings.iter().cloned());
 }
 
+/// What is wrong with tables that are ours, in words.
+fn texts(found: &Found, table: &str) -> Vec<String> {
+    let gone = found.build.iter().map(|(family, why)| {
+        why.clone().unwrap_or_else(|| format!("table {} {table} was gone", ruleset::family(*family).name()))
+    });
+    let remember = found.remember.then(|| format!("chain {} had other rules", ruleset::CHAIN_REMEMBER));
+    let damage = found.damage.iter().flat_map(|(family, damage)| damage.texts(*family));
+    gone.chain(damage).chain(remember.filter(|_| found.build.is_empty())).collect()
+}
+
+/// Which elements had to be put back or taken out, in words.
+fn lost_and_strange(ops: &[Op]) -> impl Iterator<Item = String> {
+    let count = |is: fn(&Op) -> bool| ops.iter().filter(|op| is(op)).count();
+    let counts = [
+        (count(|op| matches!(op, Op::Add(_))), "missing"),
+        (count(|op| matches!(op, Op::Delete(_))), "not ours"),
+    ];
+    let sets = count(|op| matches!(op, Op::Node(..)));
+    let elements = counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, how)| match count {
+        1 => format!("an element was {how}"),
+        _ => format!("{count} elements were {how}"),
+    });
+    elements.chain((sets > 0).then(|| format!("{sets} of the node's sets differed")))
+}
+
 /// Writes batches. On a first load the fixed part goes with the first batch and the base chains with the last: no packet meets
 /// tables that are half full, and tables that fit one batch replace others in one transaction.
 struct Writer<'a> {
     table: &'a str,
     limit: usize,
     kernel: &'a mut Nftables,
-    first_load: bool,
+    membership: Option<&'a Membership>,
+    /// Families whose base chains, all or (of a damaged table) some, go with the last batch.
+    hooks: Vec<(Family, Option<Damage>)>,
     /// What goes before the first batch's operations.
     prefix: Option<Batch>,
     /// The batch to send when it is known whether it is the last.
@@ -280,29 +391,54 @@ struct Sent {
     elements: usize,
     bytes: usize,
     time: Duration,
+    /// While the listener was away there were other commits than ours.
+    unheard: bool,
 }
 
 impl<'a> Writer<'a> {
-    fn new(table: &'a str, limit: usize, kernel: &'a mut Nftables) -> Writer<'a> {
-        Writer { table, limit, kernel, first_load: false, prefix: None, pending: None, sent: Sent::default() }
+    fn new(
+        table: &'a str,
+        limit: usize,
+        kernel: &'a mut Nftables,
+        membership: Option<&'a Membership>,
+    ) -> Writer<'a> {
+        Writer {
+            table,
+            limit,
+            kernel,
+            membership,
+            hooks: Vec::new(),
+            prefix: None,
+            pending: None,
+            sent: Sent::default(),
+        }
     }
 
     /// How much the packer may put into a batch.
     fn room(&self) -> usize {
         // Each list of elements has a head: one for each set, and one more for each 60 KiB.
         let heads = 8 * 1024 + self.limit / 256;
-        let fixed = if self.first_load { FIXED_SIZE } else { 0 };
+        let fixed = if self.hooks.is_empty() { 0 } else { FIXED_SIZE };
         self.limit.saturating_sub(heads + fixed)
     }
 
-    /// Puts the deletion of old tables and the fixed part of new ones before all else.
-    fn build(&mut self) -> Result<(), Error> {
-        let mut batch = Batch::new();
-        delete(self.kernel, self.table, &mut batch)?;
-        for family in FAMILIES {
-            encode::foundation(&mut batch, self.table, family);
+    /// Puts before all else what makes the fixed part whole: of a table that is made anew, the deletion of the old one too.
+    /// With a table go the clients that it remembered and what its counters said; what is put right in place keeps both.
+    fn put_right(&mut self, found: Found) -> Result<(), Error> {
+        if found.build.is_empty() && found.damage.is_empty() {
+            return Ok(());
         }
-        self.first_load = true;
+        let mut batch = Batch::new();
+        for family in found.build.into_keys() {
+            delete(self.kernel, self.table, family, &mut batch)?;
+            encode::foundation(&mut batch, self.table, family);
+            self.hooks.push((family, None));
+        }
+        for (family, damage) in found.damage {
+            let ranges = found.contents.ranges.iter().filter(|(f, _)| *f == family).map(|(_, place)| *place);
+            encode::repair(&mut batch, self.table, family, &damage, &ranges.collect::<Vec<_>>());
+            self.hooks.push((family, Some(damage)));
+        }
         self.prefix = Some(batch);
         Ok(())
     }
@@ -318,10 +454,8 @@ impl<'a> Writer<'a> {
 
     fn finish(mut self) -> Result<Sent, Error> {
         let mut last = self.pending.take().or(self.prefix.take()).unwrap_or_default();
-        if self.first_load {
-            for family in FAMILIES {
-                encode::hooks(&mut last, self.table, family);
-            }
+        for (family, damage) in &self.hooks {
+            encode::hooks(&mut last, self.table, *family, damage.as_ref());
         }
         self.send(last)?;
         Ok(self.sent)
@@ -331,15 +465,32 @@ impl<'a> Writer<'a> {
         if batch.is_empty() {
             return Ok(());
         }
-        let (bytes, elements, started) = (batch.len(), batch.elements(), Instant::now());
-        let sent = match self.kernel.commit(batch) {
+        let (bytes, elements) = (batch.len(), batch.elements());
+        let away = match self.membership.filter(|_| elements > LOUD) {
+            Some(membership) => {
+                // Before the place in the group is given up: what is committed in between is heard, and counted as well.
+                let before = self.kernel.generation()?;
+                membership.leave()?;
+                Some((membership, before))
+            }
+            None => None,
+        };
+        let started = Instant::now();
+        let committed = self.kernel.commit(batch);
+        let took = started.elapsed();
+        if let Some((membership, before)) = away {
+            membership.join()?;
+            let begun = self.kernel.generation()?.wrapping_sub(before);
+            self.sent.unheard |= begun != u32::from(committed.is_ok());
+        }
+        let sent = match committed {
             Ok(sent) => sent,
             Err(error) if errno(&error) == Some(libc::EMSGSIZE) => {
                 return Err(Error::TooLarge { bytes, limit: self.limit });
             }
             Err(error) => return Err(error.into()),
         };
-        self.sent.time += started.elapsed();
+        self.sent.time += took;
         self.sent.batches += 1;
         self.sent.elements += elements;
         self.sent.bytes += sent;

@@ -5,8 +5,8 @@
 //!
 //! In the order in which a newcomer reads them: `word`, 32 bits that carry a decision from rule to rule; `element`, what a
 //! plan consists of in the kernel; `ruleset`, the fixed chains that look elements up; `unit`, operations and which of them belong
-//! together; `mirror`, what the kernel holds, in our terms; `diff`, from there to a plan; `encode` and `read`, to the kernel
-//! and back; `engine`, the shell; `udp`, flows that outlive their backend.
+//! together; `mirror`, what the kernel holds, in our terms; `diff`, from there to a plan; `encode`, `shape` and `read`, to
+//! the kernel and back; `engine`, the shell; `udp`, flows that outlive their backend.
 
 mod diff;
 mod element;
@@ -16,6 +16,7 @@ mod mirror;
 mod read;
 mod rule;
 mod ruleset;
+mod shape;
 mod udp;
 mod unit;
 mod word;

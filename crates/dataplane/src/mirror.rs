@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use portolan_plan::model::{Backend, Family, Frontend, ServiceName, ServicePlan, SetName};
 
 use crate::element::{Element, Place};
+use crate::read::Found;
 use crate::unit::{Interval, NodeSet, Op};
 use crate::word::{KINDS, SetId, Word};
 
@@ -238,6 +239,42 @@ impl Mirror {
         let there: BTreeSet<Element> = read.elements.into_iter().collect();
         repairs.extend(wanted.into_iter().filter(|e| !there.contains(e)).map(Op::Add));
         (mirror, repairs)
+    }
+
+    /// The operations that make the kernel equal to this state again, whatever somebody did to it. What families that are
+    /// made anew held is missing whole.
+    pub(crate) fn restore(&self, found: &Found) -> Vec<Op> {
+        let mut ops = Vec::new();
+        for ((family, set), intervals) in &self.node {
+            let held = found.contents.node.get(&(*family, *set));
+            if held.map_or(&[][..], Vec::as_slice) != intervals.as_slice() {
+                ops.push(Op::Node(*family, *set, intervals.clone()));
+            }
+        }
+        if found.remember {
+            ops.push(Op::Kinds(self.kinds.clone()));
+        }
+        for family in found.build.keys() {
+            let mut all = Vec::new();
+            for (_, place) in self.ranges.iter().filter(|(f, _)| f == family) {
+                all.push(*place);
+                ops.push(Op::Ranges { family: *family, new: *place, all: all.clone() });
+            }
+        }
+        let mut wanted = self.elements();
+        let mut held: Vec<&Element> = found.contents.elements.iter().collect();
+        wanted.sort_unstable();
+        held.sort_unstable();
+        let strange = held.iter().filter(|e| wanted.binary_search(e).is_err());
+        ops.extend(strange.map(|e| Op::Delete((*e).clone())));
+        // What leads to others comes after them.
+        let leads = |e: &Element| {
+            !matches!(e, Element::Slot { .. } | Element::Token { .. } | Element::Endpoint { .. })
+        };
+        let (later, first): (Vec<Element>, Vec<Element>) =
+            wanted.into_iter().filter(|e| held.binary_search(&e).is_err()).partition(leads);
+        ops.extend(first.into_iter().chain(later).map(Op::Add));
+        ops
     }
 
     fn adopt_set(&mut self, (family, set): (Family, SetId), backends: Vec<(Backend, u16)>) {

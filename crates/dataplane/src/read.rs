@@ -9,15 +9,16 @@ use ipnet::IpNet;
 use portolan_plan::model::{
     Action, Backend, Family, Frontend, FrontendKind, Masquerade, Plan, ServiceName, ServicePlan,
 };
-use portolan_sys::nft::{ElementInfo, Nftables};
+use portolan_sys::nft::Nftables;
 
 use crate::diff::node_sets;
-use crate::element::{Element, Place};
+use crate::element::{Element, Place, Short};
 use crate::encode::FAMILIES;
 use crate::mirror::{Contents, Entry, Mirror};
-use crate::ruleset::{self, CHAIN_REMEMBER, NODE_SETS, Ruleset};
+use crate::ruleset::{self, CHAIN_REMEMBER, NODE_SETS};
+use crate::shape::{self, Damage, Shape, elements};
 use crate::unit::{Interval, NodeSet};
-use crate::word::{Outcome, Word};
+use crate::word::{Outcome, SetId, Word};
 
 /// What the kernel does, in a plan's terms; a plan has one too ([`Reading::of`]), and after `sync` they are equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -170,38 +171,92 @@ impl Mirror {
     }
 }
 
-/// What is wrong with a table of ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unfit {
-    /// There is none.
-    Absent,
-    /// It has another version's shape, or somebody changed it.
-    Other(String),
+/// What was read of both tables.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// What they hold, of the families whose table is ours.
+    pub contents: Contents,
+    /// Families whose table is to be made anew: why, if there is one.
+    pub build: BTreeMap<Family, Option<String>>,
+    /// What is to be put right in place.
+    pub damage: BTreeMap<Family, Damage>,
+    /// How many elements sets have, where the kernel says so.
+    pub counts: BTreeMap<(Family, String), u32>,
+    /// The rules that remember clients are not, in both tables, those for `contents.kinds`.
+    pub remember: bool,
 }
 
-/// How often a set is read again because somebody committed something meanwhile.
-const ATTEMPTS: usize = 100;
-
-/// Reads both tables, if they are whole and of this version's shape. Nobody else changes them, so each set is read for itself.
-pub fn contents(kernel: &mut Nftables, table: &str) -> io::Result<Result<Contents, Unfit>> {
-    let mut contents = Contents::default();
-    for family in FAMILIES {
-        if let Err(unfit) = shape(kernel, table, family, &mut contents)? {
-            return Ok(Err(unfit));
-        }
+impl Found {
+    /// Whether the fixed part is as this version writes it.
+    pub fn is_whole(&self) -> bool {
+        self.build.is_empty() && self.damage.is_empty() && !self.remember
     }
-    let mut strange = None;
+}
+
+/// Reads both tables' fixed part. `known` is what this engine left there, if it did.
+pub fn shapes(kernel: &mut Nftables, table: &str, known: Option<&Mirror>) -> io::Result<Found> {
+    let mut found = Found::default();
+    let mut kinds: Vec<Vec<Duration>> = Vec::new();
     for family in FAMILIES {
+        let ranges: Option<BTreeSet<Place>> =
+            known.map(|m| m.ranges.iter().filter(|(f, _)| *f == family).map(|(_, place)| *place).collect());
+        let (shape, variable) = shape::read(kernel, table, family, ranges.as_ref())?;
+        match shape {
+            Shape::Absent => drop(found.build.insert(family, None)),
+            Shape::Other(text) => drop(found.build.insert(family, Some(text))),
+            Shape::Ours(damage) => {
+                found.contents.ranges.extend(variable.ranges.into_iter().map(|place| (family, place)));
+                if !damage.is_empty() {
+                    found.damage.insert(family, damage);
+                }
+            }
+        }
+        kinds.push(variable.kinds);
+        found.counts.extend(variable.counts.into_iter().map(|(name, count)| ((family, name), count)));
+    }
+    // Where the families differ, the one that knows more is believed; numbers stand in the words of sticky sets.
+    found.contents.kinds = match known {
+        Some(mirror) => mirror.kinds.clone(),
+        None => kinds.iter().max_by_key(|k| k.len()).cloned().unwrap_or_default(),
+    };
+    found.remember = kinds.iter().any(|k| *k != found.contents.kinds)
+        || found
+            .damage
+            .values()
+            .any(|d| d.rules.contains(CHAIN_REMEMBER) || d.chains.contains(CHAIN_REMEMBER));
+    Ok(found)
+}
+
+/// Reads both tables. Nobody else is expected to change them, so each set is read for itself.
+pub fn tables(kernel: &mut Nftables, table: &str, known: Option<&Mirror>) -> io::Result<Found> {
+    let mut found = shapes(kernel, table, known)?;
+    for family in FAMILIES {
+        if found.build.contains_key(&family) {
+            continue;
+        }
+        let contents = &mut found.contents;
         let ranges: Vec<Place> =
             contents.ranges.iter().filter(|(f, _)| *f == family).map(|(_, place)| *place).collect();
         for place in Place::FIXED.into_iter().chain(ranges) {
-            let read: Vec<Option<Element>> = elements(kernel, family, table, &place.name(), |e| {
-                Element::read(family, place, e.key, e.data, e.comment)
-            })?;
-            if read.iter().any(Option::is_none) {
-                strange = Some(place);
+            let count = found.counts.get(&(family, place.name().into_owned())).copied();
+            let few = count.is_none_or(|count| count < MANY);
+            let by_key = match few {
+                true => None,
+                false => elements_by_key(kernel, family, table, place, &contents.elements)?,
+            };
+            if let Some(read) = by_key.filter(|read| Some(read.len() as u32) == count) {
+                contents.elements.extend(read);
+                continue;
             }
-            contents.elements.extend(read.into_iter().flatten());
+            let read = elements(kernel, family, table, &place.name(), |e| {
+                Element::read(family, place, e.key, e.data, e.comment).ok_or_else(|| e.key.to_vec())
+            })?;
+            for element in read {
+                match element {
+                    Ok(element) => contents.elements.push(element),
+                    Err(key) => found.damage.entry(family).or_default().strange.push((place, key)),
+                }
+            }
         }
         for set in NODE_SETS {
             let bounds = elements(kernel, family, table, ruleset::node_set(set), |e| {
@@ -215,90 +270,65 @@ pub fn contents(kernel: &mut Nftables, table: &str) -> io::Result<Result<Content
             contents.node.insert((family, set), intervals(set, bounds, family));
         }
     }
-    Ok(match strange {
-        Some(place) => Err(Unfit::Other(format!("an element of {} isn't ours", place.name()))),
-        None => Ok(contents),
-    })
+    Ok(found)
 }
 
-/// The elements of a set, read in one piece.
-fn elements<T>(
+/// A set of more elements is read by key where it can be. The kernel walks a hash set from its beginning for each 32 KiB of a
+/// dump (nft_rhash_walk), so that a dump of a million elements takes a minute and one of ten thousand a few milliseconds.
+const MANY: u32 = 20_000;
+
+/// The elements of a large set, by the keys that what was read of the family before leads to. `None` where they can't be read
+/// like this. Whoever asks has to compare how many there are with how many there ought to be: what nothing leads to isn't
+/// found.
+fn elements_by_key(
     kernel: &mut Nftables,
     family: Family,
     table: &str,
-    set: &str,
-    read: impl Fn(ElementInfo<'_>) -> T,
-) -> io::Result<Vec<T>> {
-    let mut attempts = 0;
-    loop {
-        let mut all = Vec::new();
-        match kernel.elements(ruleset::family(family), table, set, |e| all.push(read(e))) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted && attempts < ATTEMPTS => attempts += 1,
-            other => return other.map(|()| all),
-        }
-    }
-}
-
-/// Compares a table's fixed part with what this version writes, and reads its variable rules.
-fn shape(
-    kernel: &mut Nftables,
-    table: &str,
-    family: Family,
-    contents: &mut Contents,
-) -> io::Result<Result<(), Unfit>> {
-    let other = |text: String| Ok(Err(Unfit::Other(text)));
-    let kernel_family = ruleset::family(family);
-    let Some(info) = kernel.table(kernel_family, table)? else {
-        return Ok(Err(Unfit::Absent));
+    place: Place,
+    known: &[Element],
+) -> io::Result<Option<Vec<Element>>> {
+    let sticky = match place {
+        Place::Slots => false,
+        Place::Tokens | Place::Endpoints => true,
+        _ => return Ok(None),
     };
-    if info.comment.as_deref() != Some(&crate::encode::shape(family)) {
-        return other(format!("table {} {table} has another shape", kernel_family.name()));
-    }
-    let wanted = Ruleset::new(kernel_family);
-    let chains: BTreeMap<String, bool> =
-        kernel.chains(kernel_family, table)?.into_iter().map(|c| (c.name, c.hook.is_some())).collect();
-    let sets: BTreeSet<String> = kernel.sets(kernel_family, table)?.into_iter().map(|s| s.name).collect();
-    for name in &sets {
-        contents.ranges.extend(Place::of_ranges(name).map(|place| (family, place)));
-    }
-    let mut rules: BTreeMap<String, Vec<_>> = BTreeMap::new();
-    for rule in kernel.rules(kernel_family, table)? {
-        rules.entry(rule.chain).or_default().push(rule.expressions);
-    }
-    for chain in &wanted.chains {
-        if chains.get(&chain.name) != Some(&chain.hook.is_some()) {
-            return other(format!("chain {} is missing", chain.name));
-        }
-        let rules = rules.get(&chain.name).map_or(&[][..], Vec::as_slice);
-        let count = match chain.name.as_str() {
-            CHAIN_REMEMBER => rules.len(),
-            ruleset::CHAIN_RANGES | ruleset::CHAIN_RANGES_AGAIN => {
-                chain.rules.len() + contents.ranges.iter().filter(|(f, _)| *f == family).count()
+    let known = known.iter().filter(|element| element.family() == family);
+    let groups: Vec<Vec<Short>> = if place == Place::Endpoints {
+        let tokens: BTreeSet<Word> = known
+            .filter_map(|element| match element {
+                Element::Token { token, .. } => Some(*token),
+                _ => None,
+            })
+            .collect();
+        let any = Backend { address: Ipv4Addr::UNSPECIFIED.into(), port: 0 };
+        tokens.into_iter().map(|token| vec![Element::Endpoint { token, backend: any }.key()]).collect()
+    } else {
+        let mut sets: BTreeMap<SetId, u32> = BTreeMap::new();
+        for element in known {
+            if let Element::Frontend { word, .. } = element
+                && let Outcome::Spread { set, exponent } = word.outcome()
+                && sticky == (set.kind() > 0)
+            {
+                let most = sets.entry(set).or_default();
+                *most = exponent.max(*most);
             }
-            _ => chain.rules.len(),
-        };
-        if rules.len() != count {
-            return other(format!("chain {} has {} rules, not {count}", chain.name, rules.len()));
         }
-        if chain.name == CHAIN_REMEMBER {
-            let kinds: Vec<Duration> = (1u32..)
-                .zip(rules)
-                .map_while(|(kind, rule)| {
-                    let (read, timeout) = ruleset::read_remember_rule(rule)?;
-                    (read == kind).then(|| Duration::from_millis(timeout))
-                })
-                .collect();
-            if kinds.len() != rules.len() || (family == Family::V6 && kinds != contents.kinds) {
-                return other("the rules that remember clients differ".into());
-            }
-            contents.kinds = kinds;
+        // Slots are filled from 0 on: the first that is missing ends the set.
+        let key = |set, slot| Element::Token { family, set, slot, token: Word(0) }.key();
+        sets.into_iter()
+            .map(|(set, exponent)| (0..1u32 << exponent).map(|slot| key(set, slot)).collect())
+            .collect()
+    };
+    let before = kernel.generation()?;
+    let mut all = Some(Vec::new());
+    let read = kernel.elements_at(ruleset::family(family), table, &place.name(), groups, |e| {
+        match (&mut all, Element::read(family, place, e.key, e.data, e.comment)) {
+            (Some(all), Some(element)) => all.push(element),
+            _ => all = None,
         }
-    }
-    let missing = wanted.sets.iter().map(|s| &s.name).find(|name| !sets.contains(*name));
-    if let Some(name) = missing {
-        return other(format!("set {name} is missing"));
-    }
-    Ok(Ok(()))
+    });
+    // What can't be read by key is read by a dump, which tells its own errors.
+    Ok(all.filter(|_| read.is_ok()).filter(|_| kernel.generation().is_ok_and(|after| after == before)))
 }
 
 /// Pairs the bounds of intervals as the kernel keeps them: a beginning, and the address after the end.

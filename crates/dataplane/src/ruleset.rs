@@ -105,6 +105,14 @@ pub const NODE_SETS: [NodeSet; 5] = [
     NodeSet::Unmasqueraded,
 ];
 
+/// Where an empty nat chain sits so that the kernel keeps its nat hooks: after ours, whose decisions it never sees.
+pub const HOLD: ChainHook = ChainHook { kind: "nat", hook: Hook::Prerouting, priority: 100 };
+
+/// A rule that needs connection tracking, and does nothing.
+pub fn tracking() -> Vec<Expression> {
+    Rule::new(Family::Ip).ct_state(state::NEW).build()
+}
+
 /// The declaration of a place's set.
 pub fn declaration(family: Family, place: Place) -> SetDeclaration {
     use Field::*;

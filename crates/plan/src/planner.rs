@@ -43,7 +43,7 @@ pub struct Planner {
     health_checks: BTreeMap<ServiceName, HealthCheck>,
     plan: Plan,
     /// Of each UDP frontend in the plan: the backends whose flows may go on.
-    udp_serving: BTreeMap<Frontend, Arc<BTreeSet<Backend>>>,
+    udp_serving: StaleUdp,
     stale_udp: StaleUdp,
     dirty: BTreeSet<ServiceName>,
     node_dirty: bool,
@@ -72,7 +72,7 @@ impl Planner {
             node_findings: Vec::new(),
             health_checks: BTreeMap::new(),
             plan: Plan::default(),
-            udp_serving: BTreeMap::new(),
+            udp_serving: StaleUdp::new(),
             stale_udp: StaleUdp::new(),
             dirty: BTreeSet::new(),
             node_dirty: true,
@@ -276,6 +276,11 @@ impl Planner {
             cluster_ip_from_outside,
         };
         (plan, findings)
+    }
+
+    /// Every UDP frontend in the plan, with the backends whose flows may go on.
+    pub fn udp_serving(&self) -> &StaleUdp {
+        &self.udp_serving
     }
 
     /// UDP frontends whose flows may have become stale since the last time, and the backends whose flows may go on: a

@@ -341,6 +341,8 @@ pub struct Received<'a> {
     pub flags: u16,
     /// `nlmsg_seq`.
     pub sequence: u32,
+    /// `nlmsg_pid`: the netlink port of the socket whose request this answers, or whose doing it tells of.
+    pub port: u32,
     /// Everything after the header.
     pub payload: &'a [u8],
 }
@@ -397,6 +399,7 @@ impl<'a> Iterator for Messages<'a> {
             kind: u16::from_ne_bytes([head[4], head[5]]),
             flags: u16::from_ne_bytes([head[6], head[7]]),
             sequence: word(8),
+            port: word(12),
             payload,
         })
     }
@@ -545,6 +548,16 @@ impl Socket {
     /// Joins a multicast group (`RTNLGRP_…`, `NFNLGRP_…`); its messages come from [`Socket::receive`].
     pub fn subscribe(&self, group: u32) -> io::Result<()> {
         self.option(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group as i32)
+    }
+
+    /// Leaves a multicast group; what is waiting already still comes.
+    pub fn unsubscribe(&self, group: u32) -> io::Result<()> {
+        self.option(libc::SOL_NETLINK, libc::NETLINK_DROP_MEMBERSHIP, group as i32)
+    }
+
+    /// A second handle of the same socket.
+    pub fn duplicate(&self) -> io::Result<Socket> {
+        Ok(Socket { fd: self.fd.try_clone()?, sequence: self.sequence, buffer: Vec::new() })
     }
 
     /// Asks the kernel to check the header of dumps and to filter by it (`NETLINK_GET_STRICT_CHK`).

@@ -5,6 +5,7 @@
 
 mod batch; // a transaction under construction
 mod expression; // what rules are made of
+mod monitor; // what is committed, and by whom
 mod set; // declarations of sets and maps, typed keys
 mod table; // the socket: commit and dump
 
@@ -13,8 +14,9 @@ pub use expression::{
     Bytes, CtKey, DynsetOp, Expression, MetaKey, PayloadBase, Register, RejectWith, Verdict,
     masquerade_fully_random,
 };
+pub use monitor::{Heard, Membership, Monitor, Part, Touch, Transaction};
 pub use set::{Field, SetDeclaration, SetFlags, comment_userdata, read_comment};
-pub use table::{ChainInfo, CounterInfo, ElementInfo, Nftables, RuleInfo, SetInfo, TableInfo};
+pub use table::{ChainInfo, CounterInfo, ElementInfo, HookInfo, Nftables, RuleInfo, SetInfo, TableInfo};
 
 /// The family of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,16 +63,20 @@ const GETTABLE: u16 = kind(1);
 const DELTABLE: u16 = kind(2);
 const NEWCHAIN: u16 = kind(3);
 const GETCHAIN: u16 = kind(4);
+const DELCHAIN: u16 = kind(5);
 const NEWRULE: u16 = kind(6);
 const GETRULE: u16 = kind(7);
 const DELRULE: u16 = kind(8);
 const NEWSET: u16 = kind(9);
 const GETSET: u16 = kind(10);
+const DELSET: u16 = kind(11);
 const NEWSETELEM: u16 = kind(12);
 const GETSETELEM: u16 = kind(13);
 const DELSETELEM: u16 = kind(14);
+const NEWGEN: u16 = kind(15);
 const GETGEN: u16 = kind(16);
 const NEWOBJ: u16 = kind(18);
 const GETOBJ: u16 = kind(19);
+const DELOBJ: u16 = kind(20);
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;

@@ -187,8 +187,8 @@ fn what_is_wrong_is_named_with_its_remedy_and_all_at_once() {
         ),
         ("detectLocalMode: Guess", "detectLocalMode: \"Guess\" is not a mode"),
         (
-            "nodePortAddresses: [primary, 192.0.2.0/24]",
-            "nodePortAddresses[0]: can't use both 'primary' and CIDRs",
+            "nodePortAddresses: [primary, 192.0.2.1]",
+            "nodePortAddresses[1]: \"192.0.2.1\" is not a valid CIDR",
         ),
         ("nodePortAddresses: 192.0.2.0/24", "nodePortAddresses: \"192.0.2.0/24\" is not a list of texts"),
         ("nftables: {syncPeriod: 30}", "nftables.syncPeriod: 30 is not a time; write one such as 30s"),

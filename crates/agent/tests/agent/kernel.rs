@@ -19,12 +19,12 @@ use crate::api::FakeApi;
 use crate::forwarding::{node, service, slice};
 use crate::servers::until;
 
-const VIP: &str = "10.96.0.1";
-const PODS: [&str; 2] = ["10.1.0.5", "10.1.0.6"];
+pub const VIP: &str = "10.96.0.1";
+pub const PODS: [&str; 2] = ["10.1.0.5", "10.1.0.6"];
 
 /// Joins a node's namespace, which is the calling thread's, with a pod's. The pod answers UDP on port 8080 of each of its
 /// addresses with that address.
-fn cable() -> io::Result<Vec<UdpSocket>> {
+pub fn cable() -> io::Result<Vec<UdpSocket>> {
     let ip = |s: &str| s.parse::<IpAddr>().expect("an address");
     let pod = namespace::new_netns()?;
     let mut links = Links::open()?;
@@ -48,7 +48,7 @@ fn cable() -> io::Result<Vec<UdpSocket>> {
 }
 
 /// Answers each datagram with the address it came to, until the socket times out for want of any.
-fn answer(sockets: Vec<UdpSocket>) {
+pub fn answer(sockets: Vec<UdpSocket>) {
     for socket in sockets {
         std::thread::spawn(move || {
             let own = socket.local_addr().expect("bound").ip().to_string();
@@ -61,7 +61,7 @@ fn answer(sockets: Vec<UdpSocket>) {
     }
 }
 
-fn ask(client: &UdpSocket) -> String {
+pub fn ask(client: &UdpSocket) -> String {
     let mut buffer = [0; 64];
     let asked = client.send(b"who").and_then(|_| client.recv(&mut buffer));
     match asked {
@@ -70,7 +70,7 @@ fn ask(client: &UdpSocket) -> String {
     }
 }
 
-fn udp(mut object: Value) -> Value {
+pub fn udp(mut object: Value) -> Value {
     for at in ["/spec/ports/0/protocol", "/ports/0/protocol"] {
         if let Some(protocol) = object.pointer_mut(at) {
             *protocol = json!("UDP");
@@ -80,7 +80,7 @@ fn udp(mut object: Value) -> Value {
 }
 
 /// Runs a test as a node, in a network namespace of its own.
-fn on_node(promise: &str, test: impl AsyncFnOnce() + Send) {
+pub fn on_node(promise: &str, test: impl AsyncFnOnce() + Send) {
     if !trial::goes_on(promise) {
         return;
     }
@@ -94,17 +94,22 @@ fn on_node(promise: &str, test: impl AsyncFnOnce() + Send) {
     ran.expect("the namespace can be entered");
 }
 
-struct Running {
-    status: watch::Receiver<Status>,
-    opened: watch::Receiver<Opened>,
-    shutdown: CancellationToken,
-    task: tokio::task::JoinHandle<anyhow::Result<()>>,
+pub struct Running {
+    pub status: watch::Receiver<Status>,
+    pub opened: watch::Receiver<Opened>,
+    pub shutdown: CancellationToken,
+    pub task: tokio::task::JoinHandle<anyhow::Result<()>>,
 }
 
-fn start(api: &FakeApi) -> Running {
+pub fn start(api: &FakeApi) -> Running {
+    start_with(api, Duration::from_millis(50))
+}
+
+/// An agent that looks after its tables so often, if nobody tells it to.
+pub fn start_with(api: &FakeApi, check_every: Duration) -> Running {
     let config = Config {
         service_cidrs: vec!["10.96.0.0/16".parse().expect("a range")],
-        check_every: Duration::from_millis(50),
+        check_every,
         servers: Servers { metrics: Some(SocketAddr::from(([127, 0, 0, 1], 0))), ..Servers::default() },
         ..Config::new("here")
     };
@@ -115,12 +120,12 @@ fn start(api: &FakeApi) -> Running {
 }
 
 impl Running {
-    async fn commits(&mut self, more_than: u64) -> u64 {
+    pub async fn commits(&mut self, more_than: u64) -> u64 {
         self.status.wait_for(|s| s.synced && s.commits > more_than).await.expect("it runs").commits
     }
 }
 
-fn dns(pods: &[&str]) -> FakeApi {
+pub fn dns(pods: &[&str]) -> FakeApi {
     let api = FakeApi::default();
     api.put("nodes", node());
     api.put("services", udp(service("dns", VIP)));

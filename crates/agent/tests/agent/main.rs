@@ -2,8 +2,11 @@
 
 mod api;
 mod forwarding;
+mod healing;
 mod histories;
+mod hitless;
 mod kernel;
+mod lock;
 mod plane;
 mod servers;
 mod translation;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use portolan_agent::dataplane::Dataplane;
+use portolan_agent::dataplane::{Dataplane, Told};
 use portolan_dataplane::Applied;
 use portolan_plan::model::{Plan, PlanChange};
 use portolan_plan::planner::StaleUdp;
@@ -81,7 +81,11 @@ impl Dataplane for FakePlane {
         Ok(stale.len())
     }
 
-    fn disturbed(&mut self) -> anyhow::Result<bool> {
-        Ok(false)
+    fn watch(&mut self, _tell: Box<dyn Fn(Told) + Send>) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn disturbed(&mut self) -> anyhow::Result<Option<String>> {
+        Ok(None)
     }
 }

@@ -6,4 +6,5 @@ mod flip; // backends come and go under a flood
 mod ordinary; // small batches, users who are not root
 mod packets; // connections from everywhere to each kind of frontend
 mod plans; // plans to test with
+mod repair; // what somebody did to the tables
 mod world; // a node, its pods, a client, another node

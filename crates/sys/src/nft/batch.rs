@@ -18,6 +18,19 @@ pub enum Hook {
     Postrouting,
 }
 
+impl Hook {
+    /// `NF_INET_…`.
+    pub fn number(self) -> u32 {
+        match self {
+            Hook::Prerouting => 0,
+            Hook::Input => 1,
+            Hook::Forward => 2,
+            Hook::Output => 3,
+            Hook::Postrouting => 4,
+        }
+    }
+}
+
 /// What makes a chain a base chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChainHook {
@@ -99,6 +112,14 @@ impl Batch {
         self.message.str(1, table).u32be(2, 0).bytes(6, &comment_userdata(comment));
     }
 
+    /// Makes a table that belongs to the committing socket (`NFT_TABLE_F_OWNER`, Linux 5.12): it ends with the socket, and nobody
+    /// else can change it, nor flush it with the whole ruleset.
+    pub fn add_owned_table(&mut self, family: Family, table: &str, comment: &str) {
+        const OWNER: u32 = 2;
+        self.begin(NEWTABLE, CREATE, family.number(), 0);
+        self.message.str(1, table).u32be(2, OWNER).bytes(6, &comment_userdata(comment));
+    }
+
     /// Deletes a table with all that is in it.
     pub fn delete_table(&mut self, family: Family, table: &str) {
         self.begin(DELTABLE, 0, family.number(), 0);
@@ -110,19 +131,18 @@ impl Batch {
         self.begin(NEWCHAIN, CREATE, family.number(), 0);
         self.message.str(1, table).str(3, chain);
         if let Some(hook) = hook {
-            let number = match hook.hook {
-                Hook::Prerouting => 0,
-                Hook::Input => 1,
-                Hook::Forward => 2,
-                Hook::Output => 3,
-                Hook::Postrouting => 4,
-            };
             self.message.nest(4, |m| {
-                m.u32be(1, number).u32be(2, hook.priority as u32);
+                m.u32be(1, hook.hook.number()).u32be(2, hook.priority as u32);
             });
             // NF_ACCEPT
             self.message.u32be(5, 1).str(7, hook.kind);
         }
+    }
+
+    /// Deletes a chain with its rules; no rule of another chain may lead there.
+    pub fn delete_chain(&mut self, family: Family, table: &str, chain: &str) {
+        self.begin(DELCHAIN, 0, family.number(), 0);
+        self.message.str(1, table).str(3, chain);
     }
 
     /// Deletes all rules of a chain.
@@ -312,6 +332,7 @@ pub(super) fn describe(batch: &[u8], sequence: u32) -> String {
         NEWTABLE => "adding table",
         DELTABLE => "deleting table",
         NEWCHAIN => "adding chain",
+        DELCHAIN => "deleting chain",
         NEWRULE => "adding a rule to",
         DELRULE => "flushing chain",
         NEWSET => "adding set",
@@ -322,7 +343,7 @@ pub(super) fn describe(batch: &[u8], sequence: u32) -> String {
     };
     let name = |kind| message.attributes(4).find(kind).map(|a| a.str()).unwrap_or_default();
     match message.kind {
-        NEWCHAIN => format!("{what} {} {}", name(1), name(3)),
+        NEWCHAIN | DELCHAIN => format!("{what} {} {}", name(1), name(3)),
         NEWTABLE | DELTABLE => format!("{what} {}", name(1)),
         _ => format!("{what} {} {}", name(1), name(2)),
     }

@@ -5,13 +5,14 @@ use std::io;
 use super::batch::describe;
 use super::*;
 use crate::netlink::{
-    Attributes, KIND_ERROR, Message, NETFILTER, Received, Refusal, Socket, acknowledgement, errno,
+    ACK, Attributes, KIND_ERROR, Message, NETFILTER, Received, Refusal, Socket, acknowledgement, errno,
 };
 
 /// A netlink socket to nf_tables of the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct Nftables {
     socket: Socket,
+    port: u32,
 }
 
 /// A table as dumped.
@@ -23,6 +24,8 @@ pub struct TableInfo {
     pub name: String,
     /// Its comment.
     pub comment: Option<String>,
+    /// Its base chains see no packet (`NFT_TABLE_F_DORMANT`).
+    pub dormant: bool,
 }
 
 /// A chain as dumped.
@@ -30,8 +33,21 @@ pub struct TableInfo {
 pub struct ChainInfo {
     /// Its name.
     pub name: String,
-    /// Hook number and priority of a base chain.
-    pub hook: Option<(u32, i32)>,
+    /// What makes it a base chain, if it is one.
+    pub hook: Option<HookInfo>,
+}
+
+/// What makes a chain a base chain, as dumped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookInfo {
+    /// `nat`, `filter` or `route`.
+    pub kind: String,
+    /// `NF_INET_…`.
+    pub hook: u32,
+    /// When, among the chains there.
+    pub priority: i32,
+    /// Whether a packet that meets no verdict goes on.
+    pub accepts: bool,
 }
 
 /// A rule as dumped.
@@ -56,15 +72,19 @@ pub struct SetInfo {
     pub key_length: u32,
     /// The length of its data.
     pub data_length: u32,
+    /// How many elements it has, where the kernel says so (`NFTA_SET_COUNT`).
+    pub count: Option<u32>,
 }
 
 /// An element as dumped.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ElementInfo<'a> {
     /// Its key.
     pub key: &'a [u8],
     /// Its data.
     pub data: Option<&'a [u8]>,
+    /// Its verdict, of an element of a verdict map.
+    pub verdict: Option<Verdict>,
     /// Whether it ends an interval.
     pub interval_end: bool,
     /// Its comment.
@@ -80,6 +100,11 @@ pub struct CounterInfo {
     pub bytes: u64,
 }
 
+/// `NFT_TABLE_F_DORMANT`
+const DORMANT: u32 = 1;
+/// `NF_ACCEPT`
+const ACCEPT: u32 = 1;
+
 /// What a base chain's batch may take: the kernel's errors for thousands of operations must fit.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
@@ -89,7 +114,14 @@ impl Nftables {
         let socket = Socket::open(NETFILTER)?;
         socket.send_buffer(batch)?;
         socket.receive_buffer(RECEIVE_BUFFER)?;
-        Ok(Nftables { socket })
+        let mut nftables = Nftables { socket, port: 0 };
+        nftables.generation()?;
+        Ok(nftables)
+    }
+
+    /// The socket's netlink port: in [`Transaction::port`] it tells our commits from others'.
+    pub fn port(&self) -> u32 {
+        self.port
     }
 
     /// The most bytes of one batch: in a user namespace this is about `2 * net.core.wmem_max`.
@@ -160,10 +192,12 @@ impl Nftables {
 
     /// The generation: changes with each transaction of anybody in this namespace.
     pub fn generation(&mut self) -> io::Result<u32> {
-        let mut generation = 0;
+        let (mut generation, mut port) = (0, self.port);
         self.socket.query(Message::new(GETGEN, 0).raw(&general(0, 0)), |message| {
             generation = message.attributes(4).find(1).map_or(0, |a| a.u32be());
+            port = message.port;
         })?;
+        self.port = port;
         Ok(generation)
     }
 
@@ -175,7 +209,8 @@ impl Nftables {
         let answer = self.socket.query(&mut request, |message| {
             let comment =
                 message.attributes(4).find(6).and_then(|u| read_comment(u.value).map(str::to_owned));
-            found = Some(TableInfo { family, name: name.to_owned(), comment });
+            let flags = message.attributes(4).find(2).map_or(0, |a| a.u32be());
+            found = Some(TableInfo { family, name: name.to_owned(), comment, dormant: flags & DORMANT != 0 });
         });
         absent(answer).map(|_| found)
     }
@@ -185,7 +220,12 @@ impl Nftables {
         self.list(GETCHAIN, family, table, |attributes| {
             let hook = attributes.find(4).map(|hook| {
                 let number = |kind| hook.inside().find(kind).map_or(0, |a| a.u32be());
-                (number(1), number(2) as i32)
+                HookInfo {
+                    kind: name(attributes, 7),
+                    hook: number(1),
+                    priority: number(2) as i32,
+                    accepts: attributes.find(5).is_none_or(|policy| policy.u32be() == ACCEPT),
+                }
             });
             ChainInfo { name: name(attributes, 3), hook }
         })
@@ -211,6 +251,7 @@ impl Nftables {
                 flags: SetFlags(number(3)),
                 key_length: number(5),
                 data_length: number(7),
+                count: attributes.find(20).map(|a| a.u32be()),
             }
         })
     }
@@ -230,7 +271,8 @@ impl Nftables {
     }
 
     /// Gives each element of a set to `each`. The kernel walks a hash set from its beginning for every 32 KiB of the answer:
-    /// this is for thousands of elements, slow for a million. An error of kind `Interrupted` asks to begin again.
+    /// this is for thousands of elements, slow for a million; [`Nftables::elements_at`] isn't. An error of kind `Interrupted`
+    /// asks to begin again.
     pub fn elements(
         &mut self,
         family: Family,
@@ -241,18 +283,61 @@ impl Nftables {
         let mut request = Message::new(GETSETELEM, 0);
         request.raw(&general(family.number(), 0)).str(1, table).str(2, set);
         self.socket.dump(&mut request, |message| {
-            for element in message.attributes(4).find(3).into_iter().flat_map(|list| list.inside()) {
-                let inside = element.inside();
-                let value = |kind| inside.find(kind).and_then(|v| v.inside().find(1)).map(|v| v.value);
-                let Some(key) = value(1) else { continue };
-                each(ElementInfo {
-                    key,
-                    data: value(2),
-                    interval_end: inside.find(3).is_some_and(|f| f.u32be() & 1 != 0),
-                    comment: inside.find(6).and_then(|u| read_comment(u.value)),
-                });
-            }
+            read_elements(&message, &mut each);
         })
+    }
+
+    /// Asks for elements by their keys, and gives those that are there to `each`. A group of keys is answered up to the first
+    /// that isn't there. The cost is that of the elements asked for, however large the set is.
+    pub fn elements_at<K: AsRef<[u8]>>(
+        &mut self,
+        family: Family,
+        table: &str,
+        set: &str,
+        groups: impl IntoIterator<Item = Vec<K>>,
+        mut each: impl FnMut(ElementInfo<'_>),
+    ) -> io::Result<()> {
+        let mut groups = groups.into_iter().peekable();
+        while groups.peek().is_some() {
+            let mut request = Message::empty();
+            let (mut last, mut asked) = (0, 0);
+            while asked < ASKED
+                && let Some(keys) = groups.next()
+            {
+                asked += keys.len();
+                for keys in keys.chunks(ASKED) {
+                    last = self.socket.next_sequence();
+                    request.next(GETSETELEM, ACK).sequence(last).raw(&general(family.number(), 0));
+                    request.str(1, table).str(2, set).nest(3, |m| {
+                        for key in keys {
+                            m.nest(1, |m| {
+                                m.nest(1, |m| {
+                                    m.bytes(1, key.as_ref());
+                                });
+                            });
+                        }
+                    });
+                }
+            }
+            self.socket.send(request.as_bytes())?;
+            let (mut done, mut failed) = (asked == 0, None);
+            while !done {
+                self.socket.receive(|message| match message.kind {
+                    KIND_ERROR => {
+                        match acknowledgement(&message) {
+                            Err(refusal) if refusal.errno != libc::ENOENT => failed = Some(refusal),
+                            _ => {}
+                        }
+                        done |= message.sequence == last;
+                    }
+                    _ => read_elements(&message, &mut each),
+                })?;
+            }
+            if let Some(refusal) = failed {
+                return Err(refusal.into());
+            }
+        }
+        Ok(())
     }
 
     fn list<T>(
@@ -279,6 +364,26 @@ impl Nftables {
                 other => return other.map(|()| all),
             }
         }
+    }
+}
+
+/// How many elements are asked for at once: each is answered by a message, and all must fit the buffer that an ordinary user
+/// is granted.
+const ASKED: usize = 128;
+
+/// Gives each element of a message to `each`.
+fn read_elements(message: &Received<'_>, each: &mut impl FnMut(ElementInfo<'_>)) {
+    for element in message.attributes(4).find(3).into_iter().flat_map(|list| list.inside()) {
+        let inside = element.inside();
+        let value = |kind| inside.find(kind).and_then(|v| v.inside().find(1)).map(|v| v.value);
+        let Some(key) = value(1) else { continue };
+        each(ElementInfo {
+            key,
+            data: value(2),
+            verdict: inside.find(2).and_then(|v| Verdict::read(v.inside())),
+            interval_end: inside.find(3).is_some_and(|f| f.u32be() & 1 != 0),
+            comment: inside.find(6).and_then(|u| read_comment(u.value)),
+        });
     }
 }
 
