@@ -26,7 +26,7 @@ const PROMISE: &str = "kube-proxy sends the same flows to the same places";
 /// Where ours differs from kube-proxy 1.36, and why.
 const RANGES: &str = "a family without a source range is closed";
 const OWNERSHIP: &str = "an external address has one owner";
-const REFUSED: &str = "an external address that is not to be given";
+const REFUSED: &str = "external addresses that are not to be given";
 /// All of them. A test compares them with the document.
 pub const DIFFERENCES: [&str; 3] = [RANGES, OWNERSHIP, REFUSED];
 
