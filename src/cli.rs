@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
+mod explain; // `portolan explain`, `portolan trace`
 pub mod lab; // `portolan lab …`
 mod node; // `portolan node`
 mod server; // `portolan server`
@@ -23,6 +24,8 @@ enum Verb {
     Server(server::Args),
     /// Run a node: forwarding, pods, and the announcement of load-balancer addresses.
     Node(node::Args),
+    Explain(Box<explain::Explain>),
+    Trace(Box<explain::Trace>),
     /// Run a cluster of network namespaces on this machine.
     Lab(lab::LabCommand),
 }
@@ -43,6 +46,8 @@ pub fn run() -> anyhow::Result<ExitCode> {
     match Cli::parse().verb {
         Verb::Server(args) => serve(|stop| server::run(args, stop)),
         Verb::Node(args) => serve(|stop| node::run(args, stop)),
+        Verb::Explain(args) => explain::explain(*args),
+        Verb::Trace(args) => explain::trace(*args),
         Verb::Lab(command) => crate::lab::run(command),
     }
 }

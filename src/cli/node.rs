@@ -51,11 +51,20 @@ pub struct Args {
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
-enum FromOutside {
+pub enum FromOutside {
     /// Dropped, and counted.
     Refuse,
     /// Forwarded with this node's address as source, as kube-proxy does.
     Masquerade,
+}
+
+impl From<FromOutside> for portolan_plan::model::FromOutside {
+    fn from(said: FromOutside) -> portolan_plan::model::FromOutside {
+        match said {
+            FromOutside::Refuse => portolan_plan::model::FromOutside::Refuse,
+            FromOutside::Masquerade => portolan_plan::model::FromOutside::Masquerade,
+        }
+    }
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -113,10 +122,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
 
     let mut agent = portolan_agent::Config::new(&name);
     agent.service_cidrs = args.service_cidr;
-    agent.cluster_ip_from_outside = match args.cluster_ip_from_outside {
-        FromOutside::Refuse => portolan_plan::model::FromOutside::Refuse,
-        FromOutside::Masquerade => portolan_plan::model::FromOutside::Masquerade,
-    };
+    agent.cluster_ip_from_outside = args.cluster_ip_from_outside.into();
 
     let speaker = async {
         let Some(interface) = interface else {

@@ -438,6 +438,23 @@ impl Links {
         Ok(all)
     }
 
+    /// The route by which this host would send to an address, after all policy rules: the table's entry, with its prefix.
+    /// The error is the one that a sender would get: `ENETUNREACH`, `EHOSTUNREACH`, `EACCES`, `EINVAL` for a blackhole.
+    pub fn route_to(&mut self, address: IpAddr) -> io::Result<Option<Route>> {
+        const FIB_MATCH: u32 = 0x2000; // RTM_F_FIB_MATCH, rtnetlink.h: the entry itself, not the path made from it
+        let mut header = [0; ROUTE_HEADER];
+        header[0] = family(address);
+        header[1] = if address.is_ipv4() { 32 } else { 128 };
+        header[8..12].copy_from_slice(&FIB_MATCH.to_ne_bytes());
+        let mut request = Message::new(GET_ROUTE, 0);
+        request.raw(&header).bytes(1, &octets(address));
+        let mut found = None;
+        self.socket.query(&mut request, |message| {
+            found = read_route(&Reply { kind: message.kind, payload: message.payload.to_vec() });
+        })?;
+        Ok(found)
+    }
+
     // --- Neighbours ---
 
     /// Says for good which hardware address an address on a link has.

@@ -6,6 +6,7 @@
 mod batch; // a transaction under construction
 mod expression; // what rules are made of
 mod set; // declarations of sets and maps, typed keys
+mod survey; // everybody's chains and rules, to read
 mod table; // the socket: commit and dump
 
 pub use batch::{Batch, ChainHook, Hook};
@@ -14,6 +15,7 @@ pub use expression::{
     masquerade_fully_random,
 };
 pub use set::{Field, SetDeclaration, SetFlags, comment_userdata, read_comment};
+pub use survey::{SurveyedChain, SurveyedTable};
 pub use table::{ChainInfo, CounterInfo, ElementInfo, Nftables, RuleInfo, SetInfo, TableInfo};
 
 /// The family of a table.

@@ -5,7 +5,7 @@ use std::io;
 use super::batch::describe;
 use super::*;
 use crate::netlink::{
-    Attributes, KIND_ERROR, Message, NETFILTER, Received, Refusal, Socket, acknowledgement, errno,
+    Attributes, KIND_ERROR, Message, NETFILTER, Received, Refusal, Reply, Socket, acknowledgement, errno,
 };
 
 /// A netlink socket to nf_tables of the network namespace in which it was opened.
@@ -255,6 +255,11 @@ impl Nftables {
         })
     }
 
+    /// A dump as owned messages, consistent.
+    pub(super) fn dump_replies(&mut self, request: &mut Message) -> io::Result<Vec<Reply>> {
+        self.socket.dump_all(request)
+    }
+
     fn list<T>(
         &mut self,
         kind: u16,
@@ -282,7 +287,7 @@ impl Nftables {
     }
 }
 
-fn name(attributes: Attributes<'_>, kind: u16) -> String {
+pub(super) fn name(attributes: Attributes<'_>, kind: u16) -> String {
     attributes.find(kind).map_or_else(String::new, |a| a.str())
 }
 

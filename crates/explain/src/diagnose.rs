@@ -1,0 +1,556 @@
+//! The causes of a situation, the first one first. Pure.
+
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt;
+use portolan_plan::finding::{Finding, Object};
+use portolan_plan::model::{Family, ServiceName};
+use portolan_plan::service::{Choice, Rule, choice_of};
+use portolan_plan::trace::Outcome;
+use portolan_plan::view::{EndpointsView, PortView, ServiceView};
+
+use crate::cause::{Cause, Kind};
+use crate::near;
+use crate::objects::*;
+use crate::question::About;
+use crate::situation::{FlowPath, Picture, Situation, has_address, listed};
+
+mod balancer; // why a Service has no address, or not this one
+mod endpoints; // why nobody is there to answer
+mod node; // why a node doesn't do what the plan says
+mod pods; // why a pod isn't ready
+
+pub(crate) use node::{concerned, reachable};
+
+/// All that is wrong, and what is worth knowing, in the order of [`Kind`].
+pub fn diagnose(s: &Situation<'_>) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    match s.service {
+        None => causes.extend(missing(s)),
+        Some(service) => {
+            causes.extend(no_address(s, service));
+            if causes.is_empty() {
+                match &s.path {
+                    Some(path) => flow(s, service, path, &mut causes),
+                    None => whole(s, service, &mut causes),
+                }
+                notes(s, service, &mut causes);
+            }
+        }
+    }
+    if s.evidence.kernel.is_some() {
+        node::kernel(s, &mut causes);
+    }
+    node::object(s, &mut causes);
+    backends(s, &mut causes);
+    causes.sort_by_key(|c| c.kind);
+    let mut seen = Vec::new();
+    causes.retain(|c| {
+        let new = !seen.contains(c);
+        seen.push(c.clone());
+        new
+    });
+    causes
+}
+
+/// There is no Service that the question could mean.
+fn missing(s: &Situation<'_>) -> Option<Cause> {
+    let objects = &s.evidence.objects;
+    if let Some(name) = &s.name {
+        let elsewhere = objects.services.iter().find(|o| o.name_any() == *name.name);
+        let same_namespace =
+            || objects.services.iter().filter(|o| o.namespace().as_deref() == Some(&*name.namespace));
+        let names: Vec<String> = same_namespace().map(|o| o.name_any()).collect();
+        let near = near::nearest(&name.name, names.iter().map(String::as_str));
+        let (text, remedy) = match (elsewhere, near) {
+            (Some(other), _) => {
+                let namespace = other.namespace().unwrap_or_default();
+                (
+                    format!("there is no Service of this name; namespace {namespace} has one"),
+                    format!("ask for it there: -n {namespace}; clients use the name {}.{namespace}", name.name),
+                )
+            }
+            (None, Some(near)) => (
+                format!("there is no Service of this name; there is {near}"),
+                format!("use {near}"),
+            ),
+            _ => (
+                "there is no Service of this name".to_owned(),
+                format!("create it, or see which there are: kubectl get services -n {}", name.namespace),
+            ),
+        };
+        return Some(Cause::new(Kind::NoSuchService, s.object(), "metadata.name", text, remedy));
+    }
+    let path = s.path.as_ref()?;
+    let (address, port) = (path.flow.destination, path.flow.port);
+    if objects.pod_at(address).is_some() {
+        return None; // straight to a pod: no Service has a part in it
+    }
+    let in_range = s.evidence.told.service_cidrs.iter().any(|r| r.contains(&address));
+    let text = match in_range {
+        true => format!("{address} is in the range of cluster IPs, but no Service has it"),
+        false if objects.node_at(address).is_some() => {
+            format!("{address} is a node's address, but no Service has {port} as its node port")
+        }
+        false => format!("no Service has {address}"),
+    };
+    let remedy = "see the addresses and ports that there are: kubectl get services -A".to_owned();
+    Some(Cause::new(Kind::NobodysAddress, format!("address {address}"), "services", text, remedy))
+}
+
+/// The Service has no address of its own, or none that is Portolan's.
+fn no_address(s: &Situation<'_>, service: &Service) -> Option<Cause> {
+    let spec = spec(service);
+    let cause = |kind, field: &str, text: String, remedy: &str| {
+        Some(Cause::new(kind, s.object(), field, text, remedy))
+    };
+    if let Some(proxy) = service.labels().get(PROXY_NAME) {
+        return cause(
+            Kind::OtherProxy,
+            &format!("metadata.labels[{PROXY_NAME}]"),
+            format!("the label gives this Service to the proxy {proxy:?}; Portolan leaves it alone"),
+            "remove the label, or see to that proxy",
+        );
+    }
+    if type_of(service) == "ExternalName" {
+        let name = spec.external_name.as_deref().unwrap_or_default();
+        return cause(
+            Kind::ExternalName,
+            "spec.type",
+            format!("ExternalName: an alias for {name} in the cluster's DNS; it has no address to connect to"),
+            "connect to that name, or use type ClusterIP",
+        );
+    }
+    if spec.cluster_ip.as_deref() == Some("None") {
+        return cause(
+            Kind::Headless,
+            "spec.clusterIP",
+            "None: a headless Service has no address; its DNS name gives the addresses of the pods".into(),
+            "connect to the pods, or make the Service anew without clusterIP: None",
+        );
+    }
+    if let Some(family) = s.lacks {
+        let have: Vec<String> = cluster_ips(service).iter().map(|a| Family::of(*a).to_string()).collect();
+        return cause(
+            Kind::WrongFamily,
+            "spec.ipFamilies",
+            format!("the client asks for {family}; the Service has {}", have.join(" and ")),
+            "set spec.ipFamilyPolicy: PreferDualStack, or connect by a family that it has",
+        );
+    }
+    None
+}
+
+/// The causes for one flow.
+fn flow(s: &Situation<'_>, service: &Service, path: &FlowPath, causes: &mut Vec<Cause>) {
+    let Some(picture) = s.pictures.get(&path.node) else { return };
+    let decided = path.verdict.because.last().map_or("", |reason| &*reason.field);
+    match &path.verdict.outcome {
+        Outcome::Forward { .. } => {}
+        Outcome::NotAService => causes.extend(not_reached(s, service, path)),
+        _ if decided == "spec.ports" => causes.extend(port_cause(s, service, path)),
+        Outcome::Reject => {
+            if let Some((port, family)) = port_of(service, path) {
+                causes.extend(endpoints::none(s, service, port, family));
+            }
+        }
+        Outcome::Drop => causes.extend(dropped(s, service, path, picture, decided)),
+    }
+    if matches!(path.verdict.outcome, Outcome::NotAService) {
+        return;
+    }
+    // Not this flow's matter, unless its address is not captured.
+    balancer::missing_address(s, service, causes);
+}
+
+/// The address is the Service's or a node's, but nothing is captured there.
+fn not_reached(s: &Situation<'_>, service: &Service, path: &FlowPath) -> Option<Cause> {
+    let (address, number) = (path.flow.destination, path.flow.port);
+    if let Some((_, true)) = ingress(service).into_iter().find(|(ip, _)| *ip == address) {
+        return Some(Cause::new(
+            Kind::IpModeProxy,
+            s.object(),
+            "status.loadBalancer.ingress[].ipMode",
+            format!("Proxy: {address} is the load balancer's own; nodes don't capture what is sent to it"),
+            "see to the load balancer, or connect to the ClusterIP inside of the cluster",
+        ));
+    }
+    if let Some(finding) = s.pictures[&path.node].findings.iter().find(|f| f.text.contains(&address.to_string())) {
+        return Some(of_finding(finding));
+    }
+    if has_address(service, address) {
+        return port_cause(s, service, path);
+    }
+    // A node's address.
+    let by_node_port = ports(service).iter().find(|p| p.node_port == Some(i32::from(number)));
+    if let Some(port) = by_node_port {
+        if !carries(port, path.flow.protocol) {
+            return port_cause(s, service, path);
+        }
+        let answering = &s.pictures[&path.node].plan.node.node_addresses;
+        let on: Vec<String> = answering.iter().map(ToString::to_string).collect();
+        if !cluster_ips(service).iter().any(|a| Family::of(*a) == Family::of(address)) {
+            let family = Family::of(address);
+            return Some(Cause::new(
+                Kind::WrongFamily,
+                s.object(),
+                "spec.ipFamilies",
+                format!("{address} is {family}; the Service is not, and its node port neither"),
+                "set spec.ipFamilyPolicy: PreferDualStack, or use the node's other address",
+            ));
+        }
+        return Some(Cause::new(
+            Kind::NotANodePortAddress,
+            format!("node {}", path.node),
+            "status.addresses",
+            format!("node ports answer on {}, not on {address}", on.join(" and ")),
+            "connect to one of these",
+        ));
+    }
+    let port = ports(service).iter().find(|p| p.port == i32::from(number))?;
+    let node_port = port.node_port.unwrap_or_default();
+    Some(Cause::new(
+        Kind::ServicePortAtNode,
+        s.object(),
+        "spec.ports[].nodePort",
+        format!("{number} is the Service's own port; at a node's address it answers on its node port {node_port}"),
+        format!("connect to {}", std::net::SocketAddr::new(address, u16::try_from(node_port).unwrap_or(0))),
+    ))
+}
+
+/// Why the Service has no such port at this address.
+fn port_cause(s: &Situation<'_>, service: &Service, path: &FlowPath) -> Option<Cause> {
+    let (number, protocol_) = (i32::from(path.flow.port), path.flow.protocol);
+    let at_node = !has_address(service, path.flow.destination);
+    let same = ports(service).iter().find(|p| match at_node {
+        true => p.node_port == Some(number),
+        false => p.port == number,
+    });
+    if let Some(port) = same.filter(|p| !carries(p, protocol_)) {
+        let has = protocol(port);
+        return Some(Cause::new(
+            Kind::ProtocolMismatch,
+            s.object(),
+            "spec.ports[].protocol",
+            format!("port {number} is {has}; the connection is {protocol_}"),
+            format!("connect by {has}, or add a port with protocol: {protocol_}"),
+        ));
+    }
+    if let Some(port) = ports(service).iter().find(|p| p.node_port == Some(number)) {
+        return Some(Cause::new(
+            Kind::NodePortAtService,
+            s.object(),
+            "spec.ports[].port",
+            format!("{number} is the node port, which answers at nodes' addresses; here the port is {}", port.port),
+            format!("connect to port {}", port.port),
+        ));
+    }
+    let by_target = ports(service).iter().find(|p| p.target_port == Some(IntOrString::Int(number)));
+    let text = match by_target {
+        Some(port) => format!(
+            "the Service has no port {number}: that is where its pods listen (targetPort); clients use {}",
+            port.port
+        ),
+        None => format!("the Service has no port {number}/{protocol_}; it has {}", listed(ports(service))),
+    };
+    Some(Cause::new(
+        Kind::UndefinedPort,
+        s.object(),
+        "spec.ports",
+        text,
+        format!("connect to a port that it has, or add a port {number} to it"),
+    ))
+}
+
+/// Why a flow is dropped.
+fn dropped(
+    s: &Situation<'_>,
+    service: &Service,
+    path: &FlowPath,
+    picture: &Picture,
+    decided: &str,
+) -> Option<Cause> {
+    let source = path.flow.from.address();
+    match decided {
+        "clusterIPFromOutside" => {
+            let node_port = ports(service).iter().any(|p| p.node_port.is_some_and(|n| n != 0));
+            let remedy = match (type_of(service), node_port) {
+                ("LoadBalancer", _) => "connect to its load-balancer address",
+                (_, true) => "connect to a node's address at its node port",
+                _ => "use type NodePort or LoadBalancer",
+            };
+            Some(Cause::new(
+                Kind::ClusterIpFromOutside,
+                s.object(),
+                "spec.type",
+                format!(
+                    "{} is a ClusterIP, which answers inside of the cluster only; {source} is neither node {} nor one of its pods",
+                    path.flow.destination, path.node
+                ),
+                remedy,
+            ))
+        }
+        "spec.loadBalancerSourceRanges" => {
+            let ranges = spec(service).load_balancer_source_ranges.clone().unwrap_or_default();
+            let family = Family::of(source);
+            let of_family =
+                ranges.iter().any(|r| r.parse().is_ok_and(|r: ipnet::IpNet| Family::of(r.addr()) == family));
+            let text = match of_family {
+                true => format!("{source} is in none of {}", ranges.join(", ")),
+                false => format!("no {family} range is given ({}), so {family} is closed to everyone", ranges.join(", ")),
+            };
+            Some(Cause::new(
+                Kind::SourceRanges,
+                s.object(),
+                "spec.loadBalancerSourceRanges",
+                text,
+                "add a range that the client is in",
+            ))
+        }
+        "spec.internalTrafficPolicy" | "spec.externalTrafficPolicy" => {
+            let internal = decided == "spec.internalTrafficPolicy";
+            let kind = if internal { Kind::InternalPolicyLocal } else { Kind::ExternalPolicyLocal };
+            let others = port_of(service, path)
+                .map(|(port, family)| nodes_with(picture, &name_of(service), port, family))
+                .unwrap_or_default();
+            let remedy = match internal {
+                true => "run an endpoint on this node (a DaemonSet does), or set internalTrafficPolicy: Cluster",
+                false => {
+                    "connect to a node that has an endpoint, or set externalTrafficPolicy: Cluster (the client's address is then lost)"
+                }
+            };
+            Some(Cause::new(
+                kind,
+                s.object(),
+                decided,
+                format!("Local, and node {} has no ready endpoint; {} has", path.node, others.join(", ")),
+                remedy,
+            ))
+        }
+        _ => Some(Cause::new(
+            Kind::NobodysAddress,
+            format!("address {}", path.flow.destination),
+            "services",
+            path.verdict.because.last().map_or_else(String::new, |r| r.text.clone()),
+            "see the addresses that there are: kubectl get services -A",
+        )),
+    }
+}
+
+/// The Service's port that a flow is sent to, and the flow's family.
+pub(crate) fn port_of<'s>(service: &'s Service, path: &FlowPath) -> Option<(&'s ServicePort, Family)> {
+    let number = i32::from(path.flow.port);
+    let mut fitting = ports(service).iter().filter(|p| carries(p, path.flow.protocol));
+    let port = match has_address(service, path.flow.destination) {
+        true => fitting.find(|p| p.port == number),
+        false => fitting.find(|p| p.node_port == Some(number)),
+    };
+    Some((port?, Family::of(path.flow.destination)))
+}
+
+/// The causes for a Service as a whole: for a client that is let in, on any node.
+fn whole(s: &Situation<'_>, service: &Service, causes: &mut Vec<Cause>) {
+    let families = families(service);
+    let mut silent = Vec::new();
+    for port in ports(service) {
+        for family in &families {
+            // No node has a say in whether there is anybody at all; with no node at all, nobody forwards.
+            let used = s.pictures.values().any(|p| !choice(p, service, port, *family).is_none_or(|c| c.cluster.is_empty()));
+            if !used {
+                silent.push((port, *family));
+            }
+        }
+    }
+    for (port, family) in silent {
+        causes.extend(endpoints::none(s, service, port, family));
+    }
+    balancer::missing_address(s, service, causes);
+    balancer::proxied(s, service, causes);
+    for finding in s.pictures.values().flat_map(|p| &p.findings) {
+        if finding.object == Object::Service(name_of(service)) {
+            causes.push(of_finding(finding));
+        }
+    }
+    // A policy that leaves no node at all is a fault; one that leaves some is a choice.
+    let mut without = Vec::new();
+    for port in ports(service) {
+        for (name, picture) in &s.pictures {
+            for family in &families {
+                if choice(picture, service, port, *family)
+                    .is_some_and(|c| c.local.is_empty() && !c.cluster.is_empty())
+                    && !without.contains(name)
+                {
+                    without.push(name.clone());
+                }
+            }
+        }
+    }
+    let policies = [
+        (Kind::InternalPolicyLocal, "spec.internalTrafficPolicy", spec(service).internal_traffic_policy.as_deref()),
+        (Kind::ExternalPolicyLocal, "spec.externalTrafficPolicy", spec(service).external_traffic_policy.as_deref()),
+    ];
+    for (kind, field, _) in policies.into_iter().filter(|(.., policy)| *policy == Some("Local")) {
+        if without.is_empty() {
+            continue;
+        }
+        let who = if kind == Kind::InternalPolicyLocal { "clients on" } else { "clients from outside that come in by" };
+        let all = without.len() == s.pictures.len();
+        let nodes = without.join(", ");
+        causes.push(Cause::new(
+            if all { kind } else { Kind::LocalOnSomeNodes },
+            s.object(),
+            field,
+            format!("Local: {who} {nodes} are dropped, since no endpoint is ready there"),
+            format!("run endpoints on these nodes, or set {}: Cluster", field.trim_start_matches("spec.")),
+        ));
+    }
+}
+
+/// What a node chooses of a port's endpoints.
+pub(crate) fn choice(picture: &Picture, service: &Service, port: &ServicePort, family: Family) -> Option<Choice> {
+    let name = name_of(service);
+    let view = picture.views.services.get(&name)?;
+    let port = view_of(view, port)?;
+    let none = EndpointsView::default();
+    let endpoints = picture.views.endpoints.get(&name).unwrap_or(&none);
+    Some(choice_of(port, family, endpoints, &picture.views.node))
+}
+
+fn view_of<'v>(view: &'v ServiceView, port: &ServicePort) -> Option<&'v PortView> {
+    let name = port.name.as_deref().unwrap_or_default();
+    view.ports.iter().find(|p| *p.name == *name && p.protocol.to_string() == protocol(port))
+}
+
+/// The families of a Service.
+pub(crate) fn families(service: &Service) -> Vec<Family> {
+    let mut families: Vec<Family> = cluster_ips(service).into_iter().map(Family::of).collect();
+    families.dedup();
+    families
+}
+
+/// The nodes with a ready endpoint of a port.
+fn nodes_with(picture: &Picture, name: &ServiceName, port: &ServicePort, family: Family) -> Vec<String> {
+    let Some(endpoints) = picture.views.endpoints.get(name) else { return Vec::new() };
+    let slices = endpoints.slices.values().filter(|slice| slice.family == family);
+    let named = port.name.as_deref().unwrap_or_default();
+    let with_port = slices.filter(|slice| slice.ports.iter().any(|p| *p.name == *named));
+    let ready = with_port.flat_map(|slice| &slice.endpoints).filter(|e| e.ready);
+    let mut nodes: Vec<String> = ready.filter_map(|e| e.node.as_deref().map(str::to_owned)).collect();
+    nodes.sort();
+    nodes.dedup();
+    nodes
+}
+
+/// A finding of planning as a cause: planning says what is wrong and the remedy in one text.
+fn of_finding(finding: &Finding) -> Cause {
+    let (text, remedy) = finding.text.rsplit_once("; ").unwrap_or((&finding.text, ""));
+    let kind = match () {
+        () if finding.text.contains("belongs to service") || finding.text.contains("node port of service") => {
+            Kind::FrontendClash
+        }
+        () if finding.text.contains("not captured") => Kind::AddressRefused,
+        () => Kind::Finding,
+    };
+    Cause::new(kind, finding.object.to_string(), finding.field.to_string(), text, remedy)
+}
+
+/// Worth knowing.
+fn notes(s: &Situation<'_>, service: &Service, causes: &mut Vec<Cause>) {
+    let object = s.object();
+    let concerned: Vec<(&ServicePort, Family)> = match &s.path {
+        Some(path) => port_of(service, path).into_iter().collect(),
+        None => ports(service).iter().flat_map(|p| families(service).into_iter().map(move |f| (p, f))).collect(),
+    };
+    endpoints::notes(s, service, &concerned, causes);
+    for (node, picture) in &s.pictures {
+        for (port, family) in &concerned {
+            let Some(choice) = choice(picture, service, port, *family) else { continue };
+            let why = match &choice.cluster_rule {
+                Rule::ThisZone(zone) => format!("zone {zone}"),
+                Rule::ThisNode => format!("node {node}"),
+                Rule::Terminating => {
+                    causes.push(Cause::new(
+                        Kind::OnlyTerminating,
+                        format!("endpointslices of {}", name_of(service)),
+                        "endpoints[].conditions",
+                        format!("no endpoint of port {} is ready; those that terminate still serve", port.port),
+                        "",
+                    ));
+                    continue;
+                }
+                _ => continue,
+            };
+            let ready = ready_count(picture, service, port, *family);
+            if ready > choice.cluster.len() {
+                causes.push(Cause::new(
+                    Kind::HintsLeaveOut,
+                    format!("endpointslices of {}", name_of(service)),
+                    "endpoints[].hints",
+                    format!("hints keep clients on {node} to {} of {ready} endpoints: those of {why}", choice.cluster.len()),
+                    "see spec.trafficDistribution of the Service",
+                ));
+            }
+        }
+    }
+    if s.path.is_some() && spec(service).session_affinity.as_deref() == Some("ClientIP") {
+        let text = "ClientIP: a client that has connected before stays at the endpoint it had then";
+        causes.push(Cause::new(Kind::Affinity, object, "spec.sessionAffinity", text, ""));
+    }
+    let selecting = s.evidence.objects.policies.len();
+    if selecting > 0 {
+        causes.push(Cause::new(
+            Kind::NetworkPolicies,
+            format!("namespace {}", service.namespace().unwrap_or_default()),
+            "networkpolicies",
+            format!("there are {selecting} NetworkPolicies; who enforces them may drop this, which isn't examined here"),
+            "kubectl describe networkpolicies",
+        ));
+    }
+}
+
+fn ready_count(picture: &Picture, service: &Service, port: &ServicePort, family: Family) -> usize {
+    let Some(endpoints) = picture.views.endpoints.get(&name_of(service)) else { return 0 };
+    let named = port.name.as_deref().unwrap_or_default();
+    let slices = endpoints.slices.values().filter(|s| s.family == family);
+    let slices = slices.filter(|s| s.ports.iter().any(|p| *p.name == *named));
+    slices.flat_map(|s| &s.endpoints).filter(|e| e.ready).count()
+}
+
+/// What came of connecting to the backends.
+fn backends(s: &Situation<'_>, causes: &mut Vec<Cause>) {
+    let Some(probes) = &s.evidence.probes else { return };
+    let undeclared = causes.iter().find(|c| c.kind == Kind::TargetPortUndeclared).map(|c| c.text.clone());
+    for (kind, bad) in [
+        (Kind::BackendRefuses, crate::probe::Outcome::Refused),
+        (Kind::BackendSilent, crate::probe::Outcome::Silent),
+    ] {
+        let failed: Vec<_> = probes.iter().filter(|p| p.outcome == bad).collect();
+        let Some(first) = failed.first() else { continue };
+        let owner = s.evidence.objects.pod_at(first.backend.address).map_or_else(
+            || format!("endpoint {}", first.backend),
+            |pod| format!("pod {}/{}", pod.namespace().unwrap_or_default(), pod.name_any()),
+        );
+        let port = first.backend.port;
+        let of = format!("{} of {} backends", failed.len(), probes.len());
+        let (text, remedy) = match kind {
+            Kind::BackendRefuses => (
+                format!("{of} refuse connections: nobody listens on {}", first.backend),
+                format!("set spec.ports[].targetPort to the port that the program listens on, or have it listen on {port} (on all addresses, not only on 127.0.0.1)"),
+            ),
+            _ => (
+                format!("{of} don't answer at {} within {} s", first.backend, crate::probe::PATIENCE.as_secs()),
+                "see what drops it on the way: routes, other tables, the pod's own rules".to_owned(),
+            ),
+        };
+        let text = match &undeclared {
+            Some(hint) => format!("{text} ({hint})"),
+            None => text,
+        };
+        causes.push(Cause::new(kind, owner, "spec.containers[].ports", text, remedy));
+    }
+}
+
+/// Whether a question is about a whole Service.
+pub(crate) fn is_whole(s: &Situation<'_>) -> bool {
+    matches!(s.evidence.question.about, About::Service(_))
+}

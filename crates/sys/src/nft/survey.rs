@@ -1,0 +1,79 @@
+//! Everybody's chains and rules in a network namespace, whatever table they are in: to be read, never changed.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::table::name;
+use super::*;
+use crate::netlink::{Message, Reply};
+
+/// A table of anybody, with its chains.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SurveyedTable {
+    /// `NFPROTO_…`: 1 is `inet`, 2 `ip`, 10 `ip6`; others never see routed packets alone.
+    pub family: u8,
+    /// Its name.
+    pub name: String,
+    /// Its chains by name.
+    pub chains: BTreeMap<String, SurveyedChain>,
+}
+
+/// A chain of anybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SurveyedChain {
+    /// Hook number and priority of a base chain.
+    pub hook: Option<(u32, i32)>,
+    /// A base chain that drops what no rule decides.
+    pub drops: bool,
+    /// What each rule is made of, in order.
+    pub rules: Vec<Vec<Expression>>,
+}
+
+impl Nftables {
+    /// All tables of all families.
+    pub fn survey(&mut self) -> io::Result<Vec<SurveyedTable>> {
+        let mut tables: BTreeMap<(u8, String), SurveyedTable> = BTreeMap::new();
+        let mut chains = Vec::new();
+        self.dump_everything(GETCHAIN, |family, message| {
+            let attributes = message.attributes(4);
+            let hook = attributes.find(4).map(|hook| {
+                let number = |kind| hook.inside().find(kind).map_or(0, |a| a.u32be());
+                (number(1), number(2) as i32)
+            });
+            // NFTA_CHAIN_POLICY holds a verdict: NF_DROP is 0.
+            let drops = attributes.find(5).is_some_and(|policy| policy.u32be() == 0);
+            let chain = SurveyedChain { hook, drops, rules: Vec::new() };
+            chains.push(((family, name(attributes, 1)), name(attributes, 3), chain));
+        })?;
+        for ((family, table), name, chain) in chains {
+            let entry = tables.entry((family, table.clone())).or_insert_with(|| SurveyedTable {
+                family,
+                name: table,
+                chains: BTreeMap::new(),
+            });
+            entry.chains.insert(name, chain);
+        }
+        let mut rules = Vec::new();
+        self.dump_everything(GETRULE, |family, message| {
+            let attributes = message.attributes(4);
+            let expressions = attributes.find(4).map_or_else(Vec::new, |list| {
+                list.inside().map(|element| Expression::read(element.inside())).collect()
+            });
+            rules.push(((family, name(attributes, 1)), name(attributes, 2), expressions));
+        })?;
+        for (table, chain, rule) in rules {
+            if let Some(chain) = tables.get_mut(&table).and_then(|t| t.chains.get_mut(&chain)) {
+                chain.rules.push(rule);
+            }
+        }
+        Ok(tables.into_values().collect())
+    }
+
+    /// A dump without a family is one of all families (nf_tables_api.c).
+    fn dump_everything(&mut self, kind: u16, mut each: impl FnMut(u8, &Reply)) -> io::Result<()> {
+        for reply in self.dump_replies(Message::new(kind, 0).raw(&general(0, 0)))? {
+            each(reply.payload.first().copied().unwrap_or_default(), &reply);
+        }
+        Ok(())
+    }
+}
