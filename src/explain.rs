@@ -95,7 +95,7 @@ fn path_text(path: &PathSeen) -> String {
     }
     text.push('\n');
     if let Some(source) = &path.source_seen {
-        text.push_str(&format!("{:<8}the backend sees the address {source}\n", "SOURCE"));
+        text.push_str(&format!("{:<8}the address that the backend sees is {source}\n", "SOURCE"));
     }
     if let Some(seconds) = path.sticky_seconds {
         text.push_str(&format!("{:<8}the client keeps its backend for {seconds} s\n", "STICKY"));

@@ -129,10 +129,10 @@ pub async fn evidence(client: &Client, question: &Question, looks: &Looks) -> an
     let here = objects.nodes.iter().find(|n| node_addresses(n).iter().any(|a| own.contains(a)));
     let mut kernel = None;
     match here.map(|n| n.name_any()) {
-        None => assumed.push("only the API was asked: run this on a node, as root, to look into its kernel too".into()),
+        None => assumed.push("only the API was asked: run this on a node, as root, to look into its kernel too".to_owned().into()),
         Some(node) => match kernel::read(&node) {
             Ok(read) => kernel = Some(read),
-            Err(error) => assumed.push(format!("the kernel of {node} could not be read ({error:#}): run this as root")),
+            Err(error) => assumed.push(format!("the kernel of {node} could not be read ({error:#}): run this as root").into()),
         },
     }
     let reading = kernel.as_ref().and_then(|k| k.reading.as_ref());

@@ -14,6 +14,7 @@ use portolan_control::{desired_slices, pods as control_pods};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::Assumed;
 use crate::objects::*;
 
 /// Nodes that stand in where no manifest has one: their addresses are of TEST-NET-1 (RFC 5737) and of the documentation prefix.
@@ -35,7 +36,7 @@ struct Workload {
 }
 
 /// Objects made of manifests, and what was assumed of them.
-pub fn from_manifests(values: Vec<Value>, service_cidrs: &[IpNet]) -> anyhow::Result<(Objects, Vec<String>)> {
+pub fn from_manifests(values: Vec<Value>, service_cidrs: &[IpNet]) -> anyhow::Result<(Objects, Vec<Assumed>)> {
     let mut objects = Objects::default();
     let mut workloads = Vec::new();
     for value in values {
@@ -114,7 +115,7 @@ fn object<K: DeserializeOwned>(value: Value) -> Option<K> {
     serde_json::from_value(value).ok()
 }
 
-fn nodes(objects: &mut Objects, assumed: &mut Vec<String>) {
+fn nodes(objects: &mut Objects, assumed: &mut Vec<Assumed>) {
     if objects.nodes.is_empty() {
         let all = NODES.iter().filter_map(|(name, v4, pods4, pods6)| {
             object::<Node>(json!({
@@ -130,7 +131,7 @@ fn nodes(objects: &mut Objects, assumed: &mut Vec<String>) {
             }))
         });
         objects.nodes = all.map(Arc::new).collect();
-        assumed.push("no Node is given: two stand in, node-1 (192.0.2.11) and node-2 (192.0.2.12)".into());
+        assumed.push("no Node is given: two stand in, node-1 (192.0.2.11) and node-2 (192.0.2.12)".to_owned().into());
     }
     // A manifest of a node seldom says that it is ready.
     for node in &mut objects.nodes {
@@ -142,7 +143,7 @@ fn nodes(objects: &mut Objects, assumed: &mut Vec<String>) {
 }
 
 /// Pods that workloads would make, where no pod is given that they would count as theirs.
-fn pods(objects: &mut Objects, workloads: &[Workload], assumed: &mut Vec<String>) {
+fn pods(objects: &mut Objects, workloads: &[Workload], assumed: &mut Vec<Assumed>) {
     let mut next: BTreeMap<String, usize> = BTreeMap::new();
     for workload in workloads {
         let labels = workload.template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
@@ -178,7 +179,7 @@ fn pods(objects: &mut Objects, workloads: &[Workload], assumed: &mut Vec<String>
         assumed.push(format!(
             "{} {}/{}: {count} ready pods stand in for those that it would make",
             workload.kind, workload.namespace, workload.name
-        ));
+        ).into());
     }
 }
 
@@ -209,14 +210,17 @@ fn from_end(range: &IpNet, index: usize, back: bool) -> Option<IpAddr> {
 }
 
 /// Addresses and node ports that the API server would choose.
-fn services(objects: &mut Objects, ranges: &[IpNet], assumed: &mut Vec<String>) {
+fn services(objects: &mut Objects, ranges: &[IpNet], assumed: &mut Vec<Assumed>) {
     let taken: Vec<i32> =
         objects.services.iter().flat_map(|s| ports(s).iter().filter_map(|p| p.node_port)).collect();
     let mut node_ports = (NODE_PORT..).filter(|p| !taken.contains(p));
     // Back from the end of the ranges, where the API server comes last, so that they are least like addresses in use.
-    let mut index = 1;
+    let (mut index, mut balancers) = (1, 0);
     for service in &mut objects.services {
         let name = name_of(service);
+        let say = |assumed: &mut Vec<Assumed>, text: String| {
+            assumed.push(Assumed { service: Some(name.clone()), text: format!("service {name}: {text}") });
+        };
         let wants = wanted_families(service, ranges);
         let type_ = type_of(service).to_owned();
         let Some(spec) = service.spec.as_mut() else { continue };
@@ -231,7 +235,7 @@ fn services(objects: &mut Objects, ranges: &[IpNet], assumed: &mut Vec<String>) 
                 .filter_map(|range| from_end(range, index, true))
                 .map(|a| a.to_string())
                 .collect();
-            assumed.push(format!("service {name}: it has no clusterIP yet: {} stands in", chosen.join(" and ")));
+            say(&mut *assumed, format!("no clusterIP yet: {} stands in", chosen.join(" and ")));
             spec.cluster_ip = chosen.first().cloned();
             spec.cluster_ips = Some(chosen);
         }
@@ -242,12 +246,21 @@ fn services(objects: &mut Objects, ranges: &[IpNet], assumed: &mut Vec<String>) 
         for port in spec.ports.iter_mut().flatten().filter(|_| exposed) {
             if port.node_port.unwrap_or(0) == 0 {
                 port.node_port = node_ports.next();
-                assumed.push(format!(
-                    "service {name}: port {} has no nodePort yet: {} stands in",
-                    port.port,
-                    port.node_port.unwrap_or_default()
-                ));
+                let number = port.node_port.unwrap_or_default();
+                say(&mut *assumed, format!("port {} has no nodePort yet: {number} stands in", port.port));
             }
+        }
+        let class = spec.load_balancer_class.as_deref().unwrap_or(portolan_lb::CLASS);
+        if type_ == "LoadBalancer" && class == portolan_lb::CLASS && ingress(service).is_empty() {
+            balancers += 1;
+            // TEST-NET-3 (RFC 5737) and the documentation prefix (RFC 3849).
+            let chosen: Vec<String> = listed
+                .iter()
+                .map(|a| if a.contains(':') { format!("2001:db8:3::{balancers}") } else { format!("203.0.113.{balancers}") })
+                .collect();
+            say(&mut *assumed, format!("no load-balancer address yet: {} stands in", chosen.join(" and ")));
+            let entries: Vec<Value> = chosen.iter().map(|ip| json!({"ip": ip, "ipMode": "VIP"})).collect();
+            service.status = object(json!({"loadBalancer": {"ingress": entries}}));
         }
     }
 }
@@ -268,7 +281,7 @@ fn wanted_families(service: &Service, ranges: &[IpNet]) -> Vec<bool> {
 }
 
 /// Slices as the controller would write them, for Services that select pods and have none.
-fn slices(objects: &mut Objects, assumed: &mut Vec<String>) {
+fn slices(objects: &mut Objects, assumed: &mut Vec<Assumed>) {
     let mut made: Vec<EndpointSlice> = Vec::new();
     for service in &objects.services {
         let name = name_of(service);
@@ -293,7 +306,7 @@ fn slices(objects: &mut Objects, assumed: &mut Vec<String>) {
         }
     }
     if !made.is_empty() {
-        assumed.push("EndpointSlices are derived from the pods, as their controller would".into());
+        assumed.push("EndpointSlices are derived from the pods, as their controller would".to_owned().into());
     }
     objects.slices.extend(made);
 }
@@ -323,7 +336,7 @@ mod tests {
         let endpoints: Vec<usize> = objects.slices.iter().map(|s| s.endpoints.iter().flatten().count()).collect();
         assert_eq!(endpoints, [3, 3], "one slice a family");
         for said in ["stand in, node-1", "no clusterIP yet", "no nodePort yet", "3 ready pods stand in", "derived"] {
-            assert!(assumed.iter().any(|a| a.contains(said)), "{said}: {assumed:?}");
+            assert!(assumed.iter().any(|a| a.text.contains(said)), "{said}: {assumed:?}");
         }
     }
 
@@ -338,6 +351,7 @@ mod tests {
         assert_eq!(cluster_ips(&objects.services[0]), ["10.96.0.7".parse::<IpAddr>().unwrap()]);
         let endpoint = &objects.slices[0].endpoints.as_ref().unwrap()[0];
         assert_eq!(endpoint.addresses, ["10.1.0.5"]);
+        let assumed: Vec<&str> = assumed.iter().map(|a| a.text.as_str()).collect();
         assert_eq!(assumed, ["EndpointSlices are derived from the pods, as their controller would"]);
     }
 }

@@ -37,7 +37,22 @@ pub struct Evidence {
     /// What came of connecting to backends, if that was asked for.
     pub probes: Option<Vec<probe::Probe>>,
     /// What was assumed, to be told with the answer.
-    pub assumed: Vec<String>,
+    pub assumed: Vec<Assumed>,
     /// When it was gathered; none where time means nothing, as with manifests.
     pub now: Option<Timestamp>,
+}
+
+/// Something that was assumed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assumed {
+    /// Of which Service; of all if none.
+    pub service: Option<portolan_plan::model::ServiceName>,
+    /// What.
+    pub text: String,
+}
+
+impl From<String> for Assumed {
+    fn from(text: String) -> Assumed {
+        Assumed { service: None, text }
+    }
 }

@@ -184,10 +184,16 @@ fn report(s: &Situation<'_>, causes: Vec<Cause>, notes: Vec<Cause>) -> Report {
         sets: s.service.filter(|_| whole).map(|service| sets(s, service)).unwrap_or_default(),
         path: s.path.as_ref().map(|path| path_seen(s, path)),
         kernel: kernel(s, &causes),
-        assumed: s.evidence.assumed.iter().chain(&s.remarks).cloned().collect(),
+        assumed: assumed(s),
         causes,
         notes,
     }
+}
+
+/// What was assumed of the Service in question, or of all.
+fn assumed(s: &Situation<'_>) -> Vec<String> {
+    let of_all = s.evidence.assumed.iter().filter(|a| a.service.is_none() || a.service == s.name);
+    of_all.map(|a| &a.text).chain(&s.remarks).cloned().collect()
 }
 
 fn question(s: &Situation<'_>) -> String {
@@ -379,13 +385,11 @@ fn path_seen(s: &Situation<'_>, path: &FlowPath) -> PathSeen {
         Outcome::Forward { set, source_seen, affinity } => {
             seen.outcome = "forwarded";
             seen.backends = set.iter().map(|b| BackendSeen { address: b.to_string(), hops: hops(s, path, b) }).collect();
-            let node = format!("node {}'s", path.node);
+            let (client, node) = (format!("the client's own, {}", path.flow.from.address()), format!("one of node {}", path.node));
             seen.source_seen = Some(match source_seen {
-                SourceSeen::Kept => format!("the client's ({})", path.flow.from.address()),
+                SourceSeen::Kept => client,
                 SourceSeen::Node => node,
-                SourceSeen::KeptUnlessItself => {
-                    format!("the client's ({}); {node} where the backend is the client itself", path.flow.from.address())
-                }
+                SourceSeen::KeptUnlessItself => format!("{client}; {node} where the backend is the client itself"),
             });
             seen.sticky_seconds = affinity.map(|a| a.as_secs());
         }

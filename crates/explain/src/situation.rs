@@ -108,6 +108,11 @@ impl<'e> Situation<'e> {
     fn about_service(&mut self, name: &ServiceName) {
         self.name = Some(name.clone());
         self.service = self.evidence.objects.service(name);
+        self.on_all_nodes();
+    }
+
+    /// What the nodes make of the Service.
+    fn on_all_nodes(&mut self) {
         let Some(service) = self.service else { return };
         let related = related(&self.evidence.objects, service);
         for node in &self.evidence.objects.nodes {
@@ -128,7 +133,10 @@ impl<'e> Situation<'e> {
                 let Some(service) = self.service else { return Ok(()) };
                 match self.address_of(service, asked, &source)? {
                     Some(target) => target,
-                    None => return Ok(()),
+                    None => {
+                        self.on_all_nodes();
+                        return Ok(());
+                    }
                 }
             }
             Target::Address(address) => (*address, required(asked.port)?),
@@ -152,7 +160,7 @@ impl<'e> Situation<'e> {
             }
         }
         let picture = self.picture(&node, &concerned);
-        let origin = source.origin(Family::of(target.0), &picture.views.node, &mut self.remarks)?;
+        let origin = source.origin(Family::of(target.0), &mut self.remarks)?;
         let flow = Flow { from: origin, destination: target.0, protocol: asked.protocol, port: target.1 };
         let verdict = picture.plan.trace(&flow);
         self.path = Some(FlowPath { node: node.name_any(), flow, verdict });
@@ -280,7 +288,7 @@ impl<'e> Situation<'e> {
         Picture { plan, views, serving, findings: observed.findings().cloned().collect() }
     }
 
-    /// Each node's part of the Service's plan.
+    /// The Service in question, as causes name it.
     pub fn object(&self) -> String {
         self.name.as_ref().map_or_else(String::new, |n| format!("service {n}"))
     }
@@ -439,7 +447,7 @@ impl Source {
         self.addresses.is_empty() || self.addresses.iter().any(|a| Family::of(*a) == family)
     }
 
-    fn origin(&self, family: Family, _node: &NodeView, remarks: &mut Vec<String>) -> Result<Origin, CantTell> {
+    fn origin(&self, family: Family, remarks: &mut Vec<String>) -> Result<Origin, CantTell> {
         let address = of_family(&self.addresses, Some(family));
         match (self.kind, address) {
             (SourceKind::Pod, Some(address)) => Ok(Origin::Pod(address)),
