@@ -17,11 +17,20 @@ pub fn text(report: &Report) -> String {
         text.push_str(&path_text(path));
     }
     if !report.frontends.is_empty() {
-        let many = report.frontends.iter().flat_map(|r| &r.nodes).collect::<std::collections::BTreeSet<_>>().len();
-        let nodes = |all: &[String]| if all.len() == many && many > 1 { "all".to_owned() } else { all.join(",") };
+        let many =
+            report.frontends.iter().flat_map(|r| &r.nodes).collect::<std::collections::BTreeSet<_>>().len();
+        let nodes =
+            |all: &[String]| if all.len() == many && many > 1 { "all".to_owned() } else { all.join(",") };
         let rows = report.frontends.iter().map(|row| {
             let inside = if row.inside.is_empty() { "the same" } else { &row.inside };
-            vec![row.frontend.clone(), row.kind.into(), row.port.clone(), row.action.clone(), inside.into(), nodes(&row.nodes)]
+            vec![
+                row.frontend.clone(),
+                row.kind.into(),
+                row.port.clone(),
+                row.action.clone(),
+                inside.into(),
+                nodes(&row.nodes),
+            ]
         });
         text.push('\n');
         text.push_str(&render(
@@ -29,11 +38,22 @@ pub fn text(report: &Report) -> String {
             &rows.collect::<Vec<_>>(),
         ));
         let rows = report.sets.iter().map(|row| {
-            let backends = if row.backends.is_empty() { "<none>".to_owned() } else { row.backends.join(", ") };
-            vec![row.port.clone(), row.family.clone(), row.policy.into(), nodes(&row.nodes), row.rule.clone(), backends]
+            let backends =
+                if row.backends.is_empty() { "<none>".to_owned() } else { row.backends.join(", ") };
+            vec![
+                row.port.clone(),
+                row.family.clone(),
+                row.policy.into(),
+                nodes(&row.nodes),
+                row.rule.clone(),
+                backends,
+            ]
         });
         text.push('\n');
-        text.push_str(&render(&["PORT", "FAMILY", "POLICY", "NODES", "ENDPOINTS USED", "BACKENDS"], &rows.collect::<Vec<_>>()));
+        text.push_str(&render(
+            &["PORT", "FAMILY", "POLICY", "NODES", "ENDPOINTS USED", "BACKENDS"],
+            &rows.collect::<Vec<_>>(),
+        ));
     }
     if let Some(kernel) = &report.kernel {
         let rows = kernel.checks.iter().map(|c| vec![kernel.node.clone(), c.what.clone(), c.seen.clone()]);
@@ -67,7 +87,9 @@ fn head(report: &Report) -> String {
         let selector: Vec<String> = service.selector.iter().map(|(k, v)| format!("{k}={v}")).collect();
         let selects = match selector.is_empty() {
             true => "no selector".to_owned(),
-            false => format!("selects {}: {} pods, {} ready", selector.join(","), service.pods, service.ready),
+            false => {
+                format!("selects {}: {} pods, {} ready", selector.join(","), service.pods, service.ready)
+            }
         };
         text.push_str(&format!("service {}: type {}, {selects}\n", service.name, service.type_));
     }
@@ -83,9 +105,12 @@ fn cause_text(title: &str, cause: &Cause) -> String {
 }
 
 fn path_text(path: &PathSeen) -> String {
-    let mut text = format!("{:<8}{}\n{:<8}{}\n{:<8}node {}\n\n", "FROM", path.from, "TO", path.to, "DECIDES", path.node);
+    let mut text =
+        format!("{:<8}{}\n{:<8}{}\n{:<8}node {}\n\n", "FROM", path.from, "TO", path.to, "DECIDES", path.node);
     let steps = path.steps.iter().enumerate();
-    let rows = steps.map(|(i, step)| vec![(i + 1).to_string(), step.object.clone(), step.field.clone(), step.text.clone()]);
+    let rows = steps.map(|(i, step)| {
+        vec![(i + 1).to_string(), step.object.clone(), step.field.clone(), step.text.clone()]
+    });
     text.push_str(&render(&["STEP", "OBJECT", "FIELD", "WHAT FOLLOWS"], &rows.collect::<Vec<_>>()));
     text.push_str(&format!("\n{:<8}{}", "OUTCOME", path.outcome));
     match path.backends.len() {

@@ -93,7 +93,12 @@ impl World<'_> {
                 drop(patched.unwrap_or_else(failed));
             }
             Step::Delete(kind, name) => {
-                drop(self.api(kind, namespace).delete(name, &DeleteParams::default()).await.unwrap_or_else(|e| panic!("{e}")));
+                drop(
+                    self.api(kind, namespace)
+                        .delete(name, &DeleteParams::default())
+                        .await
+                        .unwrap_or_else(|e| panic!("{e}")),
+                );
             }
             Step::Run(place, command) => {
                 let command = self.filled(namespace, command).await;
@@ -102,7 +107,7 @@ impl World<'_> {
             }
             Step::Signal(node, signal) => {
                 let find = format!(
-                    "for p in /proc/[0-9]*; do if tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q 'node --server .* --name {node} '; \
+                    "for p in /proc/[0-9]*; do if tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q 'nod[e] --server .* --name {node} '; \
                      then kill -{signal} ${{p#/proc/}}; exit; fi; done; exit 1"
                 );
                 let output = self.lab.run_at("client", &["sh", "-c", &find]);
@@ -124,7 +129,8 @@ impl World<'_> {
         if filled.contains('{') {
             let web = until("an address for web", async || {
                 let services: Api<Service> = Api::namespaced(self.client.clone(), namespace);
-                let web = serde_json::to_value(services.get("web").await.map_err(|e| e.to_string())?).expect("JSON");
+                let web = serde_json::to_value(services.get("web").await.map_err(|e| e.to_string())?)
+                    .expect("JSON");
                 for (mark, pointer) in [
                     ("{clusterip}", "/spec/clusterIPs/0"),
                     ("{nodeport}", "/spec/ports/0/nodePort"),
@@ -144,7 +150,8 @@ impl World<'_> {
                 ("{lb4}", "/status/loadBalancer/ingress/0/ip"),
                 ("{lb6}", "/status/loadBalancer/ingress/1/ip"),
             ] {
-                let value = web.pointer(pointer).map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned));
+                let value =
+                    web.pointer(pointer).map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned));
                 filled = filled.replace(mark, &value.unwrap_or_default());
             }
         }
@@ -184,7 +191,8 @@ impl World<'_> {
 
     async fn try_fault(&self, fault: &Fault) -> Result<(), String> {
         let namespace = fault.name;
-        let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}})).expect("JSON");
+        let object: Namespace =
+            serde_json::from_value(json!({"metadata": {"name": namespace}})).expect("JSON");
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         namespaces.create(&PostParams::default(), &object).await.expect("a namespace");
         for value in &fault.given {
@@ -210,7 +218,8 @@ impl World<'_> {
                 break Ok(());
             }
             if began.elapsed() > std::time::Duration::from_secs(25) {
-                let said = format!("expected {} ({}), got {code}: {}", fault.reason, fault.says, causes(&answer));
+                let said =
+                    format!("expected {} ({}), got {code}: {}", fault.reason, fault.says, causes(&answer));
                 break Err(format!("{namespace}: {said}"));
             }
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
@@ -252,27 +261,41 @@ fn the_first_cause_that_is_named_is_the_fault_and_none_is_named_after_healing() 
             let all = some.iter().map(|fault| world.try_fault(fault));
             for result in futures_util::future::join_all(all).await {
                 tried += 1;
-                failed.extend(result.err());
+                failed.extend(result.inspect_err(|e| println!("{e}")).err());
             }
         }
-        let tools = ["nft", "ip", "conntrack"].iter().find(|t| world.lab.run_at("node-1", &["sh", "-c", &format!("command -v {t}")]).status.code() != Some(0));
+        let tools = ["nft", "ip", "conntrack"].iter().find(|t| {
+            world.lab.run_at("node-1", &["sh", "-c", &format!("command -v {t}")]).status.code() != Some(0)
+        });
         let mut together = faults::of_the_pool();
         match tools {
             None => together.extend(faults::of_the_kernel()),
-            Some(missing) => portolan_sys::trial::skipped("faults in the kernel are named", &format!("no program {missing}")),
+            Some(missing) => portolan_sys::trial::skipped(
+                "faults in the kernel are named",
+                &format!("no program {missing}"),
+            ),
         }
         for fault in together.iter().filter(|f| wanted(f)) {
             tried += 1;
-            failed.extend(world.try_fault(fault).await.err());
+            failed.extend(world.try_fault(fault).await.inspect_err(|e| println!("{e}")).err());
         }
-        println!("{} of {tried} faults named first, in {:.1} s", tried - failed.len(), began.elapsed().as_secs_f64());
+        println!(
+            "{} of {tried} faults named first, in {:.1} s",
+            tried - failed.len(),
+            began.elapsed().as_secs_f64()
+        );
         assert!(failed.is_empty(), "\n{}", failed.join("\n"));
         assert!(only.is_some() || tools.is_some() || tried >= 40, "only {tried} faults");
     });
 }
 
 fn trace(arguments: &[&str]) -> Output {
-    Command::new(PORTOLAN).arg("trace").args(arguments).current_dir(root()).output().expect("running portolan trace")
+    Command::new(PORTOLAN)
+        .arg("trace")
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .expect("running portolan trace")
 }
 
 #[test]
@@ -281,19 +304,32 @@ fn manifests_are_traced_without_a_cluster() {
     let outside = of(&["--from", "outside", "--to", "service/hostname-service", "--port", "8080"]);
     let said = text(&outside);
     assert_eq!(outside.status.code(), Some(0), "{said}");
-    for expected in ["192.0.2.11:30163", "spec.externalTrafficPolicy", "one of 3 backends", "pod default/echo-hostname-0", "stand in"] {
+    for expected in [
+        "192.0.2.11:30163",
+        "spec.externalTrafficPolicy",
+        "one of 3 backends",
+        "pod default/echo-hostname-0",
+        "stand in",
+    ] {
         assert!(said.contains(expected), "{expected}: {said}");
     }
-    let refused = of(&["--from", "outside", "--to", "service/hostname-cluster-ip", "--port", "80", "-o", "json"]);
+    let refused =
+        of(&["--from", "outside", "--to", "service/hostname-cluster-ip", "--port", "80", "-o", "json"]);
     let answer: Value = serde_json::from_slice(&refused.stdout).expect("JSON");
-    assert_eq!((refused.status.code(), &answer["causes"][0]["reason"]), (Some(1), &json!("ClusterIpFromOutside")));
+    assert_eq!(
+        (refused.status.code(), &answer["causes"][0]["reason"]),
+        (Some(1), &json!("ClusterIpFromOutside"))
+    );
 }
 
 #[test]
 fn a_question_that_can_not_be_answered_names_what_is_missing() {
     for (arguments, says) in [
         (&["-f", "examples/", "--from", "moon", "--to", "service/x"][..], "pod:NAMESPACE/NAME"),
-        (&["-f", "examples/", "--from", "node:nix", "--to", "service/hostname-service"][..], "there is no node nix; there are node-1, node-2"),
+        (
+            &["-f", "examples/", "--from", "node:nix", "--to", "service/hostname-service"][..],
+            "there is no node nix; there are node-1, node-2",
+        ),
         (&["-f", "examples/", "--from", "outside", "--to", "10.96.0.1"][..], "--port"),
         (&["-f", "nowhere/", "--from", "outside", "--to", "10.96.0.1:80"][..], "-f nowhere/"),
     ] {

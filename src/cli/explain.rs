@@ -153,10 +153,13 @@ pub fn explain(args: Explain) -> anyhow::Result<ExitCode> {
 async fn answer(args: &Explain) -> anyhow::Result<Report> {
     let mut config = match &args.kubeconfig {
         Some(path) => {
-            let file = Kubeconfig::read_from(path).with_context(|| format!("--kubeconfig {}", path.display()))?;
+            let file =
+                Kubeconfig::read_from(path).with_context(|| format!("--kubeconfig {}", path.display()))?;
             kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
         }
-        None => kube::Config::infer().await.context("no cluster is named: give --kubeconfig, or set KUBECONFIG")?,
+        None => kube::Config::infer()
+            .await
+            .context("no cluster is named: give --kubeconfig, or set KUBECONFIG")?,
     };
     if let Some(server) = &args.server {
         config.cluster_url = server.parse().with_context(|| format!("--server {server}"))?;

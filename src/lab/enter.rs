@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use portolan_sys::namespace::{self, Namespaces, ProcessNamespaces};
 
-use super::{init, network};
 use super::state::{Labs, State};
+use super::{init, network};
 
 /// Runs a command on a machine of a lab and returns its exit status. Without a machine it runs in this machine's own
 /// network namespace, otherwise inside.

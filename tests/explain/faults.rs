@@ -62,7 +62,16 @@ fn ask_on(node: &'static str, of: &str) -> Ask {
 /// A change of the Service `web` that makes the fault, and the one that heals it.
 fn changed(name: &'static str, reason: &'static str, says: &'static str, bad: Value, good: Value) -> Fault {
     let patch = |spec| vec![Step::Patch("Service", "web", json!({ "spec": spec }))];
-    Fault { name, reason, says, given: web(), inject: patch(bad), ask: ask("service/web"), heal: patch(good), then: None }
+    Fault {
+        name,
+        reason,
+        says,
+        given: web(),
+        inject: patch(bad),
+        ask: ask("service/web"),
+        heal: patch(good),
+        then: None,
+    }
 }
 
 /// Pods that never were as they should, until their container or their spec is put right.
@@ -75,14 +84,17 @@ fn born(name: &'static str, reason: &'static str, says: &'static str, bad: Value
         given: vec![bad, service("web", "NodePort", json!({}))],
         inject: vec![],
         ask: ask("service/web"),
-        heal: vec![Step::Delete("Deployment", "web"), Step::Create({
-            // A merge would keep what was wrong: another Deployment takes the place.
-            let mut other = good;
-            other["metadata"]["name"] = json!("web-again");
-            other["spec"]["selector"]["matchLabels"] = json!({"app": "web", "again": "yes"});
-            other["spec"]["template"]["metadata"]["labels"] = json!({"app": "web", "again": "yes"});
-            other
-        })],
+        heal: vec![
+            Step::Delete("Deployment", "web"),
+            Step::Create({
+                // A merge would keep what was wrong: another Deployment takes the place.
+                let mut other = good;
+                other["metadata"]["name"] = json!("web-again");
+                other["spec"]["selector"]["matchLabels"] = json!({"app": "web", "again": "yes"});
+                other["spec"]["template"]["metadata"]["labels"] = json!({"app": "web", "again": "yes"});
+                other
+            }),
+        ],
         then: None,
     }
 }
@@ -115,9 +127,7 @@ fn bare() -> Value {
 
 /// Faults that need nothing but their own namespace.
 pub fn of_objects() -> Vec<Fault> {
-    let both = |http: Value| {
-        json!({"ports": [http, {"name": "datagram", "port": 80, "protocol": "UDP", "targetPort": "datagram"}]})
-    };
+    let both = |http: Value| json!({"ports": [http, {"name": "datagram", "port": 80, "protocol": "UDP", "targetPort": "datagram"}]});
     let good_ports = || both(json!({"name": "http", "port": 80, "targetPort": "http"}));
     let mut faults = vec![
         Fault {
@@ -126,50 +136,134 @@ pub fn of_objects() -> Vec<Fault> {
             ..changed("gone", "NoSuchService", "no Service of this name", json!({}), json!({}))
         },
         asked("misspelt", "NoSuchService", "there is web", "service/wev", "service/web"),
-        asked("elsewhere", "NoSuchService", "namespace elsewhere has one", "service/web -n default", "service/web -n elsewhere"),
-        changed("selector-typo", "SelectorMatchesNothing", "2 pods have app=web", json!({"selector": {"app": "wbe"}}), json!({"selector": {"app": "web"}})),
-        changed("selector-more", "SelectorMatchesNothing", "app=web,tier=front", json!({"selector": {"tier": "front"}}), json!({"selector": {"tier": null}})),
+        asked(
+            "elsewhere",
+            "NoSuchService",
+            "namespace elsewhere has one",
+            "service/default/web",
+            "service/elsewhere/web",
+        ),
+        changed(
+            "selector-typo",
+            "SelectorMatchesNothing",
+            "2 pods have app=web",
+            json!({"selector": {"app": "wbe"}}),
+            json!({"selector": {"app": "web"}}),
+        ),
+        changed(
+            "selector-more",
+            "SelectorMatchesNothing",
+            "app=web,tier=front",
+            json!({"selector": {"tier": "front"}}),
+            json!({"selector": {"tier": null}}),
+        ),
         Fault {
             inject: vec![Step::Patch("Deployment", "web", json!({"spec": {"replicas": 0}}))],
             heal: vec![Step::Patch("Deployment", "web", json!({"spec": {"replicas": 1}}))],
             ..changed("scaled-to-zero", "ScaledToZero", "0 replicas", json!({}), json!({}))
         },
-        changed("target-name", "TargetPortMissing", "http (80/TCP)", both(json!({"name": "http", "port": 80, "targetPort": "htpp"})), good_ports()),
-        changed("target-protocol", "TargetPortMissing", "is a UDP port", both(json!({"name": "http", "port": 80, "targetPort": "datagram"})), good_ports()),
+        changed(
+            "target-name",
+            "TargetPortMissing",
+            "http (80/TCP)",
+            both(json!({"name": "http", "port": 80, "targetPort": "htpp"})),
+            good_ports(),
+        ),
+        changed(
+            "target-protocol",
+            "TargetPortMissing",
+            "is a UDP port",
+            both(json!({"name": "http", "port": 80, "targetPort": "datagram"})),
+            good_ports(),
+        ),
         Fault {
             ask: ask_on("node-1", "service/web --probe"),
-            ..changed("target-number", "BackendRefuses", "no container declares port 8081", both(json!({"name": "http", "port": 80, "targetPort": 8081})), good_ports())
+            ..changed(
+                "target-number",
+                "BackendRefuses",
+                "no container declares port 8081",
+                both(json!({"name": "http", "port": 80, "targetPort": 8081})),
+                good_ports(),
+            )
         },
         Fault {
             ask: ask("--from node:node-1 --to service/web --port 80"),
-            ..changed("port-moved", "UndefinedPort", "no port 80", json!({"ports": [{"name": "http", "port": 8080, "targetPort": "http"}]}), good_ports())
+            ..changed(
+                "port-moved",
+                "UndefinedPort",
+                "no port 80",
+                json!({"ports": [{"name": "http", "port": 8080, "targetPort": "http"}]}),
+                good_ports(),
+            )
         },
         Fault {
             ask: ask("--from node:node-1 --to service/web --port 80"),
-            ..changed("protocol", "ProtocolMismatch", "is UDP", json!({"ports": [{"name": "datagram", "port": 80, "protocol": "UDP", "targetPort": "datagram"}]}), good_ports())
+            ..changed(
+                "protocol",
+                "ProtocolMismatch",
+                "is UDP",
+                json!({"ports": [{"name": "datagram", "port": 80, "protocol": "UDP", "targetPort": "datagram"}]}),
+                good_ports(),
+            )
         },
         Fault {
             ask: ask("--from outside --to service/web --port 80"),
-            ..changed("cluster-ip-outside", "ClusterIpFromOutside", "inside of the cluster only", json!({"type": "ClusterIP"}), json!({"type": "NodePort"}))
+            ..changed(
+                "cluster-ip-outside",
+                "ClusterIpFromOutside",
+                "inside of the cluster only",
+                json!({"type": "ClusterIP"}),
+                json!({"type": "NodePort"}),
+            )
         },
-        asked("node-port-inside", "NodePortAtService", "here the port is 80",
-            "--from node:node-1 --to {clusterip} --port {nodeport}", "--from node:node-1 --to {clusterip} --port 80"),
-        asked("port-at-node", "ServicePortAtNode", "its node port",
-            "--from outside --to node:node-2 --port 80", "--from outside --to node:node-2 --port {nodeport}"),
-        asked("nobodys", "NobodysAddress", "no Service has it",
-            "--from node:node-1 --to 10.96.255.77:80", "--from node:node-1 --to service/web --port 80"),
-        asked("udp-at-node", "NobodysAddress", "node port",
-            "--from outside --to node:node-2 --port 29999", "--from outside --to node:node-2 --port {nodeport}"),
+        asked(
+            "node-port-inside",
+            "NodePortAtService",
+            "here the port is 80",
+            "--from node:node-1 --to {clusterip} --port {nodeport}",
+            "--from node:node-1 --to {clusterip} --port 80",
+        ),
+        asked(
+            "port-at-node",
+            "ServicePortAtNode",
+            "its node port",
+            "--from outside --to node:node-2 --port 80",
+            "--from outside --to node:node-2 --port {nodeport}",
+        ),
+        asked(
+            "nobodys",
+            "NobodysAddress",
+            "no Service has it",
+            "--from node:node-1 --to 10.96.255.77:80",
+            "--from node:node-1 --to service/web --port 80",
+        ),
+        asked(
+            "udp-at-node",
+            "NobodysAddress",
+            "node port",
+            "--from outside --to node:node-2 --port 29999",
+            "--from outside --to node:node-2 --port {nodeport}",
+        ),
         Fault {
-            given: vec![deployment(1, json!({})), service("web", "ClusterIP", json!({"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4"]}))],
+            given: vec![
+                deployment(1, json!({})),
+                service("web", "ClusterIP", json!({"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4"]})),
+            ],
             inject: vec![],
             ask: ask("--from node:node-1 --to service/web --port 80 --family ipv6"),
-            heal: vec![Step::Patch("Service", "web", json!({"spec": {"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv4", "IPv6"]}}))],
+            heal: vec![Step::Patch(
+                "Service",
+                "web",
+                json!({"spec": {"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv4", "IPv6"]}}),
+            )],
             ..changed("single-stack", "WrongFamily", "IPv6", json!({}), json!({}))
         },
         Fault {
-            given: vec![deployment(1, json!({})), json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
-                "spec": {"type": "ExternalName", "externalName": "example.org"}})],
+            given: vec![
+                deployment(1, json!({})),
+                json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+                "spec": {"type": "ExternalName", "externalName": "example.org"}}),
+            ],
             inject: vec![],
             heal: vec![Step::Delete("Service", "web"), Step::Create(service("web", "ClusterIP", json!({})))],
             ..changed("alias", "ExternalName", "example.org", json!({}), json!({}))
@@ -183,26 +277,68 @@ pub fn of_objects() -> Vec<Fault> {
         Fault {
             given: vec![deployment(1, on("node-1")), service("web", "ClusterIP", json!({}))],
             ask: ask("--from node:node-2 --to service/web --port 80"),
-            ..changed("internal-local", "InternalPolicyLocal", "node-1 has", json!({"internalTrafficPolicy": "Local"}), json!({"internalTrafficPolicy": "Cluster"}))
+            ..changed(
+                "internal-local",
+                "InternalPolicyLocal",
+                "node-1 has",
+                json!({"internalTrafficPolicy": "Local"}),
+                json!({"internalTrafficPolicy": "Cluster"}),
+            )
         },
         Fault {
             given: vec![deployment(1, on("node-1")), service("web", "NodePort", json!({}))],
             ask: ask("--from outside --to node:node-2 --port {nodeport}"),
-            ..changed("external-local", "ExternalPolicyLocal", "node-1 has", json!({"externalTrafficPolicy": "Local"}), json!({"externalTrafficPolicy": "Cluster"}))
+            ..changed(
+                "external-local",
+                "ExternalPolicyLocal",
+                "node-1 has",
+                json!({"externalTrafficPolicy": "Local"}),
+                json!({"externalTrafficPolicy": "Cluster"}),
+            )
         },
         Fault {
-            inject: vec![Step::Patch("Service", "web", json!({"metadata": {"labels": {"service.kubernetes.io/service-proxy-name": "other"}}}))],
-            heal: vec![Step::Patch("Service", "web", json!({"metadata": {"labels": {"service.kubernetes.io/service-proxy-name": null}}}))],
+            inject: vec![Step::Patch(
+                "Service",
+                "web",
+                json!({"metadata": {"labels": {"service.kubernetes.io/service-proxy-name": "other"}}}),
+            )],
+            heal: vec![Step::Patch(
+                "Service",
+                "web",
+                json!({"metadata": {"labels": {"service.kubernetes.io/service-proxy-name": null}}}),
+            )],
             ..changed("other-proxy", "OtherProxy", "other", json!({}), json!({}))
         },
-        changed("external-ip-inside", "AddressRefused", "range of cluster IPs", json!({"externalIPs": ["10.96.0.200"]}), json!({"externalIPs": null})),
+        changed(
+            "external-ip-inside",
+            "AddressRefused",
+            "range of cluster IPs",
+            json!({"externalIPs": ["10.96.0.200"]}),
+            json!({"externalIPs": null}),
+        ),
         Fault {
-            given: vec![deployment(1, json!({})), service("web", "ClusterIP", json!({"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv6"]}))],
-            ..changed("external-ip-family", "AddressRefused", "198.51.100.9 is IPv4", json!({"externalIPs": ["198.51.100.9"]}), json!({"externalIPs": null}))
+            given: vec![
+                deployment(1, json!({})),
+                service("web", "ClusterIP", json!({"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv6"]})),
+            ],
+            ..changed(
+                "external-ip-family",
+                "AddressRefused",
+                "198.51.100.9 is IPv4",
+                json!({"externalIPs": ["198.51.100.9"]}),
+                json!({"externalIPs": null}),
+            )
         },
         Fault {
-            given: [web(), vec![service("first", "ClusterIP", json!({"externalIPs": ["198.51.100.77"]}))]].concat(),
-            ..changed("external-ip-taken", "FrontendClash", "belongs to service external-ip-taken/first", json!({"externalIPs": ["198.51.100.77"]}), json!({"externalIPs": null}))
+            given: [vec![service("first", "ClusterIP", json!({"externalIPs": ["198.51.100.77"]}))], web()]
+                .concat(),
+            ..changed(
+                "external-ip-taken",
+                "FrontendClash",
+                "belongs to service external-ip-taken/first",
+                json!({"externalIPs": ["198.51.100.77"]}),
+                json!({"externalIPs": null}),
+            )
         },
         Fault {
             given: vec![deployment(1, json!({})), bare()],
@@ -215,31 +351,82 @@ pub fn of_objects() -> Vec<Fault> {
             given: vec![bare(), slice("https", true)],
             inject: vec![],
             ask: ask("service/bare"),
-            heal: vec![Step::Patch("EndpointSlice", "bare-1", json!({"ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}))],
+            heal: vec![Step::Patch(
+                "EndpointSlice",
+                "bare-1",
+                json!({"ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}),
+            )],
             ..changed("slice-port", "SlicePortsDiffer", "\"https\"", json!({}), json!({}))
         },
         Fault {
             given: vec![bare(), slice("http", false)],
             inject: vec![],
             ask: ask("service/bare"),
-            heal: vec![Step::Patch("EndpointSlice", "bare-1", json!({"endpoints": [{"addresses": ["10.80.0.100"], "conditions": {"ready": true}}]}))],
+            heal: vec![Step::Patch(
+                "EndpointSlice",
+                "bare-1",
+                json!({"endpoints": [{"addresses": ["10.80.0.100"], "conditions": {"ready": true}}]}),
+            )],
             ..changed("slice-unready", "SlicesNotReady", "no endpoint is ready", json!({}), json!({}))
         },
         Fault {
             given: vec![service("web", "ClusterIP", json!({}))],
             inject: vec![],
             heal: vec![Step::Create(deployment(1, json!({})))],
-            ..changed("no-pods", "SelectorMatchesNothing", "no pod in namespace no-pods at all", json!({}), json!({}))
+            ..changed(
+                "no-pods",
+                "SelectorMatchesNothing",
+                "no pod in namespace no-pods at all",
+                json!({}),
+                json!({}),
+            )
         },
         born("image", "ImageUnavailable", "nosuch", with_container(json!({"image": "nosuch"}))),
-        born("crash", "CrashLoop", "status 1", with_container(json!({"image": "host", "command": ["/bin/false"]}))),
-        born("exits", "CrashLoop", "status 0", with_container(json!({"image": "host", "command": ["/bin/true"]}))),
-        born("no-config", "ContainerRefused", "settings", with_container(json!({"envFrom": [{"configMapRef": {"name": "settings"}}]}))),
-        born("probe", "ProbeFails", "Readiness probe failed", with_container(json!({"readinessProbe": {"tcpSocket": {"port": 81}, "periodSeconds": 1}}))),
-        born("startup-probe", "ProbeFails", "Startup probe failed", with_container(json!({"startupProbe": {"tcpSocket": {"port": 81}, "periodSeconds": 1, "failureThreshold": 1000}}))),
-        born("unschedulable", "NotScheduled", "node", deployment(1, json!({"nodeSelector": {"disk": "ssd"}}))),
-        born("too-big", "NotScheduled", "cpu", with_container(json!({"resources": {"requests": {"cpu": "1000"}}}))),
-        born("gate", "ReadinessGate", "example.org/ready", deployment(1, json!({"readinessGates": [{"conditionType": "example.org/ready"}]}))),
+        born(
+            "crash",
+            "CrashLoop",
+            "status 1",
+            with_container(json!({"image": "host", "command": ["/bin/false"]})),
+        ),
+        born(
+            "exits",
+            "CrashLoop",
+            "status 0",
+            with_container(json!({"image": "host", "command": ["/bin/true"]})),
+        ),
+        born(
+            "no-config",
+            "ContainerRefused",
+            "settings",
+            with_container(json!({"envFrom": [{"configMapRef": {"name": "settings"}}]})),
+        ),
+        born(
+            "probe",
+            "ProbeFails",
+            "Readiness probe failed",
+            with_container(json!({"readinessProbe": {"tcpSocket": {"port": 81}, "periodSeconds": 1}})),
+        ),
+        born(
+            "startup-probe",
+            "ProbeFails",
+            "startup probe",
+            with_container(
+                json!({"startupProbe": {"tcpSocket": {"port": 81}, "periodSeconds": 1, "failureThreshold": 1000}}),
+            ),
+        ),
+        born(
+            "unschedulable",
+            "NotScheduled",
+            "node",
+            deployment(1, json!({"nodeSelector": {"disk": "ssd"}})),
+        ),
+        born("pinned", "NotScheduled", "node", deployment(1, on("node-9"))),
+        born(
+            "gate",
+            "ReadinessGate",
+            "example.org/ready",
+            deployment(1, json!({"readinessGates": [{"conditionType": "example.org/ready"}]})),
+        ),
     ];
     let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "once", "labels": {"app": "web"}},
         "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "host", "command": ["/bin/true"]}]}});
@@ -254,7 +441,10 @@ pub fn of_objects() -> Vec<Fault> {
     faults.push(Fault {
         given: vec![pod, service("web", "ClusterIP", json!({}))],
         inject: vec![Step::Delete("Pod", "once")],
-        heal: vec![Step::Patch("Pod", "once", json!({"metadata": {"finalizers": null}})), Step::Create(deployment(1, json!({})))],
+        heal: vec![
+            Step::Patch("Pod", "once", json!({"metadata": {"finalizers": null}})),
+            Step::Create(deployment(1, json!({}))),
+        ],
         ..changed("terminating", "Terminating", "being deleted", json!({}), json!({}))
     });
     faults
@@ -263,27 +453,46 @@ pub fn of_objects() -> Vec<Fault> {
 /// Faults of load balancers: there is one pool.
 pub fn of_the_pool() -> Vec<Fault> {
     let balanced = |over: Value| vec![deployment(1, json!({})), service("web", "LoadBalancer", over)];
-    let asks = |address: &str| json!({"metadata": {"annotations": {"portolan.dev/load-balancer-ips": address}}});
+    let asks =
+        |address: &str| json!({"metadata": {"annotations": {"portolan.dev/load-balancer-ips": address}}});
     let other = |over: Value| service("other", "LoadBalancer", over);
-    let four: Vec<Value> = (1..=4).map(|i| service(&format!("other-{i}"), "LoadBalancer", json!({}))).collect();
+    let four: Vec<Value> =
+        (1..=4).map(|i| service(&format!("other-{i}"), "LoadBalancer", json!({}))).collect();
     let foreign = || json!({"loadBalancerClass": "example.org/cloud"});
-    let ingress = |mode: &str| json!({"status": {"loadBalancer": {"ingress": [
-        {"ip": "203.0.113.5", "ipMode": mode}, {"ip": "2001:db8::5", "ipMode": mode}]}}});
+    let ingress = |mode: &str| {
+        json!({"status": {"loadBalancer": {"ingress": [
+        {"ip": "203.0.113.5", "ipMode": mode}, {"ip": "2001:db8::5", "ipMode": mode}]}}})
+    };
     vec![
         Fault {
             given: balanced(json!({})),
             ask: ask("--from 10.80.0.100 --to service/web --port 80"),
-            ..changed("ranges", "SourceRanges", "10.80.0.100 is in none of 192.0.2.0/24", json!({"loadBalancerSourceRanges": ["192.0.2.0/24"]}), json!({"loadBalancerSourceRanges": null}))
+            ..changed(
+                "ranges",
+                "SourceRanges",
+                "10.80.0.100 is in none of 192.0.2.0/24",
+                json!({"loadBalancerSourceRanges": ["192.0.2.0/24"]}),
+                json!({"loadBalancerSourceRanges": null}),
+            )
         },
         Fault {
             given: balanced(json!({})),
             ask: ask("--from fd00:80::100 --to {lb6} --port 80"),
-            ..changed("ranges-family", "SourceRanges", "no IPv6 range", json!({"loadBalancerSourceRanges": ["10.80.0.0/24"]}), json!({"loadBalancerSourceRanges": null}))
+            ..changed(
+                "ranges-family",
+                "SourceRanges",
+                "no IPv6 range",
+                json!({"loadBalancerSourceRanges": ["10.80.0.0/24"]}),
+                json!({"loadBalancerSourceRanges": null}),
+            )
         },
         Fault {
             given: balanced(foreign()),
             inject: vec![],
-            heal: vec![Step::Delete("Service", "web"), Step::Create(service("web", "LoadBalancer", json!({})))],
+            heal: vec![
+                Step::Delete("Service", "web"),
+                Step::Create(service("web", "LoadBalancer", json!({}))),
+            ],
             ..changed("class", "LoadBalancerClass", "example.org/cloud", json!({}), json!({}))
         },
         Fault {
@@ -297,13 +506,19 @@ pub fn of_the_pool() -> Vec<Fault> {
             given: [four, balanced(json!({}))].concat(),
             inject: vec![],
             heal: vec![Step::Delete("Service", "other-1")],
-            ..changed("exhausted", "PoolExhausted", "4 IPv4 addresses of the pool are in use", json!({}), json!({}))
+            ..changed("exhausted", "PoolExhausted", "addresses of the pool are in use", json!({}), json!({}))
         },
         Fault {
             given: balanced(json!({})),
             inject: vec![Step::Patch("Service", "web", asks("10.80.0.99"))],
             heal: vec![Step::Patch("Service", "web", json!({"metadata": {"annotations": null}}))],
-            ..changed("not-in-pool", "AddressOutsidePool", "10.80.0.99 is not in the pool", json!({}), json!({}))
+            ..changed(
+                "not-in-pool",
+                "AddressOutsidePool",
+                "10.80.0.99 is not in the pool",
+                json!({}),
+                json!({}),
+            )
         },
         Fault {
             given: [vec![other(json!({"loadBalancerIP": "10.80.0.203"}))], balanced(json!({}))].concat(),
@@ -325,32 +540,87 @@ pub fn of_the_kernel() -> Vec<Fault> {
         ..changed(name, reason, says, json!({}), json!({}))
     };
     let chain = |rules: &str| {
-        format!("nft 'table inet wall {{ chain way {{ type filter hook forward priority 5; policy accept; {rules} }}; }}'")
+        format!(
+            "nft 'table inet wall {{ chain way {{ type filter hook forward priority 5; policy accept; {rules} }}; }}'"
+        )
     };
     vec![
-        fault("forward-v4", "ForwardingOff", "IPv4", run("sysctl -qw net.ipv4.ip_forward=0"), run("sysctl -qw net.ipv4.ip_forward=1")),
-        fault("forward-v6", "ForwardingOff", "IPv6", run("sysctl -qw net.ipv6.conf.all.forwarding=0"), run("sysctl -qw net.ipv6.conf.all.forwarding=1")),
-        fault("route", "RouteMissing", "no way to the backend 10.244.",
-            run("ip rule add pref 10 to 10.244.0.0/16 unreachable"), run("ip rule del pref 10")),
-        fault("wall-port", "FirewallDrops", "its rule 1 drops it", run(&chain("tcp dport 80 drop;")), run("nft delete table inet wall")),
-        fault("wall-reject", "FirewallDrops", "refuses it", run(&chain("ct state established accept; ip daddr 10.244.0.0/16 reject;")), run("nft delete table inet wall")),
-        fault("wall-policy", "FirewallDrops", "its policy is drop",
-            run("nft 'table inet wall { chain way { type filter hook forward priority 5; policy drop; ct state established accept; }; }'"),
-            run("nft delete table inet wall")),
-        fault("wall-early", "FirewallDrops", "prerouting",
-            run("nft 'table ip wall { chain raw { type filter hook prerouting priority -300; ip daddr {clusterip} drop; }; }'"),
-            run("nft delete table ip wall")),
-        fault("stale-flow", "StaleFlow", "10.244.9.9:80",
-            run("conntrack -I -p udp -s 10.80.0.100 -d {clusterip} --sport 4444 --dport 80 -t 300 --dst-nat 10.244.9.9:80"),
-            run("conntrack -D -p udp --orig-dst {clusterip}")),
+        fault(
+            "forward-v4",
+            "ForwardingOff",
+            "IPv4",
+            run("sysctl -qw net.ipv4.ip_forward=0"),
+            run("sysctl -qw net.ipv4.ip_forward=1"),
+        ),
+        fault(
+            "forward-v6",
+            "ForwardingOff",
+            "IPv6",
+            run("sysctl -qw net.ipv6.conf.all.forwarding=0"),
+            run("sysctl -qw net.ipv6.conf.all.forwarding=1"),
+        ),
+        fault(
+            "route",
+            "RouteMissing",
+            "no way to the backend 10.244.",
+            run("ip rule add pref 10 to 10.244.0.0/16 unreachable"),
+            run("ip rule del pref 10"),
+        ),
+        fault(
+            "wall-port",
+            "FirewallDrops",
+            "its rule 1 drops it",
+            run(&chain("tcp dport 80 drop;")),
+            run("nft delete table inet wall"),
+        ),
+        fault(
+            "wall-reject",
+            "FirewallDrops",
+            "refuses it",
+            run(&chain("ct state established accept; ip daddr 10.244.0.0/16 reject;")),
+            run("nft delete table inet wall"),
+        ),
+        fault(
+            "wall-policy",
+            "FirewallDrops",
+            "its policy is drop",
+            run(
+                "nft 'table inet wall { chain way { type filter hook forward priority 5; policy drop; ct state established accept; }; }'",
+            ),
+            run("nft delete table inet wall"),
+        ),
+        fault(
+            "wall-early",
+            "FirewallDrops",
+            "prerouting",
+            run(
+                "nft 'table ip wall { chain raw { type filter hook prerouting priority -300; ip daddr {clusterip} drop; }; }'",
+            ),
+            run("nft delete table ip wall"),
+        ),
+        fault(
+            "stale-flow",
+            "StaleFlow",
+            "10.244.9.9:80",
+            run(
+                "conntrack -I -p udp -s 10.80.0.100 -d {clusterip} --sport 4444 --dport 80 -t 300 --dst-nat 10.244.9.9:80",
+            ),
+            run("conntrack -D -p udp --orig-dst {clusterip}"),
+        ),
         Fault {
-            inject: vec![Step::Signal("node-1", "STOP"), Step::Run("node-1", "nft delete table ip portolan".into())],
+            inject: vec![
+                Step::Signal("node-1", "STOP"),
+                Step::Run("node-1", "nft delete table ip portolan".into()),
+            ],
             heal: vec![Step::Signal("node-1", "KILL")],
             ..fault("table", "TableMissing", "not in the kernel", vec![], vec![])
         },
         Fault {
             given: vec![deployment(1, on("node-2")), service("web", "NodePort", json!({}))],
-            inject: vec![Step::Signal("node-1", "STOP"), Step::Patch("Deployment", "web", json!({"spec": {"replicas": 3}}))],
+            inject: vec![
+                Step::Signal("node-1", "STOP"),
+                Step::Patch("Deployment", "web", json!({"spec": {"replicas": 3}})),
+            ],
             heal: vec![Step::Signal("node-1", "CONT")],
             ..fault("drift", "TableDrift", "lacks", vec![], vec![])
         },

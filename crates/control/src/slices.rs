@@ -16,8 +16,8 @@ use crate::queue::Done;
 mod desired; // which slices there should be: pure
 mod ports; // which ports of a pod a Service means: pure
 
-pub use desired::{Changes, desired_slices};
 pub use desired::pod_ip;
+pub use desired::{Changes, desired_slices};
 pub(crate) use desired::{is_headless, is_included};
 pub use ports::resolve;
 

@@ -67,13 +67,15 @@ fn missing(s: &Situation<'_>) -> Option<Cause> {
                 let namespace = other.namespace().unwrap_or_default();
                 (
                     format!("there is no Service of this name; namespace {namespace} has one"),
-                    format!("ask for it there: -n {namespace}; clients use the name {}.{namespace}", name.name),
+                    format!(
+                        "ask for it there: -n {namespace}; clients use the name {}.{namespace}",
+                        name.name
+                    ),
                 )
             }
-            (None, Some(near)) => (
-                format!("there is no Service of this name; there is {near}"),
-                format!("use {near}"),
-            ),
+            (None, Some(near)) => {
+                (format!("there is no Service of this name; there is {near}"), format!("use {near}"))
+            }
             _ => (
                 "there is no Service of this name".to_owned(),
                 format!("create it, or see which there are: kubectl get services -n {}", name.namespace),
@@ -117,7 +119,9 @@ fn no_address(s: &Situation<'_>, service: &Service) -> Option<Cause> {
         return cause(
             Kind::ExternalName,
             "spec.type",
-            format!("ExternalName: an alias for {name} in the cluster's DNS; it has no address to connect to"),
+            format!(
+                "ExternalName: an alias for {name} in the cluster's DNS; it has no address to connect to"
+            ),
             "connect to that name, or use type ClusterIP",
         );
     }
@@ -175,7 +179,9 @@ fn not_reached(s: &Situation<'_>, service: &Service, path: &FlowPath) -> Option<
             "see to the load balancer, or connect to the ClusterIP inside of the cluster",
         ));
     }
-    if let Some(finding) = s.pictures[&path.node].findings.iter().find(|f| f.text.contains(&address.to_string())) {
+    if let Some(finding) =
+        s.pictures[&path.node].findings.iter().find(|f| f.text.contains(&address.to_string()))
+    {
         return Some(of_finding(finding));
     }
     if has_address(service, address) {
@@ -213,7 +219,9 @@ fn not_reached(s: &Situation<'_>, service: &Service, path: &FlowPath) -> Option<
         Kind::ServicePortAtNode,
         s.object(),
         "spec.ports[].nodePort",
-        format!("{number} is the Service's own port; at a node's address it answers on its node port {node_port}"),
+        format!(
+            "{number} is the Service's own port; at a node's address it answers on its node port {node_port}"
+        ),
         format!("connect to {}", std::net::SocketAddr::new(address, u16::try_from(node_port).unwrap_or(0))),
     ))
 }
@@ -241,7 +249,10 @@ fn port_cause(s: &Situation<'_>, service: &Service, path: &FlowPath) -> Option<C
             Kind::NodePortAtService,
             s.object(),
             "spec.ports[].port",
-            format!("{number} is the node port, which answers at nodes' addresses; here the port is {}", port.port),
+            format!(
+                "{number} is the node port, which answers at nodes' addresses; here the port is {}",
+                port.port
+            ),
             format!("connect to port {}", port.port),
         ));
     }
@@ -297,7 +308,10 @@ fn dropped(
                 ranges.iter().any(|r| r.parse().is_ok_and(|r: ipnet::IpNet| Family::of(r.addr()) == family));
             let text = match of_family {
                 true => format!("{source} is in none of {}", ranges.join(", ")),
-                false => format!("no {family} range is given ({}), so {family} is closed to everyone", ranges.join(", ")),
+                false => format!(
+                    "no {family} range is given ({}), so {family} is closed to everyone",
+                    ranges.join(", ")
+                ),
             };
             Some(Cause::new(
                 Kind::SourceRanges,
@@ -314,7 +328,9 @@ fn dropped(
                 .map(|(port, family)| nodes_with(picture, &name_of(service), port, family))
                 .unwrap_or_default();
             let remedy = match internal {
-                true => "run an endpoint on this node (a DaemonSet does), or set internalTrafficPolicy: Cluster",
+                true => {
+                    "run an endpoint on this node (a DaemonSet does), or set internalTrafficPolicy: Cluster"
+                }
                 false => {
                     "connect to a node that has an endpoint, or set externalTrafficPolicy: Cluster (the client's address is then lost)"
                 }
@@ -354,9 +370,11 @@ fn whole(s: &Situation<'_>, service: &Service, causes: &mut Vec<Cause>) {
     let mut silent = Vec::new();
     for port in ports(service) {
         for family in &families {
-            // No node has a say in whether there is anybody at all; with no node at all, nobody forwards.
-            let used = s.pictures.values().any(|p| !choice(p, service, port, *family).is_none_or(|c| c.cluster.is_empty()));
-            if !used {
+            let used = s
+                .pictures
+                .values()
+                .any(|p| !choice(p, service, port, *family).is_none_or(|c| c.cluster.is_empty()));
+            if !used && !s.pictures.is_empty() {
                 silent.push((port, *family));
             }
         }
@@ -386,14 +404,26 @@ fn whole(s: &Situation<'_>, service: &Service, causes: &mut Vec<Cause>) {
         }
     }
     let policies = [
-        (Kind::InternalPolicyLocal, "spec.internalTrafficPolicy", spec(service).internal_traffic_policy.as_deref()),
-        (Kind::ExternalPolicyLocal, "spec.externalTrafficPolicy", spec(service).external_traffic_policy.as_deref()),
+        (
+            Kind::InternalPolicyLocal,
+            "spec.internalTrafficPolicy",
+            spec(service).internal_traffic_policy.as_deref(),
+        ),
+        (
+            Kind::ExternalPolicyLocal,
+            "spec.externalTrafficPolicy",
+            spec(service).external_traffic_policy.as_deref(),
+        ),
     ];
     for (kind, field, _) in policies.into_iter().filter(|(.., policy)| *policy == Some("Local")) {
         if without.is_empty() {
             continue;
         }
-        let who = if kind == Kind::InternalPolicyLocal { "clients on" } else { "clients from outside that come in by" };
+        let who = if kind == Kind::InternalPolicyLocal {
+            "clients on"
+        } else {
+            "clients from outside that come in by"
+        };
         let all = without.len() == s.pictures.len();
         let nodes = without.join(", ");
         causes.push(Cause::new(
@@ -407,7 +437,12 @@ fn whole(s: &Situation<'_>, service: &Service, causes: &mut Vec<Cause>) {
 }
 
 /// What a node chooses of a port's endpoints.
-pub(crate) fn choice(picture: &Picture, service: &Service, port: &ServicePort, family: Family) -> Option<Choice> {
+pub(crate) fn choice(
+    picture: &Picture,
+    service: &Service,
+    port: &ServicePort,
+    family: Family,
+) -> Option<Choice> {
     let name = name_of(service);
     let view = picture.views.services.get(&name)?;
     let port = view_of(view, port)?;
@@ -445,10 +480,16 @@ fn nodes_with(picture: &Picture, name: &ServiceName, port: &ServicePort, family:
 fn of_finding(finding: &Finding) -> Cause {
     let (text, remedy) = finding.text.rsplit_once("; ").unwrap_or((&finding.text, ""));
     let kind = match () {
-        () if finding.text.contains("belongs to service") || finding.text.contains("node port of service") => {
+        () if finding.text.contains("belongs to service")
+            || finding.text.contains("node port of service") =>
+        {
             Kind::FrontendClash
         }
-        () if finding.text.contains("not captured") => Kind::AddressRefused,
+        // An external address that is the node's own is captured, and worth knowing.
+        () if finding.text.contains("now go to the Service") => Kind::Finding,
+        () if ["spec.externalIPs", "status.loadBalancer"].iter().any(|f| finding.field.starts_with(f)) => {
+            Kind::AddressRefused
+        }
         () => Kind::Finding,
     };
     Cause::new(kind, finding.object.to_string(), finding.field.to_string(), text, remedy)
@@ -459,7 +500,9 @@ fn notes(s: &Situation<'_>, service: &Service, causes: &mut Vec<Cause>) {
     let object = s.object();
     let concerned: Vec<(&ServicePort, Family)> = match &s.path {
         Some(path) => port_of(service, path).into_iter().collect(),
-        None => ports(service).iter().flat_map(|p| families(service).into_iter().map(move |f| (p, f))).collect(),
+        None => {
+            ports(service).iter().flat_map(|p| families(service).into_iter().map(move |f| (p, f))).collect()
+        }
     };
     endpoints::notes(s, service, &concerned, causes);
     for (node, picture) in &s.pictures {
@@ -473,7 +516,10 @@ fn notes(s: &Situation<'_>, service: &Service, causes: &mut Vec<Cause>) {
                         Kind::OnlyTerminating,
                         format!("endpointslices of {}", name_of(service)),
                         "endpoints[].conditions",
-                        format!("no endpoint of port {} is ready; those that terminate still serve", port.port),
+                        format!(
+                            "no endpoint of port {} is ready; those that terminate still serve",
+                            port.port
+                        ),
                         "",
                     ));
                     continue;
@@ -486,7 +532,10 @@ fn notes(s: &Situation<'_>, service: &Service, causes: &mut Vec<Cause>) {
                     Kind::HintsLeaveOut,
                     format!("endpointslices of {}", name_of(service)),
                     "endpoints[].hints",
-                    format!("hints keep clients on {node} to {} of {ready} endpoints: those of {why}", choice.cluster.len()),
+                    format!(
+                        "hints keep clients on {node} to {} of {ready} endpoints: those of {why}",
+                        choice.cluster.len()
+                    ),
                     "see spec.trafficDistribution of the Service",
                 ));
             }
@@ -535,10 +584,16 @@ fn backends(s: &Situation<'_>, causes: &mut Vec<Cause>) {
         let (text, remedy) = match kind {
             Kind::BackendRefuses => (
                 format!("{of} refuse connections: nobody listens on {}", first.backend),
-                format!("set spec.ports[].targetPort to the port that the program listens on, or have it listen on {port} (on all addresses, not only on 127.0.0.1)"),
+                format!(
+                    "set spec.ports[].targetPort to the port that the program listens on, or have it listen on {port} (on all addresses, not only on 127.0.0.1)"
+                ),
             ),
             _ => (
-                format!("{of} don't answer at {} within {} s", first.backend, crate::probe::PATIENCE.as_secs()),
+                format!(
+                    "{of} don't answer at {} within {} s",
+                    first.backend,
+                    crate::probe::PATIENCE.as_secs()
+                ),
                 "see what drops it on the way: routes, other tables, the pod's own rules".to_owned(),
             ),
         };
@@ -554,3 +609,6 @@ fn backends(s: &Situation<'_>, causes: &mut Vec<Cause>) {
 pub(crate) fn is_whole(s: &Situation<'_>) -> bool {
     matches!(s.evidence.question.about, About::Service(_))
 }
+
+#[cfg(test)]
+mod tests;

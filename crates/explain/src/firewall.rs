@@ -3,7 +3,9 @@
 
 use std::net::IpAddr;
 
-use portolan_sys::nft::{CtKey, Expression, MetaKey, PayloadBase, Register, SurveyedChain, SurveyedTable, Verdict};
+use portolan_sys::nft::{
+    CtKey, Expression, MetaKey, PayloadBase, Register, SurveyedChain, SurveyedTable, Verdict,
+};
 
 /// The first packet of a connection, as far as it is known.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +46,9 @@ pub fn meets(tables: &[SurveyedTable], packet: &Packet, translated: bool, hooks:
     for table in tables {
         let Some(family) = concerns(table.family, packet) else { continue };
         for (name, chain) in &table.chains {
-            let Some((hook, priority)) = chain.hook.filter(|(hook, _)| hooks.contains(hook)) else { continue };
+            let Some((hook, priority)) = chain.hook.filter(|(hook, _)| hooks.contains(hook)) else {
+                continue;
+            };
             let early = matches!(hook, 0 | 3) && priority < TRANSLATION;
             if early == translated {
                 continue;
@@ -135,7 +139,9 @@ impl Run<'_> {
                 }
                 (Match::Yes, Some(Outcome::Accept)) => return End::Accept,
                 (Match::Yes, Some(Outcome::Return)) => return End::Fall,
-                (Match::Maybe, Some(Outcome::Accept | Outcome::Return | Outcome::Unknown)) => self.doubts.accept = true,
+                (Match::Maybe, Some(Outcome::Accept | Outcome::Return | Outcome::Unknown)) => {
+                    self.doubts.accept = true
+                }
                 (Match::Yes, Some(Outcome::Unknown)) => self.doubts.accept = true,
                 (matched, Some(Outcome::To(name, goes))) => {
                     let Some(next) = self.table.chains.get(&name).filter(|_| depth < DEPTH) else { continue };
@@ -177,14 +183,17 @@ impl Run<'_> {
                 }
                 Expression::Bitwise { from, to, mask, xor } => {
                     let bytes = read(&registers, *from, mask.len());
-                    let value = bytes.map(|b| b.iter().zip(mask).zip(xor).map(|((b, m), x)| b & m ^ x).collect());
+                    let value =
+                        bytes.map(|b| b.iter().zip(mask).zip(xor).map(|((b, m), x)| b & m ^ x).collect());
                     load(&mut registers, *to, value);
                 }
-                Expression::Compare { register, equal, value } => match read(&registers, *register, value.len()) {
-                    Some(bytes) if (bytes == *value) == *equal => {}
-                    Some(_) => return (Match::No, None),
-                    None => doubt = true,
-                },
+                Expression::Compare { register, equal, value } => {
+                    match read(&registers, *register, value.len()) {
+                        Some(bytes) if (bytes == *value) == *equal => {}
+                        Some(_) => return (Match::No, None),
+                        None => doubt = true,
+                    }
+                }
                 Expression::Immediate { to, value } => load(&mut registers, *to, Some(value.clone())),
                 Expression::Verdict(verdict) => outcome = Some(Outcome::of(verdict)),
                 Expression::Reject(_) => outcome = Some(Outcome::Drop("refuses it")),
@@ -193,7 +202,8 @@ impl Run<'_> {
                     outcome = Some(Outcome::Unknown);
                 }
                 Expression::Counter { .. } | Expression::NamedCounter(_) | Expression::MetaSet { .. } => {}
-                Expression::Other(name) if matches!(name.as_str(), "log" | "notrack" | "objref" | "quota") => {}
+                Expression::Other(name)
+                    if matches!(name.as_str(), "log" | "notrack" | "objref" | "quota") => {}
                 Expression::Other(name) if name == "target" => {
                     doubt = true;
                     outcome = Some(Outcome::Unknown);
@@ -224,10 +234,14 @@ impl Run<'_> {
         let (source_at, destination_at) = if v4 { (12, 16) } else { (8, 24) };
         let part = |bytes: &[u8], at: usize| bytes.get(offset - at..offset - at + length).map(<[u8]>::to_vec);
         match base {
-            PayloadBase::Transport if (offset, length) == (2, 2) => Some(self.packet.port.to_be_bytes().to_vec()),
+            PayloadBase::Transport if (offset, length) == (2, 2) => {
+                Some(self.packet.port.to_be_bytes().to_vec())
+            }
             PayloadBase::Network if offset >= destination_at => part(&destination, destination_at),
             PayloadBase::Network if offset >= source_at => part(&whole(self.packet.source?), source_at),
-            PayloadBase::Network if (offset, length) == (if v4 { 9 } else { 6 }, 1) => Some(vec![self.packet.protocol]),
+            PayloadBase::Network if (offset, length) == (if v4 { 9 } else { 6 }, 1) => {
+                Some(vec![self.packet.protocol])
+            }
             _ => None,
         }
     }

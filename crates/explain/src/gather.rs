@@ -104,7 +104,10 @@ async fn pods(client: &Client, namespace: &str, objects: &mut Objects) -> anyhow
 /// Objects without which an answer is poorer, but still one: a server may not have the kind, or not show it.
 async fn optional<K>(client: &Client, namespace: &str) -> Vec<K>
 where
-    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + Debug,
 {
     let api = Api::<K>::namespaced(client.clone(), namespace);
     api.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default()
@@ -129,17 +132,25 @@ pub async fn evidence(client: &Client, question: &Question, looks: &Looks) -> an
     let here = objects.nodes.iter().find(|n| node_addresses(n).iter().any(|a| own.contains(a)));
     let mut kernel = None;
     match here.map(|n| n.name_any()) {
-        None => assumed.push("only the API was asked: run this on a node, as root, to look into its kernel too".to_owned().into()),
+        None => assumed.push(
+            "only the API was asked: run this on a node, as root, to look into its kernel too"
+                .to_owned()
+                .into(),
+        ),
         Some(node) => match kernel::read(&node) {
             Ok(read) => kernel = Some(read),
-            Err(error) => assumed.push(format!("the kernel of {node} could not be read ({error:#}): run this as root").into()),
+            Err(error) => assumed
+                .push(format!("the kernel of {node} could not be read ({error:#}): run this as root").into()),
         },
     }
     let reading = kernel.as_ref().and_then(|k| k.reading.as_ref());
     let told = Told {
         service_cidrs: match &looks.service_cidrs {
             Some(ranges) => ranges.clone(),
-            None => reading.map(|r| ranges(r, SERVICE_CIDRS)).filter(|r| !r.is_empty()).unwrap_or_else(default_ranges),
+            None => reading
+                .map(|r| ranges(r, SERVICE_CIDRS))
+                .filter(|r| !r.is_empty())
+                .unwrap_or_else(default_ranges),
         },
         cluster_ip_from_outside: looks.cluster_ip_from_outside.unwrap_or_else(|| match reading {
             Some(reading) if ranges(reading, CLOSED_CIDRS).is_empty() => FromOutside::Masquerade,

@@ -18,8 +18,10 @@ use crate::Assumed;
 use crate::objects::*;
 
 /// Nodes that stand in where no manifest has one: their addresses are of TEST-NET-1 (RFC 5737) and of the documentation prefix.
-const NODES: [(&str, &str, &str, &str); 2] =
-    [("node-1", "192.0.2.11", "10.244.1.0/24", "fd00:10:244:1::/64"), ("node-2", "192.0.2.12", "10.244.2.0/24", "fd00:10:244:2::/64")];
+const NODES: [(&str, &str, &str, &str); 2] = [
+    ("node-1", "192.0.2.11", "10.244.1.0/24", "fd00:10:244:1::/64"),
+    ("node-2", "192.0.2.12", "10.244.2.0/24", "fd00:10:244:2::/64"),
+];
 /// At most so many pods stand in for a workload.
 const REPLICAS: usize = 20;
 /// Where placeholders for node ports begin.
@@ -36,7 +38,10 @@ struct Workload {
 }
 
 /// Objects made of manifests, and what was assumed of them.
-pub fn from_manifests(values: Vec<Value>, service_cidrs: &[IpNet]) -> anyhow::Result<(Objects, Vec<Assumed>)> {
+pub fn from_manifests(
+    values: Vec<Value>,
+    service_cidrs: &[IpNet],
+) -> anyhow::Result<(Objects, Vec<Assumed>)> {
     let mut objects = Objects::default();
     let mut workloads = Vec::new();
     for value in values {
@@ -74,7 +79,8 @@ fn add(value: Value, objects: &mut Objects, workloads: &mut Vec<Workload>) -> an
     fn ids<K: ResourceExt>(object: &K) -> (String, String) {
         (object.namespace().unwrap_or_default(), object.name_any())
     }
-    let count = |replicas: Option<i32>| Some(usize::try_from(replicas.unwrap_or(1)).unwrap_or(0).min(REPLICAS));
+    let count =
+        |replicas: Option<i32>| Some(usize::try_from(replicas.unwrap_or(1)).unwrap_or(0).min(REPLICAS));
     match kind.as_str() {
         "Service" => objects.services.push(read(value, true)?),
         "EndpointSlice" => objects.slices.push(read(value, true)?),
@@ -131,7 +137,9 @@ fn nodes(objects: &mut Objects, assumed: &mut Vec<Assumed>) {
             }))
         });
         objects.nodes = all.map(Arc::new).collect();
-        assumed.push("no Node is given: two stand in, node-1 (192.0.2.11) and node-2 (192.0.2.12)".to_owned().into());
+        assumed.push(
+            "no Node is given: two stand in, node-1 (192.0.2.11) and node-2 (192.0.2.12)".to_owned().into(),
+        );
     }
     // A manifest of a node seldom says that it is ready.
     for node in &mut objects.nodes {
@@ -176,15 +184,19 @@ fn pods(objects: &mut Objects, workloads: &[Workload], assumed: &mut Vec<Assumed
             });
             objects.pods.extend(object::<Pod>(pod).map(Arc::new));
         }
-        assumed.push(format!(
-            "{} {}/{}: {count} ready pods stand in for those that it would make",
-            workload.kind, workload.namespace, workload.name
-        ).into());
+        assumed.push(
+            format!(
+                "{} {}/{}: {count} ready pods stand in for those that it would make",
+                workload.kind, workload.namespace, workload.name
+            )
+            .into(),
+        );
     }
 }
 
 fn with_node(template: &PodTemplateSpec, node: &str) -> Value {
-    let mut spec = template.spec.as_ref().and_then(|s| serde_json::to_value(s).ok()).unwrap_or_else(|| json!({}));
+    let mut spec =
+        template.spec.as_ref().and_then(|s| serde_json::to_value(s).ok()).unwrap_or_else(|| json!({}));
     spec["nodeName"] = json!(node);
     spec
 }
@@ -199,13 +211,16 @@ fn addresses_in(node: &Node, index: usize) -> Vec<IpAddr> {
 /// An address of a range, counted from its beginning or back from its end.
 fn from_end(range: &IpNet, index: usize, back: bool) -> Option<IpAddr> {
     let offset = u128::try_from(index).ok()?;
-    let at = |first: u128, last: u128| if back { last.checked_sub(offset) } else { first.checked_add(offset) };
+    let at =
+        |first: u128, last: u128| if back { last.checked_sub(offset) } else { first.checked_add(offset) };
     match range {
         IpNet::V4(range) => {
             let bits = at(u128::from(range.network().to_bits()), u128::from(range.broadcast().to_bits()))?;
             Some(IpAddr::V4(u32::try_from(bits).ok()?.into()))
         }
-        IpNet::V6(range) => Some(IpAddr::V6(at(range.network().to_bits(), range.broadcast().to_bits())?.into())),
+        IpNet::V6(range) => {
+            Some(IpAddr::V6(at(range.network().to_bits(), range.broadcast().to_bits())?.into()))
+        }
     }
 }
 
@@ -239,10 +254,12 @@ fn services(objects: &mut Objects, ranges: &[IpNet], assumed: &mut Vec<Assumed>)
             spec.cluster_ip = chosen.first().cloned();
             spec.cluster_ips = Some(chosen);
         }
-        let listed = spec.cluster_ips.clone().or_else(|| Some(vec![spec.cluster_ip.clone()?])).unwrap_or_default();
+        let listed =
+            spec.cluster_ips.clone().or_else(|| Some(vec![spec.cluster_ip.clone()?])).unwrap_or_default();
         let families = listed.iter().map(|a| if a.contains(':') { "IPv6" } else { "IPv4" }.to_owned());
         spec.ip_families = Some(families.collect());
-        let exposed = type_ == "NodePort" || (type_ == "LoadBalancer" && spec.allocate_load_balancer_node_ports != Some(false));
+        let exposed = type_ == "NodePort"
+            || (type_ == "LoadBalancer" && spec.allocate_load_balancer_node_ports != Some(false));
         for port in spec.ports.iter_mut().flatten().filter(|_| exposed) {
             if port.node_port.unwrap_or(0) == 0 {
                 port.node_port = node_ports.next();
@@ -256,7 +273,13 @@ fn services(objects: &mut Objects, ranges: &[IpNet], assumed: &mut Vec<Assumed>)
             // TEST-NET-3 (RFC 5737) and the documentation prefix (RFC 3849).
             let chosen: Vec<String> = listed
                 .iter()
-                .map(|a| if a.contains(':') { format!("2001:db8:3::{balancers}") } else { format!("203.0.113.{balancers}") })
+                .map(|a| {
+                    if a.contains(':') {
+                        format!("2001:db8:3::{balancers}")
+                    } else {
+                        format!("203.0.113.{balancers}")
+                    }
+                })
                 .collect();
             say(&mut *assumed, format!("no load-balancer address yet: {} stands in", chosen.join(" and ")));
             let entries: Vec<Value> = chosen.iter().map(|ip| json!({"ip": ip, "ipMode": "VIP"})).collect();
@@ -333,9 +356,12 @@ mod tests {
         assert_eq!(cluster_ips(web).len(), 2, "{assumed:?}");
         assert_eq!(ports(web)[0].node_port, Some(NODE_PORT));
         assert_eq!((objects.nodes.len(), objects.pods.len()), (2, 3));
-        let endpoints: Vec<usize> = objects.slices.iter().map(|s| s.endpoints.iter().flatten().count()).collect();
+        let endpoints: Vec<usize> =
+            objects.slices.iter().map(|s| s.endpoints.iter().flatten().count()).collect();
         assert_eq!(endpoints, [3, 3], "one slice a family");
-        for said in ["stand in, node-1", "no clusterIP yet", "no nodePort yet", "3 ready pods stand in", "derived"] {
+        for said in
+            ["stand in, node-1", "no clusterIP yet", "no nodePort yet", "3 ready pods stand in", "derived"]
+        {
             assert!(assumed.iter().any(|a| a.text.contains(said)), "{said}: {assumed:?}");
         }
     }

@@ -63,12 +63,13 @@ pub fn read(node: &str) -> anyhow::Result<NodeKernel> {
         }
     };
     let value = |name: &str| {
-        std::fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/"))).ok().map(|t| t.trim().to_owned())
+        std::fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/")))
+            .ok()
+            .map(|t| t.trim().to_owned())
     };
     let settings = SETTINGS.iter().filter_map(|s| Some((s.name, value(s.name)?))).collect();
     let number = |name: &str| value(name).and_then(|v| v.parse().ok());
-    let conntrack =
-        number("net.netfilter.nf_conntrack_count").zip(number("net.netfilter.nf_conntrack_max"));
+    let conntrack = number("net.netfilter.nf_conntrack_count").zip(number("net.netfilter.nf_conntrack_max"));
     Ok(NodeKernel {
         node: node.to_owned(),
         reading,

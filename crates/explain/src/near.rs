@@ -19,7 +19,9 @@ pub fn distance(a: &str, b: &str) -> usize {
 /// Whether one may be a slip for the other.
 pub fn is_near(a: &str, b: &str) -> bool {
     let far = a.chars().count().max(b.chars().count()) / 3;
-    a != b && (distance(a, b) <= far.max(1) || (a.len() > 2 && (b.contains(a) || (b.len() > 2 && a.contains(b)))))
+    a != b
+        && (distance(a, b) <= far.max(1)
+            || (a.len() > 2 && (b.contains(a) || (b.len() > 2 && a.contains(b)))))
 }
 
 /// The nearest of several, if one is near.

@@ -100,10 +100,7 @@ impl Objects {
 /// The name of a Service object.
 pub fn name_of(service: &Service) -> ServiceName {
     let meta: &ObjectMeta = &service.metadata;
-    ServiceName::new(
-        meta.namespace.as_deref().unwrap_or_default(),
-        meta.name.as_deref().unwrap_or_default(),
-    )
+    ServiceName::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
 }
 
 static NO_SPEC: std::sync::LazyLock<ServiceSpec> = std::sync::LazyLock::new(ServiceSpec::default);

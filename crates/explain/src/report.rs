@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
-use portolan_plan::model::{Action, Backend, Family, FrontendKind, Frontend, FrontendPlan, ServicePlan};
+use portolan_plan::model::{Action, Backend, Family, Frontend, FrontendKind, FrontendPlan, ServicePlan};
 use portolan_plan::service::Rule;
 use portolan_plan::trace::{Origin, Outcome, SourceSeen};
 use serde::Serialize;
@@ -261,7 +261,8 @@ fn frontends(s: &Situation<'_>, service: &Service) -> Vec<FrontendRow> {
                 inside: plan.inside.as_ref().map(|a| action(a, part)).unwrap_or_default(),
                 nodes: Vec::new(),
             };
-            match rows.iter_mut().find(|(_, known)| FrontendRow { nodes: Vec::new(), ..known.clone() } == row) {
+            match rows.iter_mut().find(|(_, known)| FrontendRow { nodes: Vec::new(), ..known.clone() } == row)
+            {
                 Some((_, known)) => known.nodes.push(node.clone()),
                 None => rows.push((plan.kind, FrontendRow { nodes: vec![node.clone()], ..row })),
             }
@@ -292,7 +293,9 @@ fn frontend_text(frontend: &Frontend) -> String {
 fn service_port(service: &Service, frontend: &Frontend) -> String {
     let fits = |p: &&k8s_openapi::api::core::v1::ServicePort| match frontend {
         Frontend::Address { port, protocol, .. } => p.port == i32::from(*port) && carries(p, *protocol),
-        Frontend::NodePort { port, protocol, .. } => p.node_port == Some(i32::from(*port)) && carries(p, *protocol),
+        Frontend::NodePort { port, protocol, .. } => {
+            p.node_port == Some(i32::from(*port)) && carries(p, *protocol)
+        }
     };
     ports(service).iter().find(fits).map(port_text).unwrap_or_default()
 }
@@ -319,7 +322,8 @@ fn sets(s: &Situation<'_>, service: &Service) -> Vec<SetRow> {
     let mut rows: Vec<SetRow> = Vec::new();
     let local = |policy: &Option<String>| policy.as_deref() == Some("Local");
     let both = [&spec(service).internal_traffic_policy, &spec(service).external_traffic_policy];
-    let external = matches!(type_of(service), "NodePort" | "LoadBalancer") || !external_ips(service).is_empty();
+    let external =
+        matches!(type_of(service), "NodePort" | "LoadBalancer") || !external_ips(service).is_empty();
     let wants_local = local(both[0]) || (external && local(both[1]));
     let wants_cluster = !local(both[0]) || external;
     for (node, picture) in &s.pictures {
@@ -335,7 +339,10 @@ fn sets(s: &Situation<'_>, service: &Service) -> Vec<SetRow> {
                         backends: set.iter().map(|b| named(s, b)).collect(),
                         nodes: Vec::new(),
                     };
-                    match rows.iter_mut().find(|known| SetRow { nodes: Vec::new(), ..(*known).clone() } == row) {
+                    match rows
+                        .iter_mut()
+                        .find(|known| SetRow { nodes: Vec::new(), ..(*known).clone() } == row)
+                    {
                         Some(known) => known.nodes.push(node.clone()),
                         None => rows.push(SetRow { nodes: vec![node.clone()], ..row }),
                     }
@@ -373,7 +380,11 @@ fn path_seen(s: &Situation<'_>, path: &FlowPath) -> PathSeen {
     };
     let mut seen = PathSeen {
         from,
-        to: format!("{}/{}", std::net::SocketAddr::new(path.flow.destination, path.flow.port), path.flow.protocol),
+        to: format!(
+            "{}/{}",
+            std::net::SocketAddr::new(path.flow.destination, path.flow.port),
+            path.flow.protocol
+        ),
         node: path.node.clone(),
         steps: steps.collect(),
         outcome: "",
@@ -384,12 +395,18 @@ fn path_seen(s: &Situation<'_>, path: &FlowPath) -> PathSeen {
     match &path.verdict.outcome {
         Outcome::Forward { set, source_seen, affinity } => {
             seen.outcome = "forwarded";
-            seen.backends = set.iter().map(|b| BackendSeen { address: b.to_string(), hops: hops(s, path, b) }).collect();
-            let (client, node) = (format!("the client's own, {}", path.flow.from.address()), format!("one of node {}", path.node));
+            seen.backends =
+                set.iter().map(|b| BackendSeen { address: b.to_string(), hops: hops(s, path, b) }).collect();
+            let (client, node) = (
+                format!("the client's own, {}", path.flow.from.address()),
+                format!("one of node {}", path.node),
+            );
             seen.source_seen = Some(match source_seen {
                 SourceSeen::Kept => client,
                 SourceSeen::Node => node,
-                SourceSeen::KeptUnlessItself => format!("{client}; {node} where the backend is the client itself"),
+                SourceSeen::KeptUnlessItself => {
+                    format!("{client}; {node} where the backend is the client itself")
+                }
             });
             seen.sticky_seconds = affinity.map(|a| a.as_secs());
         }
@@ -407,7 +424,9 @@ fn hops(s: &Situation<'_>, path: &FlowPath, backend: &Backend) -> Vec<String> {
     let pod = objects.pod_at(backend.address);
     let slices = s.name.iter().flat_map(|name| objects.slices_of(name));
     let text = backend.address.to_string();
-    let endpoint = slices.flat_map(|slice| slice.endpoints.iter().flatten()).find(|e| e.addresses.first() == Some(&text));
+    let endpoint = slices
+        .flat_map(|slice| slice.endpoints.iter().flatten())
+        .find(|e| e.addresses.first() == Some(&text));
     let node = endpoint.and_then(|e| e.node_name.clone());
     if let Some(node) = node.filter(|n| *n != path.node) {
         hops.push(format!("node {node}"));
@@ -457,7 +476,10 @@ fn kernel(s: &Situation<'_>, causes: &[Cause]) -> Option<KernelSeen> {
     };
     let flows = kernel.udp.iter().filter(at).count();
     if flows > 0 {
-        check("UDP flows", format!("{flows}{}", if has(Kind::StaleFlow) { ", some to backends that are gone" } else { "" }));
+        check(
+            "UDP flows",
+            format!("{flows}{}", if has(Kind::StaleFlow) { ", some to backends that are gone" } else { "" }),
+        );
     }
     for probe in s.evidence.probes.iter().flatten() {
         let seen = match probe.outcome {

@@ -187,7 +187,12 @@ impl<'e> Situation<'e> {
             self.lacks = Some(family);
             return Ok(None);
         }
-        let suits = |addresses: &[IpAddr]| addresses.iter().copied().find(|a| source.has(Family::of(*a)) && family.is_none_or(|f| Family::of(*a) == f));
+        let suits = |addresses: &[IpAddr]| {
+            addresses
+                .iter()
+                .copied()
+                .find(|a| source.has(Family::of(*a)) && family.is_none_or(|f| Family::of(*a) == f))
+        };
         if !source.outside() {
             let Some(address) = suits(&cluster_ips) else {
                 self.lacks = family;
@@ -207,7 +212,8 @@ impl<'e> Situation<'e> {
         let node_port = found.and_then(|p| u16::try_from(p.node_port?).ok()).filter(|p| *p != 0);
         if let Some(node_port) = node_port
             && let Some(node) = self.default_node(None)
-            && let Some(address) = of_family(&node_addresses(&node), family.or(Family::of(cluster_ips[0]).into()))
+            && let Some(address) =
+                of_family(&node_addresses(&node), family.or(Family::of(cluster_ips[0]).into()))
         {
             self.remarks.push(format!(
                 "from outside, port {port} of this Service is reached at a node's address and its node port: {}",
@@ -242,12 +248,15 @@ impl<'e> Situation<'e> {
             return objects.node(node).map(|n| (**n).clone());
         }
         let ready: Vec<&Node> = objects.nodes.iter().map(|n| &**n).filter(|n| is_node_ready(n)).collect();
-        let balanced = destination.zip(self.service).filter(|(d, s)| ingress(s).iter().any(|(ip, _)| ip == d));
+        let balanced =
+            destination.zip(self.service).filter(|(d, s)| ingress(s).iter().any(|(ip, _)| ip == d));
         if let Some((address, service)) = balanced {
             let local = spec(service).external_traffic_policy.as_deref() == Some("Local");
             let has_endpoint = |node: &str| {
                 let slices = objects.slices_of(self.name.as_ref()?);
-                slices.flat_map(|s| s.endpoints.iter().flatten()).find(|e| e.node_name.as_deref() == Some(node))
+                slices
+                    .flat_map(|s| s.endpoints.iter().flatten())
+                    .find(|e| e.node_name.as_deref() == Some(node))
             };
             let names: Vec<String> = ready.iter().map(|n| n.name_any()).collect();
             let candidates = names.iter().map(String::as_str).filter(|n| !local || has_endpoint(n).is_some());
@@ -270,8 +279,7 @@ impl<'e> Situation<'e> {
             cluster_ip_from_outside: told.cluster_ip_from_outside,
             ..NodeView::named(&node.name_any())
         });
-        observed
-            .note(Update::Node(Said::Present(from_kube::key(&node.metadata), from_kube::node(node))));
+        observed.note(Update::Node(Said::Present(from_kube::key(&node.metadata), from_kube::node(node))));
         let mut names = Names::default();
         for service in services.iter().filter(|s| !s.labels().contains_key(PROXY_NAME)) {
             let key = from_kube::key(&service.metadata);
@@ -344,9 +352,8 @@ pub fn service_at(objects: &Objects, (address, port): (IpAddr, u16), wanted: Pro
     if owner.is_some() || objects.node_at(address).is_none() {
         return owner;
     }
-    let any = |test: &dyn Fn(&ServicePort) -> bool| {
-        objects.services.iter().find(|s| ports(s).iter().any(test))
-    };
+    let any =
+        |test: &dyn Fn(&ServicePort) -> bool| objects.services.iter().find(|s| ports(s).iter().any(test));
     any(&|p| p.node_port == Some(number) && carries(p, wanted))
         .or_else(|| any(&|p| p.node_port == Some(number)))
         .or_else(|| any(&|p| p.port == number && p.node_port.is_some_and(|n| n != 0)))
@@ -455,7 +462,8 @@ impl Source {
             (SourceKind::Outside, Some(address)) => Ok(Origin::Outside(address)),
             (SourceKind::Outside, None) if self.addresses.is_empty() => {
                 let text = if family == Family::V4 { SOMEBODY.0 } else { SOMEBODY.1 };
-                remarks.push(format!("{text} stands for somebody outside; give an address for --from instead"));
+                remarks
+                    .push(format!("{text} stands for somebody outside; give an address for --from instead"));
                 text.parse().map(Origin::Outside).map_err(|_| CantTell(text.into()))
             }
             (_, None) => Err(CantTell(format!("{} has no {family} address to send from", self.name))),

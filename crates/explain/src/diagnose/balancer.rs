@@ -36,8 +36,14 @@ pub fn missing_address(s: &Situation<'_>, service: &Service, causes: &mut Vec<Ca
             Kind::LoadBalancerClass,
             object,
             "spec.loadBalancerClass",
-            format!("{class:?} is not Portolan's class ({}), and nobody else has given the Service an address", portolan_lb::CLASS),
-            format!("make the Service anew without a class, or with {}; or see to the controller of {class:?}", portolan_lb::CLASS),
+            format!(
+                "{class:?} is not Portolan's class ({}), and nobody else has given the Service an address",
+                portolan_lb::CLASS
+            ),
+            format!(
+                "make the Service anew without a class, or with {}; or see to the controller of {class:?}",
+                portolan_lb::CLASS
+            ),
         ));
         return;
     }
@@ -67,7 +73,9 @@ pub fn missing_address(s: &Situation<'_>, service: &Service, causes: &mut Vec<Ca
         () if said.contains("is not in the pool") => {
             (Kind::AddressOutsidePool, asked.map_or(field.to_owned(), |(field, _)| field))
         }
-        () if said.contains("is in use by") => (Kind::AddressTaken, asked.map_or(field.to_owned(), |(f, _)| f)),
+        () if said.contains("is in use by") => {
+            (Kind::AddressTaken, asked.map_or(field.to_owned(), |(f, _)| f))
+        }
         () if said.contains("are in use") => (Kind::PoolExhausted, field.to_owned()),
         () if said.contains("pool has no") => (Kind::PoolLacksFamily, field.to_owned()),
         () if lacking.is_none() => return,
@@ -79,7 +87,10 @@ pub fn missing_address(s: &Situation<'_>, service: &Service, causes: &mut Vec<Ca
             kind,
             object,
             field,
-            format!("the Service has no {} address of a load balancer: {why}", lacking.map_or(String::new(), |f| f.to_string())),
+            format!(
+                "the Service has no {} address of a load balancer: {why}",
+                lacking.map_or(String::new(), |f| f.to_string())
+            ),
             "see whether a controller runs that gives addresses: `portolan server` does with --pool",
         ));
         return;
@@ -95,7 +106,10 @@ pub fn proxied(s: &Situation<'_>, service: &Service, causes: &mut Vec<Cause>) {
             Kind::IpModeProxy,
             s.object(),
             "status.loadBalancer.ingress[].ipMode",
-            format!("Proxy: nodes don't capture {}; what is sent there goes to the load balancer itself", all[0].0),
+            format!(
+                "Proxy: nodes don't capture {}; what is sent there goes to the load balancer itself",
+                all[0].0
+            ),
             "see to the load balancer, or set ipMode: VIP if nodes are to answer",
         ));
     }
@@ -105,7 +119,9 @@ pub fn proxied(s: &Situation<'_>, service: &Service, causes: &mut Vec<Cause>) {
 fn requests(service: &Service) -> Vec<(String, IpAddr)> {
     let (field, text) = match service.annotations().get(REQUEST) {
         Some(text) => (format!("metadata.annotations[{REQUEST}]"), text.clone()),
-        None => ("spec.loadBalancerIP".to_owned(), spec(service).load_balancer_ip.clone().unwrap_or_default()),
+        None => {
+            ("spec.loadBalancerIP".to_owned(), spec(service).load_balancer_ip.clone().unwrap_or_default())
+        }
     };
     text.split(',').filter_map(|a| Some((field.clone(), a.trim().parse().ok()?))).collect()
 }

@@ -29,7 +29,9 @@ pub fn none(s: &Situation<'_>, service: &Service, port: &ServicePort, family: Fa
                 Kind::NoSelector,
                 s.object(),
                 "spec.selector",
-                format!("there is no selector, and nobody has written {family} EndpointSlices for the Service"),
+                format!(
+                    "there is no selector, and nobody has written {family} EndpointSlices for the Service"
+                ),
                 "set spec.selector to the labels of the pods, or write EndpointSlices",
             ));
         }
@@ -39,7 +41,8 @@ pub fn none(s: &Situation<'_>, service: &Service, port: &ServicePort, family: Fa
     if members.is_empty() {
         return Some(matches_nothing(s, service, &selector));
     }
-    let live: Vec<&Arc<Pod>> = members.iter().filter(|p| control_pods::is_ready(p) && !control_pods::is_terminating(p)).collect();
+    let live: Vec<&Arc<Pod>> =
+        members.iter().filter(|p| control_pods::is_ready(p) && !control_pods::is_terminating(p)).collect();
     let publishes = spec(service).publish_not_ready_addresses.unwrap_or(false);
     if live.is_empty() && !publishes {
         return pods::why_none_ready(s, &members);
@@ -94,7 +97,8 @@ fn matches_nothing(s: &Situation<'_>, service: &Service, selector: &BTreeMap<Str
         remedy = format!("set the selector to {label}, or label the pods {asked}");
     } else if pods.is_empty() {
         text = format!("there is no pod in namespace {namespace} at all; the selector asks for {asked}");
-        remedy = "create the pods in the Service's own namespace: a selector doesn't reach into another".into();
+        remedy =
+            "create the pods in the Service's own namespace: a selector doesn't reach into another".into();
     }
     Cause::new(Kind::SelectorMatchesNothing, s.object(), "spec.selector", text, remedy)
 }
@@ -139,18 +143,22 @@ fn target_port(
     let Some(IntOrString::String(wanted)) = &port.target_port else { return None };
     let named = port.name.clone().unwrap_or_default();
     let has = |pod: &Arc<Pod>| {
-        resolve(service, pod).iter().any(|p| {
-            p.name.as_deref() == Some(&*named) && p.protocol.as_deref() == Some(protocol(port))
-        })
+        resolve(service, pod)
+            .iter()
+            .any(|p| p.name.as_deref() == Some(&*named) && p.protocol.as_deref() == Some(protocol(port)))
     };
     if pods.iter().any(|p| has(p)) {
         return None;
     }
     let declared = declared(pods[0]);
     let other_protocol = declared.iter().find(|(name, ..)| name == wanted);
-    let named: Vec<String> =
-        declared.iter().filter(|(n, ..)| !n.is_empty()).map(|(n, p, proto)| format!("{n} ({p}/{proto})")).collect();
-    let has = if named.is_empty() { "none has a name".into() } else { format!("there are {}", named.join(", ")) };
+    let named: Vec<String> = declared
+        .iter()
+        .filter(|(n, ..)| !n.is_empty())
+        .map(|(n, p, proto)| format!("{n} ({p}/{proto})"))
+        .collect();
+    let has =
+        if named.is_empty() { "none has a name".into() } else { format!("there are {}", named.join(", ")) };
     let text = match other_protocol {
         Some((_, _, proto)) => {
             format!("{wanted:?} is a {proto} port of the pods, and the Service's port is {}", protocol(port))
@@ -160,9 +168,17 @@ fn target_port(
     let near = near::nearest(wanted, declared.iter().map(|(n, ..)| n.as_str()).filter(|n| !n.is_empty()));
     let remedy = match near {
         Some(near) => format!("set targetPort: {near}, or name the container's port {wanted}"),
-        None => format!("set targetPort to a name or number that the containers have, or name the container's port {wanted}"),
+        None => format!(
+            "set targetPort to a name or number that the containers have, or name the container's port {wanted}"
+        ),
     };
-    Some(Cause::new(Kind::TargetPortMissing, s.object(), format!("spec.ports[{}].targetPort", index(service, port)), text, remedy))
+    Some(Cause::new(
+        Kind::TargetPortMissing,
+        s.object(),
+        format!("spec.ports[{}].targetPort", index(service, port)),
+        text,
+        remedy,
+    ))
 }
 
 fn index(service: &Service, port: &ServicePort) -> usize {
@@ -205,11 +221,16 @@ fn ports_differ(port: &ServicePort, slices: &[&EndpointSlice]) -> Option<String>
         .iter()
         .filter(|slice| !slice.endpoints.as_deref().unwrap_or_default().is_empty())
         .flat_map(|slice| slice.ports.iter().flatten())
-        .map(|p| format!("{:?} ({})", p.name.clone().unwrap_or_default(), p.protocol.as_deref().unwrap_or("TCP")))
+        .map(|p| {
+            format!("{:?} ({})", p.name.clone().unwrap_or_default(), p.protocol.as_deref().unwrap_or("TCP"))
+        })
         .collect();
     let this = format!("{wanted:?} ({})", protocol(port));
     (!have.is_empty() && !have.contains(&this)).then(|| {
-        format!("the Service's port is {this}; the slices have {}", have.into_iter().collect::<Vec<_>>().join(", "))
+        format!(
+            "the Service's port is {this}; the slices have {}",
+            have.into_iter().collect::<Vec<_>>().join(", ")
+        )
     })
 }
 
@@ -222,7 +243,9 @@ fn stale(service: &Service, port: &ServicePort, family: Family, slices: &[&Endpo
             Kind::SlicesMissing,
             object,
             "metadata",
-            format!("pods are ready, and the Service has no {family} EndpointSlice: its controller doesn't run or can't write"),
+            format!(
+                "pods are ready, and the Service has no {family} EndpointSlice: its controller doesn't run or can't write"
+            ),
             remedy,
         );
     }
@@ -239,10 +262,17 @@ fn stale(service: &Service, port: &ServicePort, family: Family, slices: &[&Endpo
 }
 
 /// Worth knowing about the endpoints of a Service that has some.
-pub fn notes(s: &Situation<'_>, service: &Service, concerned: &[(&ServicePort, Family)], causes: &mut Vec<Cause>) {
+pub fn notes(
+    s: &Situation<'_>,
+    service: &Service,
+    concerned: &[(&ServicePort, Family)],
+    causes: &mut Vec<Cause>,
+) {
     let members = s.evidence.objects.pods_of(service);
-    let live: Vec<&Arc<Pod>> = members.iter().filter(|p| !control_pods::is_terminating(p) && is_live(p)).collect();
-    let (ready, unready): (Vec<&Arc<Pod>>, Vec<&Arc<Pod>>) = live.iter().partition(|p| control_pods::is_ready(p));
+    let live: Vec<&Arc<Pod>> =
+        members.iter().filter(|p| !control_pods::is_terminating(p) && is_live(p)).collect();
+    let (ready, unready): (Vec<&Arc<Pod>>, Vec<&Arc<Pod>>) =
+        live.iter().partition(|p| control_pods::is_ready(p));
     if let (false, Some(first)) = (ready.is_empty(), unready.first()) {
         let why = pods::why(s, first);
         causes.push(Cause::new(
@@ -292,7 +322,9 @@ fn behind(s: &Situation<'_>, service: &Service, members: &[Arc<Pod>]) -> Option<
     let lost: Vec<&String> = have.difference(&wanted).collect();
     let new: Vec<&String> = wanted.difference(&have).collect();
     let (text, field) = match (lost.first(), new.first()) {
-        (Some(address), _) => (format!("{address} is an endpoint, and no ready pod has that address"), "endpoints[].addresses"),
+        (Some(address), _) => {
+            (format!("{address} is an endpoint, and no ready pod has that address"), "endpoints[].addresses")
+        }
         (None, Some(address)) => (format!("a ready pod has {address}, which is no endpoint"), "endpoints"),
         (None, None) => return None,
     };

@@ -34,7 +34,8 @@ pub fn object(s: &Situation<'_>, causes: &mut Vec<Cause>) {
         ));
     }
     // The nodes that the question is about: for a Service, none alone makes it silent, but all of them do.
-    let concerned: Vec<&Node> = nodes.iter().map(|n| &**n).filter(|n| s.pictures.contains_key(&n.name_any())).collect();
+    let concerned: Vec<&Node> =
+        nodes.iter().map(|n| &**n).filter(|n| s.pictures.contains_key(&n.name_any())).collect();
     let bad: Vec<Cause> = concerned.iter().filter_map(|n| of_node(s, n)).collect();
     let alone = !is_whole(s) || s.evidence.question.node.is_some();
     if alone || bad.len() == concerned.len() {
@@ -42,7 +43,8 @@ pub fn object(s: &Situation<'_>, causes: &mut Vec<Cause>) {
     } else {
         for mut cause in bad {
             cause.kind = Kind::Finding;
-            cause.text = format!("{}; what clients there and at its addresses get is as old as that", cause.text);
+            cause.text =
+                format!("{}; what clients there and at its addresses get is as old as that", cause.text);
             causes.push(cause);
         }
     }
@@ -62,7 +64,9 @@ fn of_node(s: &Situation<'_>, node: &Node) -> Option<Cause> {
                 Kind::NodeSilent,
                 format!("node {name}"),
                 "leases.spec.renewTime",
-                format!("its lease was renewed {age} s ago and holds {seconds} s: what runs on it may not follow any more"),
+                format!(
+                    "its lease was renewed {age} s ago and holds {seconds} s: what runs on it may not follow any more"
+                ),
                 "see whether `portolan node` (elsewhere the kubelet) runs there, and reaches the API server",
             ));
         }
@@ -91,7 +95,9 @@ pub fn not_ready(node: &Node) -> Cause {
         format!("node {name}"),
         "status.conditions[Ready]",
         format!("node {name} is not ready: {said}"),
-        format!("see whether `portolan node` (elsewhere the kubelet) runs on {name}, and reaches the API server"),
+        format!(
+            "see whether `portolan node` (elsewhere the kubelet) runs on {name}, and reaches the API server"
+        ),
     )
 }
 
@@ -170,7 +176,8 @@ fn drift(wanted: &[(Frontend, FrontendReading)], kernel: &Reading) -> Option<Str
             return Some(format!("in the kernel {frontend} is service {owner}'s"));
         }
         let (have, should) = (backends_of(found), backends_of(wanted));
-        let lost: Vec<String> = should.iter().filter(|b| !have.contains(b)).map(ToString::to_string).collect();
+        let lost: Vec<String> =
+            should.iter().filter(|b| !have.contains(b)).map(ToString::to_string).collect();
         let old: Vec<String> = have.iter().filter(|b| !should.contains(b)).map(ToString::to_string).collect();
         if !lost.is_empty() || !old.is_empty() {
             let part = |what: &str, all: &[String]| match all {
@@ -195,11 +202,19 @@ fn passes(s: &Situation<'_>) -> bool {
     s.path.as_ref().is_none_or(|path| !matches!(path.flow.from, Origin::Node(_)))
 }
 
-fn forwarding(s: &Situation<'_>, kernel: &NodeKernel, backends: &BTreeSet<Backend>, node: &str, causes: &mut Vec<Cause>) {
+fn forwarding(
+    s: &Situation<'_>,
+    kernel: &NodeKernel,
+    backends: &BTreeSet<Backend>,
+    node: &str,
+    causes: &mut Vec<Cause>,
+) {
     if !passes(s) {
         return;
     }
-    for (family, setting) in [(Family::V4, "net.ipv4.ip_forward"), (Family::V6, "net.ipv6.conf.all.forwarding")] {
+    for (family, setting) in
+        [(Family::V4, "net.ipv4.ip_forward"), (Family::V6, "net.ipv6.conf.all.forwarding")]
+    {
         let concerned = backends.iter().any(|b| Family::of(b.address) == family);
         if concerned && kernel.settings.get(setting).is_some_and(|value| value == "0") {
             causes.push(Cause::new(
@@ -213,13 +228,23 @@ fn forwarding(s: &Situation<'_>, kernel: &NodeKernel, backends: &BTreeSet<Backen
     }
 }
 
-fn routes(s: &Situation<'_>, kernel: &NodeKernel, backends: &BTreeSet<Backend>, node: &str, causes: &mut Vec<Cause>) {
+fn routes(
+    s: &Situation<'_>,
+    kernel: &NodeKernel,
+    backends: &BTreeSet<Backend>,
+    node: &str,
+    causes: &mut Vec<Cause>,
+) {
     let ours = s.evidence.objects.node(&kernel.node).is_some_and(|n| {
         let info = n.status.as_ref().and_then(|s| s.node_info.as_ref());
         info.is_some_and(|i| i.container_runtime_version.starts_with(RUNTIME))
     });
     for address in backends.iter().map(|b| b.address).collect::<BTreeSet<IpAddr>>() {
-        let whose = s.evidence.objects.pod_at(address).and_then(|p| portolan_control::pods::node_name(p).map(str::to_owned));
+        let whose = s
+            .evidence
+            .objects
+            .pod_at(address)
+            .and_then(|p| portolan_control::pods::node_name(p).map(str::to_owned));
         let text = match kernel.routes.get(&address) {
             Some(RouteSeen::Refused(why)) => format!("there is no way to the backend {address}: {why}"),
             // Elsewhere the network beyond the default route may know the way.
@@ -254,10 +279,13 @@ fn walls(
         None => &[0, 2, 3, 4],
     };
     let source = s.path.as_ref().map(|p| p.flow.from.address());
-    let node_addresses = s.pictures.get(&kernel.node).map(|p| p.plan.node.node_addresses.clone()).unwrap_or_default();
+    let node_addresses =
+        s.pictures.get(&kernel.node).map(|p| p.plan.node.node_addresses.clone()).unwrap_or_default();
     for (frontend, reading) in wanted {
         let (protocol, port) = match *frontend {
-            Frontend::Address { protocol, port, .. } | Frontend::NodePort { protocol, port, .. } => (protocol, port),
+            Frontend::Address { protocol, port, .. } | Frontend::NodePort { protocol, port, .. } => {
+                (protocol, port)
+            }
         };
         let entrance = match *frontend {
             Frontend::Address { address, .. } => Some(address),
@@ -266,7 +294,8 @@ fn walls(
                 of_path.or_else(|| node_addresses.iter().copied().find(|a| Family::of(*a) == family))
             }
         };
-        let before = entrance.map(|destination| Packet { protocol: protocol.number(), source, destination, port });
+        let before =
+            entrance.map(|destination| Packet { protocol: protocol.number(), source, destination, port });
         let after = backends_of(reading).into_iter().map(|b| Packet {
             protocol: protocol.number(),
             source,
@@ -275,7 +304,8 @@ fn walls(
         });
         for (packet, translated) in before.into_iter().map(|p| (p, false)).chain(after.map(|p| (p, true))) {
             let Some(wall) = firewall::meets(&kernel.tables, &packet, translated, hooks) else { continue };
-            let what = format!("{} to {}", protocol, std::net::SocketAddr::new(packet.destination, packet.port));
+            let what =
+                format!("{} to {}", protocol, std::net::SocketAddr::new(packet.destination, packet.port));
             let (kind, text) = match wall.certain {
                 true => (Kind::FirewallDrops, format!("{} drops {what}: {}", wall.chain, wall.why)),
                 false => (Kind::FirewallMayDrop, format!("{} may drop {what}: {}", wall.chain, wall.why)),
@@ -337,7 +367,10 @@ fn connections(
                 stale.len(),
                 flow.original.source
             ),
-            format!("conntrack -D -p udp --orig-dst {} --orig-port-dst {}", flow.original.destination, flow.original.destination_port),
+            format!(
+                "conntrack -D -p udp --orig-dst {} --orig-port-dst {}",
+                flow.original.destination, flow.original.destination_port
+            ),
         ));
     }
 }

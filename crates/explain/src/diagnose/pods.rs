@@ -40,7 +40,8 @@ pub fn why(s: &Situation<'_>, pod: &Pod) -> Cause {
     let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
     let describe = format!("kubectl describe pod {name} -n {namespace}");
     let logs = format!("kubectl logs {name} -n {namespace} --previous");
-    let cause = |kind, field: &str, text: String, remedy: String| Cause::new(kind, object(pod), field, text, remedy);
+    let cause =
+        |kind, field: &str, text: String, remedy: String| Cause::new(kind, object(pod), field, text, remedy);
     if is_terminating(pod) {
         return cause(
             Kind::Terminating,
@@ -50,7 +51,8 @@ pub fn why(s: &Situation<'_>, pod: &Pod) -> Cause {
         );
     }
     if is_terminal(pod) {
-        let reason = pod.status.as_ref().and_then(|s| s.reason.clone()).map_or(String::new(), |r| format!(": {r}"));
+        let reason =
+            pod.status.as_ref().and_then(|s| s.reason.clone()).map_or(String::new(), |r| format!(": {r}"));
         return cause(
             Kind::Ended,
             "status.phase",
@@ -60,12 +62,17 @@ pub fn why(s: &Situation<'_>, pod: &Pod) -> Cause {
     }
     let Some(node) = node_name(pod) else {
         let said = condition(pod, "PodScheduled").and_then(|c| c.message.clone());
-        let said = said.or_else(|| s.evidence.objects.event(pod, &["FailedScheduling"]).and_then(|e| e.message.clone()));
+        let said = said
+            .or_else(|| s.evidence.objects.event(pod, &["FailedScheduling"]).and_then(|e| e.message.clone()));
         return cause(
             Kind::NotScheduled,
             "spec.nodeName",
-            format!("no node was found for the pod: {}", said.as_deref().unwrap_or("no scheduler has looked at it yet")),
-            "make room on a node, or change what the pod asks for (resources, nodeSelector, tolerations)".into(),
+            format!(
+                "no node was found for the pod: {}",
+                said.as_deref().unwrap_or("no scheduler has looked at it yet")
+            ),
+            "make room on a node, or change what the pod asks for (resources, nodeSelector, tolerations)"
+                .into(),
         );
     };
     match s.evidence.objects.node(node) {
@@ -93,7 +100,9 @@ pub fn why(s: &Situation<'_>, pod: &Pod) -> Cause {
         if let Some((kind, field, text)) = held(s, container) {
             let remedy = match kind {
                 Kind::CrashLoop => logs,
-                Kind::ImageUnavailable => "correct spec.containers[].image, or make that image available".into(),
+                Kind::ImageUnavailable => {
+                    "correct spec.containers[].image, or make that image available".into()
+                }
                 _ => describe,
             };
             return cause(kind, &field, text, remedy);
@@ -101,7 +110,9 @@ pub fn why(s: &Situation<'_>, pod: &Pod) -> Cause {
     }
     if pod_addresses(pod).is_empty() {
         return match main.is_empty() || phase(pod) == "Pending" {
-            true => cause(Kind::Starting, "status.phase", format!("node {node} hasn't started it yet"), describe),
+            true => {
+                cause(Kind::Starting, "status.phase", format!("node {node} hasn't started it yet"), describe)
+            }
             false => cause(
                 Kind::NoPodAddress,
                 "status.podIP",
@@ -131,18 +142,32 @@ pub fn why(s: &Situation<'_>, pod: &Pod) -> Cause {
     let reason = ready.and_then(|c| c.reason.as_deref()).unwrap_or_default();
     if reason == "ReadinessGatesNotReady" {
         let message = ready.and_then(|c| c.message.clone()).unwrap_or_default();
-        return cause(Kind::ReadinessGate, "spec.readinessGates", message, "see to who sets that condition".into());
+        return cause(
+            Kind::ReadinessGate,
+            "spec.readinessGates",
+            message,
+            "see to who sets that condition".into(),
+        );
     }
     if main.iter().any(|c| !c.ready) {
         let probe = |get: fn(&k8s_openapi::api::core::v1::Container) -> bool| {
             pod.spec.as_ref().is_some_and(|s| s.containers.iter().any(get))
         };
         let (field, which) = match () {
-            () if !started && probe(|c| c.startup_probe.is_some()) => ("spec.containers[].startupProbe", "startup probe"),
-            () if probe(|c| c.readiness_probe.is_some()) => ("spec.containers[].readinessProbe", "readiness probe"),
+            () if !started && probe(|c| c.startup_probe.is_some()) => {
+                ("spec.containers[].startupProbe", "startup probe")
+            }
+            () if probe(|c| c.readiness_probe.is_some()) => {
+                ("spec.containers[].readinessProbe", "readiness probe")
+            }
             () => ("status.containerStatuses[].ready", "start"),
         };
-        return cause(Kind::ProbeFails, field, format!("it runs, and its {which} hasn't succeeded yet"), describe);
+        return cause(
+            Kind::ProbeFails,
+            field,
+            format!("it runs, and its {which} hasn't succeeded yet"),
+            describe,
+        );
     }
     let message = ready.and_then(|c| c.message.clone()).unwrap_or_else(|| "nobody has said why".into());
     cause(Kind::NotReady, "status.conditions[Ready]", format!("it is not ready: {message}"), describe)
@@ -158,19 +183,36 @@ fn held(s: &Situation<'_>, container: &ContainerStatus) -> Option<(Kind, String,
         let reason = waiting.reason.as_deref().unwrap_or("waiting");
         let message = waiting.message.as_deref().map_or(String::new(), |m| format!(": {m}"));
         let kind = match reason {
-            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError"
+            "ErrImagePull"
+            | "ImagePullBackOff"
+            | "InvalidImageName"
+            | "ErrImageNeverPull"
+            | "ImageInspectError"
             | "RegistryUnavailable" => Kind::ImageUnavailable,
             "CrashLoopBackOff" => Kind::CrashLoop,
-            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "PreCreateHookError"
+            "CreateContainerConfigError"
+            | "CreateContainerError"
+            | "RunContainerError"
+            | "PreCreateHookError"
             | "PostStartHookError" => Kind::ContainerRefused,
             _ => Kind::Starting,
         };
         let ended = match (kind, last) {
-            (Kind::CrashLoop, Some(last)) => format!(" (it ended with {})", exit(last.exit_code, last.message.as_deref())),
+            (Kind::CrashLoop, Some(last)) => {
+                format!(" (it ended with {})", exit(last.exit_code, last.message.as_deref()))
+            }
             _ => String::new(),
         };
-        let image = if kind == Kind::ImageUnavailable { format!(" of image {:?}", container.image) } else { String::new() };
-        return Some((kind, field("state.waiting"), format!("container {name}{image}: {reason}{message}{ended}")));
+        let image = if kind == Kind::ImageUnavailable {
+            format!(" of image {:?}", container.image)
+        } else {
+            String::new()
+        };
+        return Some((
+            kind,
+            field("state.waiting"),
+            format!("container {name}{image}: {reason}{message}{ended}"),
+        ));
     }
     let ended = state.terminated.as_ref().or_else(|| {
         let now = s.evidence.now?;
@@ -186,7 +228,11 @@ fn held(s: &Situation<'_>, container: &ContainerStatus) -> Option<(Kind, String,
         1 => " once".to_owned(),
         n => format!(" {n} times"),
     };
-    Some((Kind::CrashLoop, field("state.terminated"), format!("container {name} has ended{times}, with {code}")))
+    Some((
+        Kind::CrashLoop,
+        field("state.terminated"),
+        format!("container {name} has ended{times}, with {code}"),
+    ))
 }
 
 fn exit(code: i32, message: Option<&str>) -> String {
