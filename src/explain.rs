@@ -91,7 +91,8 @@ fn head(report: &Report) -> String {
                 format!("selects {}: {} pods, {} ready", selector.join(","), service.pods, service.ready)
             }
         };
-        text.push_str(&format!("service {}: type {}, {selects}\n", service.name, service.type_));
+        let name = if report.path.is_some() { format!("service {}: ", service.name) } else { String::new() };
+        text.push_str(&format!("{name}type {}, {selects}\n", service.type_));
     }
     text
 }

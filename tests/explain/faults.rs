@@ -574,6 +574,13 @@ pub fn of_the_kernel() -> Vec<Fault> {
             run("nft delete table inet wall"),
         ),
         fault(
+            "wall-set",
+            "FirewallDrops",
+            "its rule 2 drops it",
+            run(&chain("iifname \"nosuch\" accept; tcp dport { 80, 443 } drop;")),
+            run("nft delete table inet wall"),
+        ),
+        fault(
             "wall-reject",
             "FirewallDrops",
             "refuses it",

@@ -9,13 +9,10 @@ use std::net::IpAddr;
 
 use portolan_plan::model::{Backend, Frontend, Protocol};
 use portolan_plan::planner::StaleUdp;
-use portolan_sys::conntrack::{Conntrack, Flow};
+use portolan_sys::conntrack::{Conntrack, Flow, TRANSLATED};
 
 use crate::encode::FAMILIES;
 use crate::ruleset;
-
-/// `IPS_DST_NAT`: the flow's destination was translated.
-const TRANSLATED: u32 = 1 << 5;
 
 /// Forgets the UDP flows to these frontends, but for those to the backends given with each; returns how many. Works on the
 /// calling thread's network namespace and walks over its connection table once for each family concerned.

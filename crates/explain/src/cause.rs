@@ -172,6 +172,76 @@ pub struct Cause {
 }
 
 impl Kind {
+    /// Every kind, in order.
+    pub const ALL: &[Kind] = &[
+        Kind::NoSuchService,
+        Kind::NobodysAddress,
+        Kind::OtherProxy,
+        Kind::ExternalName,
+        Kind::Headless,
+        Kind::WrongFamily,
+        Kind::ProtocolMismatch,
+        Kind::NodePortAtService,
+        Kind::ServicePortAtNode,
+        Kind::UndefinedPort,
+        Kind::NotANodePortAddress,
+        Kind::IpModeProxy,
+        Kind::NoSelector,
+        Kind::ScaledToZero,
+        Kind::SelectorMatchesNothing,
+        Kind::NotScheduled,
+        Kind::NodeOfPodsDown,
+        Kind::ImageUnavailable,
+        Kind::ContainerRefused,
+        Kind::CrashLoop,
+        Kind::ProbeFails,
+        Kind::ReadinessGate,
+        Kind::Starting,
+        Kind::NoPodAddress,
+        Kind::Ended,
+        Kind::Terminating,
+        Kind::NotReady,
+        Kind::TargetPortMissing,
+        Kind::PodsLackFamily,
+        Kind::SlicesMissing,
+        Kind::SlicesStale,
+        Kind::SlicePortsDiffer,
+        Kind::SlicesNotReady,
+        Kind::ClusterIpFromOutside,
+        Kind::SourceRanges,
+        Kind::InternalPolicyLocal,
+        Kind::ExternalPolicyLocal,
+        Kind::LoadBalancerClass,
+        Kind::PoolExhausted,
+        Kind::PoolLacksFamily,
+        Kind::AddressOutsidePool,
+        Kind::AddressTaken,
+        Kind::LoadBalancerPending,
+        Kind::FrontendClash,
+        Kind::AddressRefused,
+        Kind::TableMissing,
+        Kind::TableDrift,
+        Kind::ForwardingOff,
+        Kind::RouteMissing,
+        Kind::FirewallDrops,
+        Kind::ConntrackFull,
+        Kind::StaleFlow,
+        Kind::NodeNotReady,
+        Kind::NodeSilent,
+        Kind::NoPodCidr,
+        Kind::BackendRefuses,
+        Kind::BackendSilent,
+        Kind::TargetPortUndeclared,
+        Kind::SomeNotReady,
+        Kind::LocalOnSomeNodes,
+        Kind::HintsLeaveOut,
+        Kind::OnlyTerminating,
+        Kind::Affinity,
+        Kind::NetworkPolicies,
+        Kind::FirewallMayDrop,
+        Kind::Finding,
+    ];
+
     /// Whether it is no reason not to answer, only worth knowing.
     pub fn is_note(self) -> bool {
         self >= Kind::TargetPortUndeclared
@@ -208,5 +278,20 @@ impl Cause {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cause_is_in_the_guide() {
+        assert_eq!(Kind::ALL.len(), Kind::Finding as usize + 1, "Kind::ALL lacks one");
+        assert!(Kind::ALL.is_sorted());
+        let guide = include_str!("../../../docs/guides/explain.md");
+        let missing: Vec<&Kind> =
+            Kind::ALL.iter().filter(|k| !guide.contains(&format!("| `{k}` |"))).collect();
+        assert!(missing.is_empty(), "docs/guides/explain.md lacks a row for {missing:?}");
     }
 }

@@ -508,7 +508,10 @@ fn notes(s: &Situation<'_>, service: &Service, causes: &mut Vec<Cause>) {
     for (node, picture) in &s.pictures {
         for (port, family) in &concerned {
             let Some(choice) = choice(picture, service, port, *family) else { continue };
-            let why = match &choice.cluster_rule {
+            // A flow that got the node's own endpoints is under that choice.
+            let got = s.path.as_ref().map(|path| &path.verdict.outcome);
+            let local = matches!(got, Some(Outcome::Forward { set, .. }) if *set != choice.cluster);
+            let why = match if local { &choice.local_rule } else { &choice.cluster_rule } {
                 Rule::ThisZone(zone) => format!("zone {zone}"),
                 Rule::ThisNode => format!("node {node}"),
                 Rule::Terminating => {

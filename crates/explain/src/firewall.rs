@@ -43,7 +43,8 @@ const DEPTH: usize = 16;
 /// the backend already.
 pub fn meets(tables: &[SurveyedTable], packet: &Packet, translated: bool, hooks: &[u32]) -> Option<Wall> {
     let mut maybe = None;
-    for table in tables {
+    // Another proxy's own refusals are not a wall.
+    for table in tables.iter().filter(|t| t.name != crate::kernel::KUBE_PROXY) {
         let Some(family) = concerns(table.family, packet) else { continue };
         for (name, chain) in &table.chains {
             let Some((hook, priority)) = chain.hook.filter(|(hook, _)| hooks.contains(hook)) else {
@@ -194,6 +195,11 @@ impl Run<'_> {
                         None => doubt = true,
                     }
                 }
+                Expression::Lookup { set, key, inverted, .. } => match self.contains(set, &registers, *key) {
+                    Some(found) if found != *inverted => {}
+                    Some(_) => return (Match::No, None),
+                    None => doubt = true,
+                },
                 Expression::Immediate { to, value } => load(&mut registers, *to, Some(value.clone())),
                 Expression::Verdict(verdict) => outcome = Some(Outcome::of(verdict)),
                 Expression::Reject(_) => outcome = Some(Outcome::Drop("refuses it")),
@@ -213,6 +219,20 @@ impl Run<'_> {
             }
         }
         (if doubt { Match::Maybe } else { Match::Yes }, outcome)
+    }
+
+    /// Whether a set has what is in a register, if both are known.
+    fn contains(&self, set: &str, registers: &[Option<u8>; 64], key: Register) -> Option<bool> {
+        let set = self.table.sets.get(set)?;
+        let length = set.elements.first().map_or(0, |(bytes, _)| bytes.len());
+        let wanted = read(registers, key, length)?;
+        if !set.intervals {
+            return Some(set.elements.iter().any(|(bytes, _)| *bytes == wanted));
+        }
+        // The bounds of intervals in their order: a beginning, and what comes first after the end.
+        let before = set.elements.iter().filter(|(bytes, _)| *bytes <= wanted);
+        let last = before.max_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
+        Some(last.is_some_and(|(_, ends)| !ends))
     }
 
     fn meta(&self, key: MetaKey) -> Option<Vec<u8>> {
@@ -285,11 +305,18 @@ fn read(registers: &[Option<u8>; 64], from: Register, length: usize) -> Option<V
 
 #[cfg(test)]
 mod tests {
+    use portolan_sys::nft::SurveyedSet;
+
     use super::*;
 
     fn table(drops: bool, rules: Vec<Vec<Expression>>) -> Vec<SurveyedTable> {
         let chain = SurveyedChain { hook: Some((2, 0)), drops, rules };
-        vec![SurveyedTable { family: 1, name: "fw".into(), chains: [("forward".to_owned(), chain)].into() }]
+        vec![SurveyedTable {
+            family: 1,
+            name: "fw".into(),
+            chains: [("forward".to_owned(), chain)].into(),
+            ..SurveyedTable::default()
+        }]
     }
 
     fn packet(port: u16) -> Packet {
@@ -331,6 +358,29 @@ mod tests {
         assert_eq!(meets(&accepted, &packet(80), true, &[2]), None);
         let doubtful = table(true, vec![by_link(Verdict::Accept)]);
         assert!(meets(&doubtful, &packet(80), true, &[2]).is_some_and(|w| !w.certain));
+    }
+
+    #[test]
+    fn a_rule_over_a_set_of_ports_or_a_range_of_them_is_understood() {
+        let register = Register(0);
+        let rule = vec![
+            Expression::Payload { base: PayloadBase::Transport, offset: 2, length: 2, to: register },
+            Expression::Lookup { set: "ports".into(), id: 0, key: register, inverted: false },
+            Expression::Verdict(Verdict::Drop),
+        ];
+        let with = |intervals, elements: &[(u16, bool)]| {
+            let mut tables = table(false, vec![rule.clone()]);
+            let elements = elements.iter().map(|(port, end)| (port.to_be_bytes().to_vec(), *end)).collect();
+            tables[0].sets.insert("ports".into(), SurveyedSet { intervals, elements });
+            tables
+        };
+        let drops = |tables: &[SurveyedTable], port| {
+            meets(tables, &packet(port), true, &[2]).is_some_and(|w| w.certain)
+        };
+        let set = with(false, &[(80, false), (443, false)]);
+        assert_eq!([80, 443, 81].map(|p| drops(&set, p)), [true, true, false]);
+        let range = with(true, &[(0, true), (80, false), (90, true)]);
+        assert_eq!([79, 80, 89, 90].map(|p| drops(&range, p)), [false, true, true, false]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use anyhow::Context as _;
 use portolan_agent::sysctl::SETTINGS;
 use portolan_dataplane::{Engine, Options, Reading};
-use portolan_sys::conntrack::{Conntrack, Flow, UDP};
+use portolan_sys::conntrack::{Conntrack, Flow, TRANSLATED, UDP};
 use portolan_sys::link::{Links, RouteKind};
 use portolan_sys::nft::{Family, Nftables, SurveyedTable};
 
@@ -29,6 +29,22 @@ pub struct NodeKernel {
     /// Everybody else's tables.
     pub tables: Vec<SurveyedTable>,
 }
+
+impl NodeKernel {
+    /// Who else forwards Services on this node, by the names that its tables and chains are known by.
+    pub fn other_proxy(&self) -> Option<&'static str> {
+        let chains = || self.tables.iter().flat_map(|t| t.chains.keys());
+        match () {
+            () if self.tables.iter().any(|t| t.name == KUBE_PROXY) => Some("kube-proxy"),
+            () if chains().any(|c| c == "KUBE-SERVICES") => Some("kube-proxy"),
+            () if chains().any(|c| c.starts_with("CILIUM_")) => Some("Cilium"),
+            () => None,
+        }
+    }
+}
+
+/// The table of kube-proxy's nftables mode.
+pub const KUBE_PROXY: &str = "kube-proxy";
 
 /// By which way an address is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,9 +117,6 @@ pub fn routes(addresses: impl IntoIterator<Item = IpAddr>) -> io::Result<BTreeMa
     }
     Ok(seen)
 }
-
-/// `IPS_DST_NAT`: the flow's destination was translated.
-const TRANSLATED: u32 = 1 << 5;
 
 fn translated_udp() -> io::Result<Vec<Flow>> {
     let mut conntrack = Conntrack::open()?;

@@ -450,7 +450,10 @@ fn kernel(s: &Situation<'_>, causes: &[Cause]) -> Option<KernelSeen> {
     check(
         "tables",
         match (&kernel.reading, agrees) {
-            (None, _) => "not there".into(),
+            (None, _) => match kernel.other_proxy() {
+                Some(proxy) => format!("not there; {proxy} forwards here"),
+                None => "not there".into(),
+            },
             (_, true) => format!("as planned: {} frontends", wanted.len()),
             (_, false) => "differ from the plan".into(),
         },

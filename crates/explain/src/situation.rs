@@ -163,6 +163,14 @@ impl<'e> Situation<'e> {
         let origin = source.origin(Family::of(target.0), &mut self.remarks)?;
         let flow = Flow { from: origin, destination: target.0, protocol: asked.protocol, port: target.1 };
         let verdict = picture.plan.trace(&flow);
+        if let Some(here) =
+            self.evidence.kernel.as_ref().map(|k| &k.node).filter(|here| **here != node.name_any())
+        {
+            let there = node.name_any();
+            self.remarks.push(format!(
+                "this is {here}: the kernel of {there} was not looked into; ask there for that"
+            ));
+        }
         self.path = Some(FlowPath { node: node.name_any(), flow, verdict });
         self.pictures.insert(node.name_any(), picture);
         Ok(())

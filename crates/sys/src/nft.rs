@@ -15,7 +15,7 @@ pub use expression::{
     masquerade_fully_random,
 };
 pub use set::{Field, SetDeclaration, SetFlags, comment_userdata, read_comment};
-pub use survey::{SurveyedChain, SurveyedTable};
+pub use survey::{SurveyedChain, SurveyedSet, SurveyedTable};
 pub use table::{ChainInfo, CounterInfo, ElementInfo, Nftables, RuleInfo, SetInfo, TableInfo};
 
 /// The family of a table.

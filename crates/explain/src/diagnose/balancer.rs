@@ -78,7 +78,8 @@ pub fn missing_address(s: &Situation<'_>, service: &Service, causes: &mut Vec<Ca
         }
         () if said.contains("are in use") => (Kind::PoolExhausted, field.to_owned()),
         () if said.contains("pool has no") => (Kind::PoolLacksFamily, field.to_owned()),
-        () if lacking.is_none() => return,
+        // Who gives one address and says nothing of the other may be content with it.
+        () if lacking.is_none() || !have.is_empty() => return,
         () => (Kind::LoadBalancerPending, field.to_owned()),
     };
     if kind == Kind::LoadBalancerPending {

@@ -110,15 +110,22 @@ pub fn kernel(s: &Situation<'_>, causes: &mut Vec<Cause>) {
         return;
     }
     let node = format!("node {}", kernel.node);
-    match &kernel.reading {
-        None => causes.push(Cause::new(
+    match (&kernel.reading, kernel.other_proxy()) {
+        (None, Some(proxy)) => causes.push(Cause::new(
+            Kind::Finding,
+            &node,
+            "nftables",
+            format!("{proxy} forwards Services on this node; whether its rules are as they should be isn't examined"),
+            "",
+        )),
+        (None, None) => causes.push(Cause::new(
             Kind::TableMissing,
             &node,
             "nftables: table portolan",
             "the tables that forward Services are not in the kernel",
             "see whether the agent runs: it writes them at its start, and again when they are gone",
         )),
-        Some(reading) => {
+        (Some(reading), _) => {
             if let Some(text) = drift(&wanted, reading) {
                 causes.push(Cause::new(
                     Kind::TableDrift,

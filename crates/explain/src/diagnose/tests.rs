@@ -390,9 +390,14 @@ fn what_the_kernel_does_otherwise_than_the_plan_is_named() {
     let wall = kernel(&|k| {
         let chain = SurveyedChain { hook: Some((2, 0)), drops: true, rules: vec![] };
         let chains = [("forward".to_owned(), chain)].into();
-        k.tables = vec![SurveyedTable { family: 1, name: "fw".into(), chains }];
+        k.tables = vec![SurveyedTable { family: 1, name: "fw".into(), chains, ..SurveyedTable::default() }];
     });
     first(&wall, FirewallDrops, "policy is drop");
+    let other = kernel(&|k| {
+        k.reading = None;
+        k.tables = vec![SurveyedTable { family: 2, name: "kube-proxy".into(), ..SurveyedTable::default() }];
+    });
+    assert_eq!(kinds(&other), [Kind::Finding], "kube-proxy forwards on this node");
     first(&kernel(&|k| k.conntrack = Some((999, 1000))), ConntrackFull, "999 of at most 1000");
 
     let mut stale = healthy(

@@ -1,6 +1,6 @@
 //! Everybody's chains and rules in a network namespace, whatever table they are in: to be read, never changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::table::name;
@@ -16,6 +16,17 @@ pub struct SurveyedTable {
     pub name: String,
     /// Its chains by name.
     pub chains: BTreeMap<String, SurveyedChain>,
+    /// The sets, by name, that its rules look single values up in.
+    pub sets: BTreeMap<String, SurveyedSet>,
+}
+
+/// A set of anybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SurveyedSet {
+    /// Its elements are bounds of intervals.
+    pub intervals: bool,
+    /// The elements' keys, and whether each is the first value after an interval.
+    pub elements: Vec<(Vec<u8>, bool)>,
 }
 
 /// A chain of anybody.
@@ -49,7 +60,7 @@ impl Nftables {
             let entry = tables.entry((family, table.clone())).or_insert_with(|| SurveyedTable {
                 family,
                 name: table,
-                chains: BTreeMap::new(),
+                ..SurveyedTable::default()
             });
             entry.chains.insert(name, chain);
         }
@@ -66,7 +77,43 @@ impl Nftables {
                 chain.rules.push(rule);
             }
         }
-        Ok(tables.into_values().collect())
+        let mut tables: Vec<SurveyedTable> = tables.into_values().collect();
+        for table in &mut tables {
+            let rules = table.chains.values().flat_map(|chain| &chain.rules).flatten();
+            let looked_up = rules.filter_map(|expression| match expression {
+                Expression::Lookup { set, .. } => Some(set.clone()),
+                _ => None,
+            });
+            let names: BTreeSet<String> = looked_up.collect();
+            for name in names {
+                if let Some(set) = self.surveyed_set(table.family, &table.name, &name)? {
+                    table.sets.insert(name, set);
+                }
+            }
+        }
+        Ok(tables)
+    }
+
+    /// A set's elements; none where a key is of several fields with ranges, or somebody changed the set meanwhile.
+    fn surveyed_set(&mut self, family: u8, table: &str, name: &str) -> io::Result<Option<SurveyedSet>> {
+        let mut request = Message::new(GETSETELEM, 0);
+        request.raw(&general(family, 0)).str(1, table).str(2, name);
+        let Ok(replies) = self.dump_replies(&mut request) else { return Ok(None) };
+        let mut set = SurveyedSet::default();
+        for reply in replies {
+            for element in reply.attributes(4).find(3).into_iter().flat_map(|list| list.inside()) {
+                let inside = element.inside();
+                // NFTA_SET_ELEM_KEY_END
+                let whole = inside.find(10).is_none();
+                let Some(key) = inside.find(1).and_then(|v| v.inside().find(1)).filter(|_| whole) else {
+                    return Ok(None);
+                };
+                let ends = inside.find(3).is_some_and(|f| f.u32be() & 1 != 0);
+                set.intervals |= ends;
+                set.elements.push((key.value.to_vec(), ends));
+            }
+        }
+        Ok(Some(set))
     }
 
     /// A dump without a family is one of all families (nf_tables_api.c).
