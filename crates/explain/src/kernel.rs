@@ -28,6 +28,8 @@ pub struct NodeKernel {
     pub udp: Vec<Flow>,
     /// Everybody else's tables.
     pub tables: Vec<SurveyedTable>,
+    /// Tables of the older iptables, whose rules nf_tables doesn't show.
+    pub legacy: BTreeSet<String>,
 }
 
 impl NodeKernel {
@@ -94,7 +96,15 @@ pub fn read(node: &str) -> anyhow::Result<NodeKernel> {
         routes: BTreeMap::new(),
         udp: translated_udp().unwrap_or_default(),
         tables: tables.into_iter().filter(|t| !ours(t)).collect(),
+        legacy: legacy(),
     })
+}
+
+/// The tables of the older iptables in this network namespace (net/netfilter/x_tables.c makes these files).
+fn legacy() -> BTreeSet<String> {
+    let files = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
+    let texts = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
+    texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
 /// Asks the kernel for the ways to these addresses.

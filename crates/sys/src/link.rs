@@ -758,6 +758,18 @@ mod tests {
                 (a.destination, a.prefix, a.via, a.kind, a.protocol, a.onlink, a.source)
                     == (b.destination, b.prefix, b.via, b.kind, b.protocol, b.onlink, b.source)
             };
+            let found = near.route_to([10, 10, 7, 7].into()).expect("asked").expect("a way");
+            assert_eq!(
+                (found.prefix, found.via),
+                (16, Some(hop6)),
+                "the entry itself, not a path made from it"
+            );
+            let found = near.route_to([192, 0, 2, 1].into()).expect("asked").expect("a way");
+            assert_eq!((found.prefix, found.via), (0, Some(hop4)));
+            assert!(
+                near.route_to("fd00:10::1".parse().unwrap()).is_err(),
+                "an unreachable route is an error"
+            );
             for route in &routes {
                 assert!(near.routes().unwrap().iter().any(|r| same(r, route)), "{route:?} is listed");
                 near.delete_route(route).expect("deleted");

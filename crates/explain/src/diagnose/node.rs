@@ -141,6 +141,19 @@ pub fn kernel(s: &Situation<'_>, causes: &mut Vec<Cause>) {
     forwarding(s, kernel, &backends, &node, causes);
     routes(s, kernel, &backends, &node, causes);
     walls(s, kernel, &wanted, &node, causes);
+    if !kernel.legacy.is_empty() {
+        let tables: Vec<&str> = kernel.legacy.iter().map(String::as_str).collect();
+        causes.push(Cause::new(
+            Kind::FirewallMayDrop,
+            &node,
+            "iptables-legacy",
+            format!(
+                "the older iptables has tables here ({}), whose rules are not examined",
+                tables.join(", ")
+            ),
+            "iptables-legacy-save",
+        ));
+    }
     connections(kernel, picture, &wanted, &node, causes);
 }
 

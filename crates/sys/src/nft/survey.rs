@@ -124,3 +124,45 @@ impl Nftables {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::super::{Batch, ChainHook, Hook, PayloadBase, Register, Verdict};
+    use super::*;
+    use crate::namespace;
+
+    #[test]
+    fn a_table_of_somebody_else_reads_back_with_its_hooks_and_rules() {
+        if !crate::trial::goes_on("a table of somebody else reads back with its hooks and rules") {
+            return;
+        }
+        let netns = namespace::new_netns().expect("a namespace");
+        let mut nft = namespace::in_netns(netns.as_fd(), || Nftables::open(64 * 1024))
+            .expect("there")
+            .expect("a socket");
+        let register = Register(0);
+        let rule = vec![
+            Expression::Payload { base: PayloadBase::Transport, offset: 2, length: 2, to: register },
+            Expression::Compare { register, equal: true, value: 80u16.to_be_bytes().to_vec() },
+            Expression::Verdict(Verdict::Drop),
+        ];
+        let mut batch = Batch::new();
+        batch.add_table(Family::Ip, "fw", "");
+        batch.add_chain(
+            Family::Ip,
+            "fw",
+            "passing",
+            Some(ChainHook { kind: "filter", hook: Hook::Forward, priority: 7 }),
+        );
+        batch.add_rule(Family::Ip, "fw", "passing", &rule);
+        nft.commit(batch).expect("a table");
+        let tables = nft.survey().expect("a survey");
+        let [table] = &tables[..] else { panic!("{tables:?}") };
+        assert_eq!((table.family, table.name.as_str()), (2, "fw"));
+        let chain = &table.chains["passing"];
+        assert_eq!((chain.hook, chain.drops), (Some((2, 7)), false));
+        assert_eq!(chain.rules, [rule]);
+    }
+}
