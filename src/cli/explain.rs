@@ -138,7 +138,7 @@ impl Flow {
 }
 
 impl NodeOptions {
-    fn from_outside(&self) -> Option<FromOutside> {
+    fn told_from_outside(&self) -> Option<FromOutside> {
         self.cluster_ip_from_outside.map(Into::into)
     }
 }
@@ -175,7 +175,7 @@ async fn answer(args: &Explain) -> anyhow::Result<Report> {
     let looks = Looks {
         probe: args.probe,
         service_cidrs: args.told.service_cidr.clone(),
-        cluster_ip_from_outside: args.told.from_outside(),
+        cluster_ip_from_outside: args.told.told_from_outside(),
     };
     let report = examine(&gather::evidence(&client, &question, &looks).await?)?;
     if !report.causes.iter().any(|cause| cause.kind.may_pass()) {
@@ -190,7 +190,7 @@ async fn answer(args: &Explain) -> anyhow::Result<Report> {
 pub fn trace(args: Trace) -> anyhow::Result<ExitCode> {
     let told = Told {
         service_cidrs: args.told.service_cidr.clone().unwrap_or_else(default_ranges),
-        cluster_ip_from_outside: args.told.from_outside().unwrap_or_default(),
+        cluster_ip_from_outside: args.told.told_from_outside().unwrap_or_default(),
         node_ports: NodePortAddresses::Primary,
     };
     let report = (|| {

@@ -40,7 +40,7 @@ pub struct Objects {
 impl Objects {
     /// A Service by its name.
     pub fn service(&self, name: &ServiceName) -> Option<&Service> {
-        self.services.iter().find(|s| name_of(*s) == *name)
+        self.services.iter().find(|s| name_of(s) == *name)
     }
 
     /// A node by its name.
