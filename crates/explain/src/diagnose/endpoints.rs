@@ -305,10 +305,11 @@ pub fn notes(
 
 /// Slices that say something else than the pods, though somebody answers.
 fn behind(s: &Situation<'_>, service: &Service, members: &[Arc<Pod>]) -> Option<Cause> {
-    if spec(service).selector.as_ref().is_none_or(BTreeMap::is_empty) {
+    let objects = &s.evidence.objects;
+    // Pods whose nodes aren't known are no endpoints to the controller.
+    if objects.nodes.is_empty() || spec(service).selector.as_ref().is_none_or(BTreeMap::is_empty) {
         return None;
     }
-    let objects = &s.evidence.objects;
     let node = |name: &str| objects.node(name).cloned();
     let wanted = desired_slices(service, members, &node, &[], usize::MAX).create;
     // On somebody's Kubernetes hints are distributed otherwise: only who is ready is compared.

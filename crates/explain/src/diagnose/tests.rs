@@ -398,7 +398,7 @@ fn what_the_kernel_does_otherwise_than_the_plan_is_named() {
         k.tables = vec![SurveyedTable { family: 2, name: "kube-proxy".into(), ..SurveyedTable::default() }];
     });
     assert_eq!(kinds(&other), [Kind::Finding], "kube-proxy forwards on this node");
-    let legacy = kernel(&|k| drop(k.legacy.insert("filter".into())));
+    let legacy = kernel(&|k| k.legacy = ["filter".to_owned()].into());
     assert_eq!(kinds(&legacy), [FirewallMayDrop]);
     first(&kernel(&|k| k.conntrack = Some((999, 1000))), ConntrackFull, "999 of at most 1000");
 
