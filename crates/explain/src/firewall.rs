@@ -1,6 +1,7 @@
 //! What tables other than ours do to a new connection's first packet: rules are evaluated as the kernel does, as far as they
 //! are understood, and what isn't understood is said to be so.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use portolan_sys::nft::{
@@ -40,8 +41,14 @@ const HOOKS: [&str; 5] = ["prerouting", "input", "forward", "output", "postrouti
 const DEPTH: usize = 16;
 
 /// The first chain at one of the hooks that drops the packet, else the first that may. `translated` says that the destination is
-/// the backend already.
-pub fn meets(tables: &[SurveyedTable], packet: &Packet, translated: bool, hooks: &[u32]) -> Option<Wall> {
+/// the backend already; `links` are the names of the links that there are.
+pub fn meets(
+    tables: &[SurveyedTable],
+    links: &BTreeSet<String>,
+    packet: &Packet,
+    translated: bool,
+    hooks: &[u32],
+) -> Option<Wall> {
     let mut maybe = None;
     // Another proxy's own refusals are not a wall.
     for table in tables.iter().filter(|t| t.name != crate::kernel::KUBE_PROXY) {
@@ -54,7 +61,7 @@ pub fn meets(tables: &[SurveyedTable], packet: &Packet, translated: bool, hooks:
             if early == translated {
                 continue;
             }
-            let mut run = Run { table, packet, doubts: Doubts::default() };
+            let mut run = Run { table, links, packet, doubts: Doubts::default() };
             let end = run.chain(chain, 0);
             let (certain, why) = match end {
                 End::Drop(why) => (run.doubts.is_empty(), why),
@@ -123,6 +130,7 @@ enum Match {
 
 struct Run<'r> {
     table: &'r SurveyedTable,
+    links: &'r BTreeSet<String>,
     packet: &'r Packet,
     doubts: Doubts,
 }
@@ -168,8 +176,26 @@ impl Run<'_> {
         let mut registers: [Option<u8>; 64] = [None; 64];
         let mut doubt = false;
         let mut outcome = None;
+        // Where the name of a link was loaded, or its number.
+        let mut link: Option<(Register, MetaKey)> = None;
         for expression in rule {
+            if !matches!(expression, Expression::Compare { .. }) {
+                link = None;
+            }
             match expression {
+                Expression::Compare { register, equal, value }
+                    if link.is_some_and(|(loaded, _)| loaded == *register) =>
+                {
+                    match link.is_some_and(|(_, key)| self.could_be(key, value)) {
+                        true => doubt = true,
+                        false if *equal => return (Match::No, None),
+                        false => {}
+                    }
+                }
+                Expression::Meta { key, to } if is_link(*key) => {
+                    link = Some((*to, *key));
+                    load(&mut registers, *to, None);
+                }
                 Expression::Meta { key, to } => load(&mut registers, *to, self.meta(*key)),
                 Expression::Payload { base, offset, length, to } => {
                     let bytes = self.payload(*base, *offset as usize, *length as usize);
@@ -221,6 +247,18 @@ impl Run<'_> {
         (if doubt { Match::Maybe } else { Match::Yes }, outcome)
     }
 
+    /// Whether the packet's link could be this one: it is there, and isn't the loopback link, by which no backend is reached.
+    fn could_be(&self, key: MetaKey, value: &[u8]) -> bool {
+        match key {
+            MetaKey::Other(META_LINK_IN | META_LINK_OUT) => value != 1u32.to_ne_bytes(),
+            // A name that isn't padded with zeros is the beginning of one: `"veth*"`.
+            _ => match value.iter().position(|byte| *byte == 0) {
+                Some(end) => self.links.iter().any(|name| name.as_bytes() == &value[..end] && name != "lo"),
+                None => self.links.iter().any(|name| name.as_bytes().starts_with(value) && name != "lo"),
+            },
+        }
+    }
+
     /// Whether a set has what is in a register, if both are known.
     fn contains(&self, set: &str, registers: &[Option<u8>; 64], key: Register) -> Option<bool> {
         let set = self.table.sets.get(set)?;
@@ -265,6 +303,16 @@ impl Run<'_> {
             _ => None,
         }
     }
+}
+
+/// `NFT_META_IIF`, `NFT_META_OIF`, `NFT_META_OIFNAME` (nf_tables.h).
+const META_LINK_IN: u32 = 4;
+const META_LINK_OUT: u32 = 5;
+const META_NAME_OUT: u32 = 7;
+
+/// Whether it is the name or the number of a link.
+fn is_link(key: MetaKey) -> bool {
+    matches!(key, MetaKey::InterfaceIn | MetaKey::Other(META_LINK_IN | META_LINK_OUT | META_NAME_OUT))
 }
 
 enum Outcome {
@@ -319,6 +367,10 @@ mod tests {
         }]
     }
 
+    fn links() -> BTreeSet<String> {
+        ["lo", "eth0", "docker0"].map(str::to_owned).into()
+    }
+
     fn packet(port: u16) -> Packet {
         Packet { protocol: 6, source: None, destination: "10.244.1.2".parse().unwrap(), port }
     }
@@ -346,18 +398,45 @@ mod tests {
     #[test]
     fn a_rule_that_drops_the_port_is_found_and_another_is_not() {
         let tables = table(false, vec![tcp_port(80, Verdict::Drop)]);
-        assert!(meets(&tables, &packet(80), true, &[2]).is_some_and(|w| w.certain));
-        assert_eq!(meets(&tables, &packet(81), true, &[2]), None);
-        assert_eq!(meets(&tables, &packet(80), true, &[0]), None, "at another hook");
+        assert!(meets(&tables, &links(), &packet(80), true, &[2]).is_some_and(|w| w.certain));
+        assert_eq!(meets(&tables, &links(), &packet(81), true, &[2]), None);
+        assert_eq!(meets(&tables, &links(), &packet(80), true, &[0]), None, "at another hook");
     }
 
     #[test]
     fn a_policy_of_drop_is_certain_only_if_no_rule_could_accept() {
-        assert!(meets(&table(true, vec![]), &packet(80), true, &[2]).is_some_and(|w| w.certain));
+        assert!(meets(&table(true, vec![]), &links(), &packet(80), true, &[2]).is_some_and(|w| w.certain));
         let accepted = table(true, vec![tcp_port(80, Verdict::Accept)]);
-        assert_eq!(meets(&accepted, &packet(80), true, &[2]), None);
+        assert_eq!(meets(&accepted, &links(), &packet(80), true, &[2]), None);
         let doubtful = table(true, vec![by_link(Verdict::Accept)]);
-        assert!(meets(&doubtful, &packet(80), true, &[2]).is_some_and(|w| !w.certain));
+        assert!(meets(&doubtful, &links(), &packet(80), true, &[2]).is_some_and(|w| !w.certain));
+    }
+
+    #[test]
+    fn a_rule_for_a_link_that_is_not_there_or_is_the_loopback_is_no_doubt() {
+        let drop = tcp_port(80, Verdict::Drop);
+        for (name, certain) in
+            [("nosuch\0", true), ("lo\0", true), ("docker0\0", false), ("docker", false), ("veth", true)]
+        {
+            let register = Register(0);
+            let accept = vec![
+                Expression::Meta { key: MetaKey::InterfaceIn, to: register },
+                Expression::Compare { register, equal: true, value: name.as_bytes().to_vec() },
+                Expression::Verdict(Verdict::Accept),
+            ];
+            let wall = meets(&table(false, vec![accept, drop.clone()]), &links(), &packet(80), true, &[2]);
+            assert_eq!(wall.map(|w| w.certain), Some(certain), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_compared_after_a_link_is_not_taken_for_one() {
+        let mut both = by_link(Verdict::Drop);
+        both.pop();
+        both.extend(tcp_port(80, Verdict::Drop));
+        let tables = table(false, vec![both]);
+        assert!(meets(&tables, &links(), &packet(80), true, &[2]).is_some_and(|w| !w.certain));
+        assert_eq!(meets(&tables, &links(), &packet(81), true, &[2]), None);
     }
 
     #[test]
@@ -375,7 +454,7 @@ mod tests {
             tables
         };
         let drops = |tables: &[SurveyedTable], port| {
-            meets(tables, &packet(port), true, &[2]).is_some_and(|w| w.certain)
+            meets(tables, &links(), &packet(port), true, &[2]).is_some_and(|w| w.certain)
         };
         let set = with(false, &[(80, false), (443, false)]);
         assert_eq!([80, 443, 81].map(|p| drops(&set, p)), [true, true, false]);
@@ -385,7 +464,7 @@ mod tests {
 
     #[test]
     fn a_drop_that_depends_on_something_unknown_is_a_doubt() {
-        let wall = meets(&table(false, vec![by_link(Verdict::Drop)]), &packet(80), true, &[2]);
+        let wall = meets(&table(false, vec![by_link(Verdict::Drop)]), &links(), &packet(80), true, &[2]);
         assert!(wall.is_some_and(|w| !w.certain && w.why.contains("if it applies")));
     }
 }

@@ -28,6 +28,8 @@ pub struct NodeKernel {
     pub udp: Vec<Flow>,
     /// Everybody else's tables.
     pub tables: Vec<SurveyedTable>,
+    /// The names of its links.
+    pub links: BTreeSet<String>,
     /// Tables of the older iptables, whose rules nf_tables doesn't show.
     pub legacy: BTreeSet<String>,
 }
@@ -96,6 +98,7 @@ pub fn read(node: &str) -> anyhow::Result<NodeKernel> {
         routes: BTreeMap::new(),
         udp: translated_udp().unwrap_or_default(),
         tables: tables.into_iter().filter(|t| !ours(t)).collect(),
+        links: Links::open()?.links()?.into_iter().map(|link| link.name).collect(),
         legacy: legacy(),
     })
 }

@@ -323,7 +323,10 @@ fn walls(
             port: b.port,
         });
         for (packet, translated) in before.into_iter().map(|p| (p, false)).chain(after.map(|p| (p, true))) {
-            let Some(wall) = firewall::meets(&kernel.tables, &packet, translated, hooks) else { continue };
+            let Some(wall) = firewall::meets(&kernel.tables, &kernel.links, &packet, translated, hooks)
+            else {
+                continue;
+            };
             let what =
                 format!("{} to {}", protocol, std::net::SocketAddr::new(packet.destination, packet.port));
             let (kind, text) = match wall.certain {
