@@ -207,6 +207,7 @@ impl World<'_> {
             self.step(namespace, step).await;
         }
         let began = std::time::Instant::now();
+        let mut before = std::collections::BTreeSet::new();
         let named = loop {
             let (answer, code) = self.ask(namespace, &fault.ask).await;
             let first = &answer["causes"][0];
@@ -215,7 +216,14 @@ impl World<'_> {
                 && first["text"].as_str().is_some_and(|t| t.contains(fault.says))
                 && ["object", "field"].iter().all(|k| first[k].as_str().is_some_and(|t| !t.is_empty()));
             if right {
+                // While what was done has not taken effect yet, something else may be the first cause.
+                if !before.is_empty() {
+                    println!("{namespace}: {} after {before:?}", fault.reason);
+                }
                 break Ok(());
+            }
+            if code == 1 {
+                before.insert(first["reason"].as_str().unwrap_or_default().to_owned());
             }
             if began.elapsed() > std::time::Duration::from_secs(25) {
                 let said =
@@ -313,6 +321,9 @@ fn manifests_are_traced_without_a_cluster() {
     ] {
         assert!(said.contains(expected), "{expected}: {said}");
     }
+    for service in ["hostname-service", "hostname-cluster-ip", "service/hostname-load-balancer"] {
+        assert_eq!(of(&[service]).status.code(), Some(0), "{}", text(&of(&[service])));
+    }
     let refused =
         of(&["--from", "outside", "--to", "service/hostname-cluster-ip", "--port", "80", "-o", "json"]);
     let answer: Value = serde_json::from_slice(&refused.stdout).expect("JSON");
@@ -332,6 +343,7 @@ fn a_question_that_can_not_be_answered_names_what_is_missing() {
         ),
         (&["-f", "examples/", "--from", "outside", "--to", "10.96.0.1"][..], "--port"),
         (&["-f", "nowhere/", "--from", "outside", "--to", "10.96.0.1:80"][..], "-f nowhere/"),
+        (&["-f", "examples/"][..], "name a Service, or a connection by --from and --to"),
     ] {
         let output = trace(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", text(&output));

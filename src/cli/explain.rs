@@ -21,14 +21,8 @@ use super::lab::Output;
 /// tell. Run on a node as root, it looks into that node's kernel too. It changes nothing.
 #[derive(clap::Args, Debug)]
 pub struct Explain {
-    /// The Service: service/NAME, or NAME. Without it, --from and --to say which connection is meant.
-    #[arg(value_name = "SERVICE", required_unless_present = "to", conflicts_with_all = ["from", "to"])]
-    service: Option<String>,
     #[command(flatten)]
-    flow: Flow,
-    /// The namespace of what is named without one.
-    #[arg(short, long, value_name = "NAMESPACE")]
-    namespace: Option<String>,
+    subject: Subject,
     /// The kubeconfig; by default KUBECONFIG, ~/.kube/config, or what a pod is given.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
@@ -45,17 +39,15 @@ pub struct Explain {
     output: Output,
 }
 
-/// Say where a connection would go, from manifests alone: no cluster, no privilege.
+/// Say where a connection would go, or why a Service would not answer, from manifests alone: no cluster, no privilege. Exit status
+/// as that of explain.
 #[derive(clap::Args, Debug)]
 pub struct Trace {
     /// Manifests: Services, workloads, pods, nodes, EndpointSlices. Files, directories, or `-`.
     #[arg(short, long = "filename", value_name = "FILE|DIR", required = true)]
     filename: Vec<PathBuf>,
     #[command(flatten)]
-    flow: Flow,
-    /// The namespace of what is named without one.
-    #[arg(short, long, value_name = "NAMESPACE")]
-    namespace: Option<String>,
+    subject: Subject,
     #[command(flatten)]
     told: NodeOptions,
     /// The form of the output.
@@ -63,9 +55,15 @@ pub struct Trace {
     output: Output,
 }
 
-/// A connection.
+/// A Service, or a connection.
 #[derive(clap::Args, Debug)]
-struct Flow {
+struct Subject {
+    /// The Service: service/NAME, or NAME. Without it, --from and --to say which connection is meant.
+    #[arg(value_name = "SERVICE", conflicts_with_all = ["from", "to"])]
+    service: Option<String>,
+    /// The namespace of what is named without one.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
     /// Where it starts: pod:NAMESPACE/NAME, node:NAME, an address, or outside.
     #[arg(long, value_name = "PLACE", requires = "to")]
     from: Option<String>,
@@ -116,8 +114,19 @@ const CANT_TELL: u8 = 2;
 /// How long to wait before a look again, where what was seen may be a moment between two writes.
 const SETTLING: Duration = Duration::from_millis(700);
 
-impl Flow {
-    fn asked(&self, namespace: &str) -> anyhow::Result<Option<FlowAsked>> {
+impl Subject {
+    /// The question, with what is named without a namespace in `default`.
+    fn question(&self, default: &str) -> anyhow::Result<Question> {
+        let namespace = self.namespace.as_deref().unwrap_or(default);
+        let about = match (&self.service, self.flow(namespace)?) {
+            (Some(name), _) => About::Service(service_name(name, namespace)),
+            (None, Some(flow)) => About::Flow(flow),
+            (None, None) => anyhow::bail!("name a Service, or a connection by --from and --to"),
+        };
+        Ok(Question { about, node: self.node.clone() })
+    }
+
+    fn flow(&self, namespace: &str) -> anyhow::Result<Option<FlowAsked>> {
         let (Some(from), Some(to)) = (&self.from, &self.to) else { return Ok(None) };
         let (to, port) = Target::parse(to, namespace).map_err(|e| anyhow!("--to {to}: {e}"))?;
         Ok(Some(FlowAsked {
@@ -159,31 +168,33 @@ async fn answer(args: &Explain) -> anyhow::Result<Report> {
         }
         None => kube::Config::infer()
             .await
-            .context("no cluster is named: give --kubeconfig, or set KUBECONFIG")?,
+            .map_err(|e| anyhow!("no cluster is named: give --kubeconfig, or set KUBECONFIG ({e})"))?,
     };
     if let Some(server) = &args.server {
         config.cluster_url = server.parse().with_context(|| format!("--server {server}"))?;
     }
-    let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    let question = args.subject.question(&config.default_namespace)?;
+    let server = config.cluster_url.clone();
     let client = kube::Client::try_from(config)?;
-    let about = match (&args.service, args.flow.asked(&namespace)?) {
-        (Some(name), _) => About::Service(service_name(name, &namespace)),
-        (None, Some(flow)) => About::Flow(flow),
-        (None, None) => anyhow::bail!("name a Service, or a connection by --from and --to"),
-    };
-    let question = Question { about, node: args.flow.node.clone() };
     let looks = Looks {
         probe: args.probe,
         service_cidrs: args.told.service_cidr.clone(),
         cluster_ip_from_outside: args.told.told_from_outside(),
     };
-    let report = examine(&gather::evidence(&client, &question, &looks).await?)?;
+    let look = async || -> anyhow::Result<Report> {
+        // The innermost error says what happened; those around it say it again.
+        let evidence = gather::evidence(&client, &question, &looks).await;
+        let evidence =
+            evidence.map_err(|e| anyhow!("asking the API server {server}: {e}: {}", e.root_cause()))?;
+        Ok(examine(&evidence)?)
+    };
+    let report = look().await?;
     if !report.causes.iter().any(|cause| cause.kind.may_pass()) {
         return Ok(report);
     }
     // Objects are read one after another, and the kernel follows a moment later: what lasts is a cause.
     tokio::time::sleep(SETTLING).await;
-    Ok(examine(&gather::evidence(&client, &question, &looks).await?)?)
+    look().await
 }
 
 /// Runs `trace`.
@@ -194,12 +205,10 @@ pub fn trace(args: Trace) -> anyhow::Result<ExitCode> {
         node_ports: NodePortAddresses::Primary,
     };
     let report = (|| {
-        let namespace = args.namespace.as_deref().unwrap_or("default");
-        let flow = args.flow.asked(namespace)?.context("--from and --to say which connection is meant")?;
+        let question = args.subject.question("default")?;
         let documents = crate::lab::apply::read(&args.filename)?;
         let values = documents.into_iter().map(|document| document.value).collect();
         let (objects, assumed) = imagine::from_manifests(values, &told.service_cidrs)?;
-        let question = Question { about: About::Flow(flow), node: args.flow.node.clone() };
         let evidence = Evidence { question, objects, told, kernel: None, probes: None, assumed, now: None };
         Ok(examine(&evidence)?)
     })();

@@ -76,6 +76,10 @@ fn missing(s: &Situation<'_>) -> Option<Cause> {
             (None, Some(near)) => {
                 (format!("there is no Service of this name; there is {near}"), format!("use {near}"))
             }
+            _ if (1..=8).contains(&names.len()) => (
+                format!("there is no Service of this name; there are {}", names.join(", ")),
+                format!("use one of these, or create it in namespace {}", name.namespace),
+            ),
             _ => (
                 "there is no Service of this name".to_owned(),
                 format!("create it, or see which there are: kubectl get services -n {}", name.namespace),

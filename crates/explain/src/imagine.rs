@@ -250,7 +250,7 @@ fn services(objects: &mut Objects, ranges: &[IpNet], assumed: &mut Vec<Assumed>)
                 .filter_map(|range| from_end(range, index, true))
                 .map(|a| a.to_string())
                 .collect();
-            say(&mut *assumed, format!("no clusterIP yet: {} stands in", chosen.join(" and ")));
+            say(&mut *assumed, format!("no clusterIP yet: {}", stand_in(&chosen)));
             spec.cluster_ip = chosen.first().cloned();
             spec.cluster_ips = Some(chosen);
         }
@@ -281,11 +281,15 @@ fn services(objects: &mut Objects, ranges: &[IpNet], assumed: &mut Vec<Assumed>)
                     }
                 })
                 .collect();
-            say(&mut *assumed, format!("no load-balancer address yet: {} stands in", chosen.join(" and ")));
+            say(&mut *assumed, format!("no load-balancer address yet: {}", stand_in(&chosen)));
             let entries: Vec<Value> = chosen.iter().map(|ip| json!({"ip": ip, "ipMode": "VIP"})).collect();
             service.status = object(json!({"loadBalancer": {"ingress": entries}}));
         }
     }
+}
+
+fn stand_in(chosen: &[String]) -> String {
+    format!("{} {} in", chosen.join(" and "), if chosen.len() == 1 { "stands" } else { "stand" })
 }
 
 /// The families that a Service would get; `true` is IPv6.
