@@ -29,7 +29,7 @@ pub struct Explain {
     /// The API server, if another than the kubeconfig's.
     #[arg(long, value_name = "URL")]
     server: Option<String>,
-    /// Connect to the backends from here, to see whether somebody listens.
+    /// Connect by TCP from here to the backends, to see whether somebody listens, and on a node to the Service itself.
     #[arg(long)]
     probe: bool,
     #[command(flatten)]

@@ -605,6 +605,19 @@ pub fn of_the_kernel() -> Vec<Fault> {
             ),
             run("nft delete table ip wall"),
         ),
+        Fault {
+            ask: ask_on("node-1", "service/web --probe"),
+            // A place that is not looked at: what the node itself receives.
+            ..fault(
+                "unknown",
+                "Unexplained",
+                "nothing that is looked at explains it",
+                run(
+                    "nft 'table ip odd { chain answers { type filter hook input priority -300; tcp sport 80 ct original daddr {clusterip} drop; }; }'",
+                ),
+                run("nft delete table ip odd"),
+            )
+        },
         fault(
             "stale-flow",
             "StaleFlow",

@@ -132,6 +132,8 @@ pub enum Kind {
     BackendRefuses,
     /// Nothing comes back.
     BackendSilent,
+    /// The backends answer and the Service doesn't, for a reason that isn't known here.
+    Unexplained,
 
     // --- Worth knowing, and no reason not to answer ---
     /// No container declares the targetPort.
@@ -231,6 +233,7 @@ impl Kind {
         Kind::NoPodCidr,
         Kind::BackendRefuses,
         Kind::BackendSilent,
+        Kind::Unexplained,
         Kind::TargetPortUndeclared,
         Kind::SomeNotReady,
         Kind::LocalOnSomeNodes,

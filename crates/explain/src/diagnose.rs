@@ -11,6 +11,7 @@ use portolan_plan::view::{EndpointsView, PortView, ServiceView};
 use crate::cause::{Cause, Kind};
 use crate::near;
 use crate::objects::*;
+use crate::probe::{Outcome as Came, Probe};
 use crate::question::About;
 use crate::situation::{Picture, Situation};
 
@@ -42,7 +43,7 @@ pub fn diagnose(s: &Situation<'_>) -> Vec<Cause> {
         node::kernel(s, &mut causes);
     }
     node::object(s, &mut causes);
-    backends(s, &mut causes);
+    probed(s, &mut causes);
     causes.sort_by_key(|c| c.kind);
     let mut seen = Vec::new();
     causes.retain(|c| {
@@ -340,35 +341,31 @@ fn ready_count(picture: &Picture, service: &Service, port: &ServicePort, family:
     slices.flat_map(|s| &s.endpoints).filter(|e| e.ready).count()
 }
 
-/// What came of connecting to the backends.
-fn backends(s: &Situation<'_>, causes: &mut Vec<Cause>) {
+/// What came of connecting to the backends, and to the Service itself.
+fn probed(s: &Situation<'_>, causes: &mut Vec<Cause>) {
     let Some(probes) = &s.evidence.probes else { return };
     let undeclared = causes.iter().find(|c| c.kind == Kind::TargetPortUndeclared).map(|c| c.text.clone());
-    for (kind, bad) in [
-        (Kind::BackendRefuses, crate::probe::Outcome::Refused),
-        (Kind::BackendSilent, crate::probe::Outcome::Silent),
-    ] {
-        let failed: Vec<_> = probes.iter().filter(|p| p.outcome == bad).collect();
+    let (through, direct): (Vec<&Probe>, Vec<&Probe>) = probes.iter().partition(|p| p.through);
+    let seconds = crate::probe::PATIENCE.as_secs();
+    for (kind, bad) in [(Kind::BackendRefuses, Came::Refused), (Kind::BackendSilent, Came::Silent)] {
+        let failed: Vec<&&Probe> = direct.iter().filter(|p| p.outcome == bad).collect();
         let Some(first) = failed.first() else { continue };
-        let owner = s.evidence.objects.pod_at(first.backend.address).map_or_else(
-            || format!("endpoint {}", first.backend),
+        let to = first.to;
+        let owner = s.evidence.objects.pod_at(to.ip()).map_or_else(
+            || format!("endpoint {to}"),
             |pod| format!("pod {}/{}", pod.namespace().unwrap_or_default(), pod.name_any()),
         );
-        let port = first.backend.port;
-        let of = format!("{} of {} backends", failed.len(), probes.len());
+        let of = format!("{} of {} backends", failed.len(), direct.len());
         let (text, remedy) = match kind {
             Kind::BackendRefuses => (
-                format!("{of} refuse connections: nobody listens on {}", first.backend),
+                format!("{of} refuse connections: nobody listens on {to}"),
                 format!(
-                    "set spec.ports[].targetPort to the port that the program listens on, or have it listen on {port} (on all addresses, not only on 127.0.0.1)"
+                    "set spec.ports[].targetPort to the port that the program listens on, or have it listen on {} (on all addresses, not only on 127.0.0.1)",
+                    to.port()
                 ),
             ),
             _ => (
-                format!(
-                    "{of} don't answer at {} within {} s",
-                    first.backend,
-                    crate::probe::PATIENCE.as_secs()
-                ),
+                format!("{of} don't answer at {to} within {seconds} s"),
                 "see what drops it on the way: routes, other tables, the pod's own rules".to_owned(),
             ),
         };
@@ -377,6 +374,18 @@ fn backends(s: &Situation<'_>, causes: &mut Vec<Cause>) {
             None => text,
         };
         causes.push(Cause::new(kind, owner, "spec.containers[].ports", text, remedy));
+    }
+    // A connection to the Service may be led to a backend that is bad: only if none is, it says something of the way.
+    let all_well = direct.iter().all(|p| p.outcome == Came::Accepted);
+    if let Some(lost) = through.iter().find(|p| all_well && p.outcome != Came::Accepted) {
+        let how = if lost.outcome == Came::Refused { "is refused" } else { "isn't answered" };
+        causes.push(Cause::new(
+            Kind::Unexplained,
+            s.object(),
+            "spec.ports",
+            format!("every backend answers here, and a connection to {} {how}; nothing that is looked at explains it", lost.to),
+            "follow the packet: nft monitor trace, tcpdump",
+        ));
     }
 }
 

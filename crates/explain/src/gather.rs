@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -13,8 +13,9 @@ use k8s_openapi::api::core::v1::{Event, Node, Pod, Service};
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 use portolan_control::SERVICE_NAME;
-use portolan_dataplane::Reading;
-use portolan_plan::model::{Backend, FromOutside, Protocol, ServiceName};
+use portolan_dataplane::{ActionReading, Reading};
+use portolan_plan::model::{Backend, Family, FromOutside, Frontend, Protocol, ServiceName};
+use portolan_plan::trace::Origin;
 use portolan_plan::view::NodePortAddresses;
 use serde::de::DeserializeOwned;
 
@@ -178,20 +179,52 @@ pub async fn evidence(client: &Client, question: &Question, looks: &Looks) -> an
         };
         // A UDP port says nothing to a connection, and a TCP port of the same number would say the wrong thing.
         let wanted = if tcp { of_tcp(&evidence, &backends.1) } else { BTreeSet::new() };
-        evidence.probes = Some(crate::probe::connect(&wanted).await);
+        let mut probes = crate::probe::connect(&wanted, false).await;
+        if probes.iter().any(|probe| probe.outcome == crate::probe::Outcome::Accepted) {
+            probes.extend(crate::probe::connect(&entrances(&evidence), true).await);
+        }
+        evidence.probes = Some(probes);
     }
     Ok(evidence)
 }
 
 /// Those of the backends that are reached by TCP.
-fn of_tcp(evidence: &Evidence, backends: &BTreeSet<Backend>) -> BTreeSet<Backend> {
+fn of_tcp(evidence: &Evidence, backends: &BTreeSet<Backend>) -> BTreeSet<SocketAddr> {
     let slices = evidence.objects.slices.iter();
     let ports: BTreeSet<u16> = slices
         .flat_map(|s| s.ports.iter().flatten())
         .filter(|p| p.protocol.as_deref().unwrap_or("TCP") == "TCP")
         .filter_map(|p| u16::try_from(p.port?).ok())
         .collect();
-    backends.iter().filter(|b| ports.contains(&b.port)).copied().collect()
+    let backends = backends.iter().filter(|b| ports.contains(&b.port));
+    backends.map(|b| SocketAddr::new(b.address, b.port)).collect()
+}
+
+/// The addresses and ports at which the Service should answer whoever is on this node; none if we aren't on one, or the
+/// question is about a client elsewhere.
+fn entrances(evidence: &Evidence) -> BTreeSet<SocketAddr> {
+    let Ok(situation) = Situation::of(evidence) else { return BTreeSet::new() };
+    let Some(picture) = evidence.kernel.as_ref().and_then(|k| situation.pictures.get(&k.node)) else {
+        return BTreeSet::new();
+    };
+    if situation.path.as_ref().is_some_and(|path| !matches!(path.flow.from, Origin::Node(_))) {
+        return BTreeSet::new();
+    }
+    let concerned = crate::diagnose::concerned(&situation, picture);
+    let here: Vec<IpAddr> = picture.views.node.addresses.clone();
+    let answered = concerned.into_iter().filter(|(_, reading)| {
+        let inside = reading.inside.as_ref().unwrap_or(&reading.action);
+        matches!(inside, ActionReading::Balance { .. }) && reading.source_ranges.is_none()
+    });
+    let at = answered.flat_map(|(frontend, _)| match frontend {
+        Frontend::Address { address, protocol: Protocol::Tcp, port } => vec![SocketAddr::new(address, port)],
+        Frontend::NodePort { family, protocol: Protocol::Tcp, port } => {
+            let of_family = here.iter().filter(|a| Family::of(**a) == family).take(1);
+            of_family.map(|a| SocketAddr::new(*a, port)).collect()
+        }
+        _ => Vec::new(),
+    });
+    at.collect()
 }
 
 /// The kernel's sets that hold the ranges of cluster IPs, and those that are closed to outsiders (`portolan-dataplane`).

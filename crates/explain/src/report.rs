@@ -490,7 +490,7 @@ fn kernel(s: &Situation<'_>, causes: &[Cause]) -> Option<KernelSeen> {
             crate::probe::Outcome::Refused => "refused",
             crate::probe::Outcome::Silent => "no answer",
         };
-        check(&format!("connection to {}", probe.backend), seen.into());
+        check(&format!("connection to {}", probe.to), seen.into());
     }
     Some(KernelSeen { node: kernel.node.clone(), agrees, checks })
 }

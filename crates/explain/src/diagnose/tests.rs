@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use portolan_dataplane::Reading;
-use portolan_plan::model::{Backend, FromOutside, ServiceName};
+use portolan_plan::model::{FromOutside, ServiceName};
 use portolan_plan::view::NodePortAddresses;
 use portolan_sys::conntrack::{Flow, Tuple};
 use portolan_sys::nft::{SurveyedChain, SurveyedTable};
@@ -18,7 +18,6 @@ use crate::Evidence;
 use crate::cause::Kind::*;
 use crate::imagine::from_manifests;
 use crate::kernel::{NodeKernel, RouteSeen};
-use crate::probe::{Outcome as Came, Probe};
 use crate::question::{FlowAsked, Place, Question, Target};
 use crate::situation::Told;
 
@@ -449,11 +448,16 @@ fn backends_that_do_not_answer_are_named_and_what_is_only_worth_knowing_is_a_not
     let mut evidence =
         healthy(json!({"ports": [{"name": "http", "port": 80, "targetPort": 9999, "nodePort": 30080}]}));
     assert_eq!(kinds(&evidence), [TargetPortUndeclared]);
-    let backend = Backend { address: "10.244.1.5".parse().unwrap(), port: 9999 };
-    evidence.probes = Some(vec![Probe { backend, outcome: Came::Refused }]);
-    first(&evidence, BackendRefuses, "nobody listens on 10.244.1.5:9999");
-    evidence.probes = Some(vec![Probe { backend, outcome: Came::Silent }]);
+    let probe = |to: &str, through, outcome| Probe { to: to.parse().unwrap(), through, outcome };
+    let backend = |outcome| probe("10.244.1.5:9999", false, outcome);
+    evidence.probes = Some(vec![backend(Came::Refused), probe("10.96.0.7:80", true, Came::Refused)]);
+    first(&evidence, BackendRefuses, "1 of 1 backends refuse connections: nobody listens on 10.244.1.5:9999");
+    evidence.probes = Some(vec![backend(Came::Silent)]);
     first(&evidence, BackendSilent, "10.244.1.5:9999");
+    evidence.probes = Some(vec![backend(Came::Accepted), probe("10.96.0.7:80", true, Came::Accepted)]);
+    assert_eq!(kinds(&evidence), [TargetPortUndeclared]);
+    evidence.probes = Some(vec![backend(Came::Accepted), probe("10.96.0.7:80", true, Came::Silent)]);
+    first(&evidence, Unexplained, "10.96.0.7:80 isn't answered");
 
     let mut evidence = healthy(json!({"sessionAffinity": "ClientIP"}));
     evidence.objects.policies = vec![of(json!({"metadata": {"name": "p", "namespace": "shop"}}))];
