@@ -44,6 +44,13 @@ pub fn none(s: &Situation<'_>, service: &Service, port: &ServicePort, family: Fa
     let live: Vec<&Arc<Pod>> =
         members.iter().filter(|p| control_pods::is_ready(p) && !control_pods::is_terminating(p)).collect();
     let publishes = spec(service).publish_not_ready_addresses.unwrap_or(false);
+    // Pods on their way out because nobody wants any.
+    if members.iter().all(|p| control_pods::is_terminating(p) || !is_live(p))
+        && let Some(cause) =
+            no_replicas(s, service, &text_of(&selector)).filter(|c| c.kind == Kind::ScaledToZero)
+    {
+        return Some(cause);
+    }
     if live.is_empty() && !publishes {
         return pods::why_none_ready(s, &members);
     }
@@ -68,27 +75,10 @@ pub fn none(s: &Situation<'_>, service: &Service, port: &ServicePort, family: Fa
 fn matches_nothing(s: &Situation<'_>, service: &Service, selector: &BTreeMap<String, String>) -> Cause {
     let namespace = service.namespace().unwrap_or_default();
     let asked = text_of(selector);
-    let here = |n: Option<String>| n.as_deref() == Some(&*namespace);
-    let deployments = &s.evidence.objects.deployments;
-    let would = deployments.iter().filter(|d| here(d.namespace())).find(|d| {
-        let template = d.spec.as_ref().and_then(|d| d.template.metadata.as_ref()?.labels.clone());
-        portolan_control::pods::selects(service, &template.unwrap_or_default())
-    });
-    if let Some(deployment) = would {
-        let replicas = deployment.spec.as_ref().and_then(|d| d.replicas).unwrap_or(1);
-        let object = format!("deployment {namespace}/{}", deployment.name_any());
-        let (text, remedy) = match replicas {
-            0 => (
-                format!("the Deployment whose pods have {asked} has 0 replicas"),
-                format!("kubectl scale deployment {} -n {namespace} --replicas=1", deployment.name_any()),
-            ),
-            n => (
-                format!("the Deployment whose pods have {asked} should have {n} replicas, and has no pod"),
-                format!("kubectl describe deployment {} -n {namespace}", deployment.name_any()),
-            ),
-        };
-        return Cause::new(Kind::ScaledToZero, object, "spec.replicas", text, remedy);
+    if let Some(cause) = no_replicas(s, service, &asked) {
+        return cause;
     }
+    let here = |n: Option<String>| n.as_deref() == Some(&*namespace);
     let pods: Vec<&Arc<Pod>> = s.evidence.objects.pods.iter().filter(|p| here(p.namespace())).collect();
     let mut text = format!("no pod of namespace {namespace} has {asked}");
     let mut remedy = "set the selector to the labels of the pods: kubectl get pods --show-labels".to_owned();
@@ -101,6 +91,34 @@ fn matches_nothing(s: &Situation<'_>, service: &Service, selector: &BTreeMap<Str
             "create the pods in the Service's own namespace: a selector doesn't reach into another".into();
     }
     Cause::new(Kind::SelectorMatchesNothing, s.object(), "spec.selector", text, remedy)
+}
+
+/// A Deployment whose pods the Service would select, if it had any.
+fn no_replicas(s: &Situation<'_>, service: &Service, asked: &str) -> Option<Cause> {
+    let namespace = service.namespace().unwrap_or_default();
+    let here = |n: Option<String>| n.as_deref() == Some(&*namespace);
+    let deployments = &s.evidence.objects.deployments;
+    let deployment = deployments.iter().filter(|d| here(d.namespace())).find(|d| {
+        let template = d.spec.as_ref().and_then(|d| d.template.metadata.as_ref()?.labels.clone());
+        portolan_control::pods::selects(service, &template.unwrap_or_default())
+    })?;
+    let (object, name) = (format!("deployment {namespace}/{}", deployment.name_any()), deployment.name_any());
+    Some(match deployment.spec.as_ref().and_then(|d| d.replicas).unwrap_or(1) {
+        0 => Cause::new(
+            Kind::ScaledToZero,
+            object,
+            "spec.replicas",
+            format!("the Deployment whose pods have {asked} has 0 replicas"),
+            format!("kubectl scale deployment {name} -n {namespace} --replicas=1"),
+        ),
+        n => Cause::new(
+            Kind::Starting,
+            object,
+            "status.replicas",
+            format!("the Deployment whose pods have {asked} should have {n} replicas, and has no pod"),
+            format!("kubectl describe deployment {name} -n {namespace}"),
+        ),
+    })
 }
 
 fn text_of(labels: &BTreeMap<String, String>) -> String {

@@ -202,6 +202,8 @@ fn each_reason_for_which_nobody_is_there_is_named() {
     evidence.objects.deployments = vec![of(json!({"metadata": {"name": "web", "namespace": "shop"},
         "spec": {"replicas": 0, "selector": {}, "template": {"metadata": {"labels": {"app": "web"}}}}}))];
     first(&evidence, ScaledToZero, "0 replicas");
+    evidence.objects.deployments[0].spec.as_mut().unwrap().replicas = Some(2);
+    first(&evidence, Starting, "should have 2 replicas");
 
     first(
         &with_pods(|pod| {
