@@ -5,6 +5,9 @@ use portolan_explain::report::{PathSeen, Report};
 
 use crate::lab::table::render;
 
+/// At most so many backends of a set are shown; `-o json` has all.
+const MOST: usize = 10;
+
 /// The whole answer.
 pub fn text(report: &Report) -> String {
     let mut text = head(report);
@@ -38,8 +41,11 @@ pub fn text(report: &Report) -> String {
             &rows.collect::<Vec<_>>(),
         ));
         let rows = report.sets.iter().map(|row| {
-            let backends =
-                if row.backends.is_empty() { "<none>".to_owned() } else { row.backends.join(", ") };
+            let backends = match row.backends.len() {
+                0 => "<none>".to_owned(),
+                all if all > MOST => format!("{}, and {} more", row.backends[..MOST].join(", "), all - MOST),
+                _ => row.backends.join(", "),
+            };
             vec![
                 row.port.clone(),
                 row.family.clone(),

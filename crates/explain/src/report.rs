@@ -1,8 +1,9 @@
 //! The answer: what people and programs are shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Service, ServicePort};
 use kube::ResourceExt;
 use portolan_plan::model::{Action, Backend, Family, Frontend, FrontendKind, FrontendPlan, ServicePlan};
 use portolan_plan::service::Rule;
@@ -291,7 +292,7 @@ fn frontend_text(frontend: &Frontend) -> String {
 }
 
 fn service_port(service: &Service, frontend: &Frontend) -> String {
-    let fits = |p: &&k8s_openapi::api::core::v1::ServicePort| match frontend {
+    let fits = |p: &&ServicePort| match frontend {
         Frontend::Address { port, protocol, .. } => p.port == i32::from(*port) && carries(p, *protocol),
         Frontend::NodePort { port, protocol, .. } => {
             p.node_port == Some(i32::from(*port)) && carries(p, *protocol)
@@ -300,7 +301,7 @@ fn service_port(service: &Service, frontend: &Frontend) -> String {
     ports(service).iter().find(fits).map(port_text).unwrap_or_default()
 }
 
-fn port_text(port: &k8s_openapi::api::core::v1::ServicePort) -> String {
+fn port_text(port: &ServicePort) -> String {
     let number = format!("{}/{}", port.port, protocol(port));
     match port.name.as_deref().filter(|n| !n.is_empty()) {
         Some(name) => format!("{name} {number}"),
@@ -318,53 +319,74 @@ fn rule(rule: &Rule) -> String {
     }
 }
 
+/// Who answers at one port in one family under one policy, by which rule, and the nodes where it is so.
+struct Chosen<'s> {
+    port: &'s ServicePort,
+    family: Family,
+    policy: &'static str,
+    rule: Rule,
+    backends: BTreeSet<Backend>,
+    nodes: Vec<String>,
+}
+
 fn sets(s: &Situation<'_>, service: &Service) -> Vec<SetRow> {
-    let mut rows: Vec<SetRow> = Vec::new();
     let local = |policy: &Option<String>| policy.as_deref() == Some("Local");
     let both = [&spec(service).internal_traffic_policy, &spec(service).external_traffic_policy];
     let external =
         matches!(type_of(service), "NodePort" | "LoadBalancer") || !external_ips(service).is_empty();
     let wants_local = local(both[0]) || (external && local(both[1]));
     let wants_cluster = !local(both[0]) || external;
+    let mut chosen: Vec<Chosen<'_>> = Vec::new();
     for (node, picture) in &s.pictures {
         for port in ports(service) {
             for family in diagnose::families(service) {
                 let Some(choice) = diagnose::choice(picture, service, port, family) else { continue };
-                let mut add = |policy, set: &std::collections::BTreeSet<Backend>, by: &Rule| {
-                    let row = SetRow {
-                        port: port_text(port),
-                        family: family.to_string(),
-                        policy,
-                        rule: rule(by),
-                        backends: set.iter().map(|b| named(s, b)).collect(),
-                        nodes: Vec::new(),
-                    };
-                    match rows
-                        .iter_mut()
-                        .find(|known| SetRow { nodes: Vec::new(), ..(*known).clone() } == row)
-                    {
+                let mut add = |policy, backends: BTreeSet<Backend>, rule: Rule| {
+                    let known = chosen.iter_mut().find(|c| {
+                        (c.port, c.family, c.policy, &c.rule) == (port, family, policy, &rule)
+                            && c.backends == backends
+                    });
+                    match known {
                         Some(known) => known.nodes.push(node.clone()),
-                        None => rows.push(SetRow { nodes: vec![node.clone()], ..row }),
+                        None => chosen.push(Chosen {
+                            port,
+                            family,
+                            policy,
+                            rule,
+                            backends,
+                            nodes: vec![node.clone()],
+                        }),
                     }
                 };
                 if wants_cluster {
-                    add("Cluster", &choice.cluster, &choice.cluster_rule);
+                    add("Cluster", choice.cluster, choice.cluster_rule);
                 }
                 if wants_local {
-                    add("Local", &choice.local, &choice.local_rule);
+                    add("Local", choice.local, choice.local_rule);
                 }
             }
         }
     }
-    rows
-}
-
-/// A backend, and the pod that it is.
-fn named(s: &Situation<'_>, backend: &Backend) -> String {
-    match s.evidence.objects.pod_at(backend.address) {
-        Some(pod) => format!("{backend} ({})", pod.name_any()),
+    let pods: BTreeMap<IpAddr, String> = s
+        .evidence
+        .objects
+        .pods_of(service)
+        .iter()
+        .flat_map(|pod| pod_addresses(pod).into_iter().map(|a| (a, pod.name_any())))
+        .collect();
+    let named = |backend: &Backend| match pods.get(&backend.address) {
+        Some(pod) => format!("{backend} ({pod})"),
         None => backend.to_string(),
-    }
+    };
+    let row = |c: Chosen<'_>| SetRow {
+        port: port_text(c.port),
+        family: c.family.to_string(),
+        policy: c.policy,
+        rule: rule(&c.rule),
+        backends: c.backends.iter().map(named).collect(),
+        nodes: c.nodes,
+    };
+    chosen.into_iter().map(row).collect()
 }
 
 fn path_seen(s: &Situation<'_>, path: &FlowPath) -> PathSeen {
