@@ -202,7 +202,7 @@ pub fn trace(args: Trace) -> anyhow::Result<ExitCode> {
     let told = Told {
         service_cidrs: args.told.service_cidr.clone().unwrap_or_else(default_ranges),
         cluster_ip_from_outside: args.told.told_from_outside().unwrap_or_default(),
-        node_ports: NodePortAddresses::Primary,
+        node_ports: NodePortAddresses::default(),
     };
     let report = (|| {
         let question = args.subject.question("default")?;

@@ -211,7 +211,7 @@ fn whole(s: &Situation<'_>, service: &Service, causes: &mut Vec<Cause>) {
             "clients from outside that come in by"
         };
         let all = without.len() == s.pictures.len();
-        let nodes = without.join(", ");
+        let nodes = shown(&without);
         causes.push(Cause::new(
             if all { kind } else { Kind::LocalOnSomeNodes },
             s.object(),
@@ -219,6 +219,15 @@ fn whole(s: &Situation<'_>, service: &Service, causes: &mut Vec<Cause>) {
             format!("Local: {who} {nodes} are dropped, since no endpoint is ready there"),
             format!("run endpoints on these nodes, or set {}: Cluster", field.trim_start_matches("spec.")),
         ));
+    }
+}
+
+/// Names, the first few of many.
+fn shown(names: &[String]) -> String {
+    const MOST: usize = 6;
+    match names.len().checked_sub(MOST) {
+        Some(more) if more > 0 => format!("{} and {more} more", names[..MOST].join(", ")),
+        _ => names.join(", "),
     }
 }
 

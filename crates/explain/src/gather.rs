@@ -157,7 +157,7 @@ pub async fn evidence(client: &Client, question: &Question, looks: &Looks) -> an
             Some(reading) if ranges(reading, CLOSED_CIDRS).is_empty() => FromOutside::Masquerade,
             _ => FromOutside::Refuse,
         }),
-        node_ports: NodePortAddresses::Primary,
+        node_ports: NodePortAddresses::default(),
     };
     let now = Some(Timestamp::now());
     let mut evidence =

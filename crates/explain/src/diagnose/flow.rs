@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use portolan_plan::model::{Family, ServiceName};
 use portolan_plan::trace::Outcome;
 
-use super::{endpoints, of_finding};
+use super::{endpoints, of_finding, shown};
 use crate::cause::{Cause, Kind};
 use crate::objects::*;
 use crate::situation::{FlowPath, Picture, Situation, has_address, listed};
@@ -199,7 +199,7 @@ fn dropped(
                 kind,
                 s.object(),
                 decided,
-                format!("Local, and node {} has no ready endpoint; {} has", path.node, others.join(", ")),
+                format!("Local, and node {} has no ready endpoint; {} has", path.node, shown(&others)),
                 remedy,
             ))
         }

@@ -51,7 +51,7 @@ fn healthy(over: Value) -> Evidence {
     let told = Told {
         service_cidrs: ranges(),
         cluster_ip_from_outside: FromOutside::Refuse,
-        node_ports: NodePortAddresses::Primary,
+        node_ports: NodePortAddresses::default(),
     };
     let about = About::Service(ServiceName::new("shop", "web"));
     let question = Question { about, node: None };
