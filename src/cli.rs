@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 mod agent; // `portolan agent`
+mod explain; // `portolan explain`, `portolan trace`
 pub mod lab; // `portolan lab …`
 mod node; // `portolan node`
 mod server; // `portolan server`
@@ -26,6 +27,8 @@ enum Verb {
     Node(node::Args),
     /// Run the node agent alone, in kube-proxy's place on somebody's Kubernetes.
     Agent(agent::Args),
+    Explain(Box<explain::Explain>),
+    Trace(Box<explain::Trace>),
     /// Run a cluster of network namespaces on this machine.
     Lab(lab::LabCommand),
 }
@@ -47,6 +50,8 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Verb::Server(args) => serve(|stop| server::run(args, stop)),
         Verb::Node(args) => serve(|stop| node::run(args, stop)),
         Verb::Agent(args) => serve(|stop| agent::run(args, stop)),
+        Verb::Explain(args) => explain::explain(*args),
+        Verb::Trace(args) => explain::trace(*args),
         Verb::Lab(command) => crate::lab::run(command),
     }
 }

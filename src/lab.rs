@@ -14,7 +14,7 @@ use crate::cli::lab::{LabCommand, LabVerb, Output};
 
 pub mod topology; // machines, addresses, ranges: a value
 
-mod apply; // manifests: read, then applied
+pub mod apply; // manifests: read, then applied
 mod bring_up; // from an API that answers to Services that answer
 mod check; // what every place should see of every Service, and a table of it: pure
 mod cluster; // the cluster through its API
@@ -30,7 +30,7 @@ mod publish; // forwarders on 127.0.0.1
 mod rounds; // goes round all places and tries all Services
 mod sight; // what a check has to know of a cluster
 mod state; // what is known of a lab outside
-mod table; // aligned columns
+pub mod table; // aligned columns
 
 use state::{Labs, Phase, State};
 
@@ -80,7 +80,8 @@ pub fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn show<T: Serialize>(
+/// Prints a value in the form asked for.
+pub fn show<T: Serialize>(
     output: Output,
     value: &T,
     table: impl FnOnce(&T) -> String,

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 mod cli; // the verbs, one file each
+mod explain; // how an answer reads
 mod lab; // a cluster of network namespaces on this machine
 mod secret; // what a server and its nodes derive from the token they share
 

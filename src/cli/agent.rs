@@ -10,7 +10,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use portolan_agent::kube_proxy::{self, File, node_ports, period};
 use portolan_agent::servers::{HEALTHZ_PORT, METRICS_PORT, Servers, bind_address};
 use portolan_agent::sysctl::Conntrack;
-use portolan_plan::view::ExternalIps;
+use portolan_plan::view::{ExternalIps, NodePortAddresses};
 use tokio_util::sync::CancellationToken;
 
 /// Run the node agent alone, in kube-proxy's place on somebody's Kubernetes. What a flag says goes before the file.
@@ -137,29 +137,40 @@ fn bind(text: &str, port: u16) -> Result<Bind, String> {
 }
 
 impl AddressArgs {
-    /// Tells an agent what the flags say.
-    pub fn apply(&self, agent: &mut portolan_agent::Config) -> anyhow::Result<()> {
+    /// Where NodePorts answer, if a flag says so.
+    pub fn node_ports(&self) -> anyhow::Result<Option<NodePortAddresses>> {
         let texts: Vec<&str> = self.nodeport_addresses.iter().map(String::as_str).collect();
         let (ports, problems) = node_ports::named(&texts);
-        if let Some((_, problem)) = problems.into_iter().next() {
-            anyhow::bail!("--nodeport-addresses: {problem}");
+        match problems.into_iter().next() {
+            Some((_, problem)) => anyhow::bail!("--nodeport-addresses: {problem}"),
+            None => Ok((!texts.is_empty()).then_some(ports)),
         }
-        if !texts.is_empty() {
+    }
+
+    /// Which external IPs are captured, if a flag says so.
+    pub fn external_ips(&self) -> anyhow::Result<Option<ExternalIps>> {
+        let range = |text: &String| {
+            text.parse::<IpNet>().with_context(|| {
+                format!(
+                    "--external-ips: {text:?} is not a range; write any, none or ranges such as 192.0.2.0/24"
+                )
+            })
+        };
+        Ok(match self.external_ips.as_slice() {
+            [] => None,
+            [word] if word == "any" => Some(ExternalIps::Any),
+            [word] if word == "none" => Some(ExternalIps::None),
+            texts => Some(ExternalIps::Within(texts.iter().map(range).collect::<Result<_, _>>()?)),
+        })
+    }
+
+    /// Tells an agent what the flags say.
+    pub fn apply(&self, agent: &mut portolan_agent::Config) -> anyhow::Result<()> {
+        if let Some(ports) = self.node_ports()? {
             agent.node_port_addresses = ports;
         }
-        let texts: Vec<&str> = self.external_ips.iter().map(String::as_str).collect();
-        match texts[..] {
-            [] => {}
-            ["any"] => agent.external_ips = ExternalIps::Any,
-            ["none"] => agent.external_ips = ExternalIps::None,
-            _ => {
-                let range = |text: &&str| {
-                    text.parse::<IpNet>().with_context(|| {
-                        format!("--external-ips: {text:?} is not a range; write any, none or ranges such as 192.0.2.0/24")
-                    })
-                };
-                agent.external_ips = ExternalIps::Within(texts.iter().map(range).collect::<Result<_, _>>()?);
-            }
+        if let Some(external_ips) = self.external_ips()? {
+            agent.external_ips = external_ips;
         }
         Ok(())
     }

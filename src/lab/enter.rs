@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use portolan_sys::namespace::{self, Namespaces, ProcessNamespaces};
 
-use super::network;
 use super::state::{Labs, State};
+use super::{init, network};
 
 /// Runs a command on a machine of a lab and returns its exit status. Without a machine it runs in this machine's own
 /// network namespace, otherwise inside.
@@ -62,7 +62,12 @@ pub fn run(state: &State, machine: Option<&str>, command: &mut Command) -> anyho
 pub fn exec(state: &State, machine: &str, command: &[OsString]) -> anyhow::Result<ExitCode> {
     let (program, arguments) = command.split_first().context("no command given")?;
     let mut command = Command::new(program);
-    command.args(arguments).env("HOSTNAME", machine).env("PORTOLAN_LAB", &state.topology.name);
+    let dir = Labs::open()?.dir_of(&state.topology.name);
+    command
+        .args(arguments)
+        .env("HOSTNAME", machine)
+        .env("PORTOLAN_LAB", &state.topology.name)
+        .env("KUBECONFIG", init::kubeconfig_inside(&dir));
     run(state, Some(machine), &mut command)
 }
 

@@ -197,6 +197,9 @@ impl Init {
             lab.add(node, arguments, vec![token])?;
         }
         let kubeconfig = lab.appears(&server_kubeconfig(&lab.order.dir), writer).await?;
+        let inside = format!("https://{}", bracketed(lab.order.topology.server.addresses[0]));
+        let text = kubeconfig.replace(&format!("https://{api_address}"), &inside);
+        portolan_server::pki::write_atomically(&kubeconfig_inside(&lab.order.dir), text.as_bytes(), 0o600)?;
         writer.send(&Report::Serving { api: api_address, kubeconfig: kubeconfig.clone() }).await;
         lab.report(writer).await;
 
@@ -379,6 +382,11 @@ pub fn log_file(dir: &Path, machine: &str) -> PathBuf {
 /// The kubeconfig as the server wrote it, inside of the lab.
 pub fn server_kubeconfig(dir: &Path) -> PathBuf {
     dir.join("server/kubeconfig")
+}
+
+/// The kubeconfig for programs on the lab's machines, which reach the server on the local network.
+pub fn kubeconfig_inside(dir: &Path) -> PathBuf {
+    dir.join("kubeconfig.inside")
 }
 
 /// The directory of a node, inside of the lab.

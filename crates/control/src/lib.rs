@@ -17,7 +17,6 @@ mod kinds; // the kinds that the API has
 mod load_balancer; // addresses for Services of type LoadBalancer
 mod namespaces; // what a namespace has, and how it ends
 mod nodes; // readiness by lease, taints, pod CIDRs, pods of lost nodes
-mod pods; // small questions about a pod that several controllers ask
 mod queue; // wake-ups: each once, with back-off
 mod recorder; // Events, with counts
 mod replicaset; // as many pods as asked for
@@ -26,13 +25,14 @@ mod slices; // EndpointSlices of a Service
 mod wake; // the closed set of wake-ups, and what change causes which
 
 pub mod pod_cidr; // a part of the cluster's ranges for each node: pure
+pub mod pods; // small questions about a pod that several controllers ask: pure
 
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 pub use driver::run;
-pub use slices::desired_slices;
+pub use slices::{SERVICE_NAME, desired_slices, pod_ip, resolve};
 
 /// What the controllers need to know about the cluster besides what its API tells.
 #[derive(Clone, Debug)]

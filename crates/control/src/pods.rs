@@ -8,22 +8,22 @@ use k8s_openapi::jiff::Timestamp;
 use kube::core::{Selector, SelectorExt};
 
 /// The node that the pod is bound to.
-pub(crate) fn node_name(pod: &Pod) -> Option<&str> {
+pub fn node_name(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
 }
 
 /// The pod's phase, empty before it has one.
-pub(crate) fn phase(pod: &Pod) -> &str {
+pub fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
 
 /// The pod has ended and will not run again.
-pub(crate) fn is_terminal(pod: &Pod) -> bool {
+pub fn is_terminal(pod: &Pod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")
 }
 
 /// The pod is being deleted.
-pub(crate) fn is_terminating(pod: &Pod) -> bool {
+pub fn is_terminating(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
 
@@ -33,12 +33,12 @@ pub(crate) fn is_active(pod: &Pod) -> bool {
 }
 
 /// A condition of the pod.
-pub(crate) fn condition<'a>(pod: &'a Pod, name: &str) -> Option<&'a PodCondition> {
+pub fn condition<'a>(pod: &'a Pod, name: &str) -> Option<&'a PodCondition> {
     pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == name)
 }
 
 /// The pod's Ready condition is True.
-pub(crate) fn is_ready(pod: &Pod) -> bool {
+pub fn is_ready(pod: &Pod) -> bool {
     condition(pod, "Ready").is_some_and(|condition| condition.status == "True")
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn reference(pod: &Pod) -> ObjectReference {
 }
 
 /// Whether a Service with these labels in its selector would select the pod. No selector selects nothing.
-pub(crate) fn selects(service: &Service, labels: &BTreeMap<String, String>) -> bool {
+pub fn selects(service: &Service, labels: &BTreeMap<String, String>) -> bool {
     let Some(spec) = &service.spec else { return false };
     if spec.type_.as_deref() == Some("ExternalName") {
         return false;

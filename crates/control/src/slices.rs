@@ -16,12 +16,13 @@ use crate::queue::Done;
 mod desired; // which slices there should be: pure
 mod ports; // which ports of a pod a Service means: pure
 
+pub use desired::pod_ip;
 pub use desired::{Changes, desired_slices};
-pub(crate) use desired::{is_headless, is_included, pod_ip};
-pub(crate) use ports::resolve;
+pub(crate) use desired::{is_headless, is_included};
+pub use ports::resolve;
 
 /// The label by which a slice belongs to a Service.
-pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The label that names the controller that owns a slice.
 pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// What our slices say there; the name that Kubernetes' own controller has, since clients select by it.

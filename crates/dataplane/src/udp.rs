@@ -9,13 +9,10 @@ use std::net::IpAddr;
 
 use portolan_plan::model::{Backend, Frontend, Protocol};
 use portolan_plan::planner::StaleUdp;
-use portolan_sys::conntrack::{Conntrack, Flow, SentTo};
+use portolan_sys::conntrack::{Conntrack, Flow, SentTo, TRANSLATED};
 
 use crate::encode::FAMILIES;
 use crate::ruleset;
-
-/// `IPS_DST_NAT`: the flow's destination was translated.
-const TRANSLATED: u32 = 1 << 5;
 
 /// How many frontends are looked for one by one. The kernel walks over its table for each, which costs a twentieth of what it
 /// costs to be sent every flow (`benches/udp.rs`).

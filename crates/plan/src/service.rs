@@ -325,18 +325,50 @@ fn is_local(endpoint: &EndpointView, node: &NodeView) -> bool {
 }
 
 /// The usable endpoints of a port.
-struct Choice {
-    cluster: BTreeSet<Backend>,
-    local: BTreeSet<Backend>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Of the whole cluster.
+    pub cluster: BTreeSet<Backend>,
+    /// What made [`Choice::cluster`].
+    pub cluster_rule: Rule,
+    /// On this node.
+    pub local: BTreeSet<Backend>,
+    /// What made [`Choice::local`].
+    pub local_rule: Rule,
+}
+
+/// What decided which endpoints are used.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// All that are ready.
+    Ready,
+    /// The ready ones that hints mean for this node.
+    ThisNode,
+    /// The ready ones that hints mean for this node's zone.
+    ThisZone(Arc<str>),
+    /// None is ready: those that are terminating and still serve.
+    Terminating,
+    /// There is none to use.
+    Nothing,
+}
+
+/// The usable endpoints of one port of a Service in one family, and why these.
+pub fn choice_of(port: &PortView, family: Family, endpoints: &EndpointsView, node: &NodeView) -> Choice {
+    let key = PortKey { name: &port.name, protocol: port.protocol, family };
+    choose(merge(endpoints, node).get(&key).unwrap_or(&BTreeMap::new()), node)
 }
 
 fn choose(endpoints: &BTreeMap<Backend, &EndpointView>, node: &NodeView) -> Choice {
     let topology = topology(endpoints, node);
-    Choice {
-        cluster: usable(endpoints, |_| true, |e| topology.allows(e, node)),
-        // Hints are about the cluster's endpoints: a local policy has made its choice (kube-proxy's topology.go).
-        local: usable(endpoints, |e| is_local(e, node), |_| true),
-    }
+    let preferred = match topology {
+        Topology::Anywhere => Rule::Ready,
+        Topology::ThisZone(zone) => Rule::ThisZone(zone.into()),
+        Topology::ThisNode => Rule::ThisNode,
+    };
+    let (cluster, cluster_rule) = usable(endpoints, |_| true, |e| topology.allows(e, node), preferred);
+    // Hints are about the cluster's endpoints: a local policy has made its choice (kube-proxy's topology.go).
+    let (local, local_rule) = usable(endpoints, |e| is_local(e, node), |_| true, Rule::Ready);
+    Choice { cluster, cluster_rule, local, local_rule }
 }
 
 /// The ready endpoints that are preferred; if there is none ready, those that are terminating and still serve, where
@@ -345,12 +377,18 @@ fn usable(
     endpoints: &BTreeMap<Backend, &EndpointView>,
     eligible: impl Fn(&EndpointView) -> bool,
     preferred: impl Fn(&EndpointView) -> bool,
-) -> BTreeSet<Backend> {
+    rule: Rule,
+) -> (BTreeSet<Backend>, Rule) {
     let pick = |wanted: &dyn Fn(&EndpointView) -> bool| -> BTreeSet<Backend> {
         endpoints.iter().filter(|(_, e)| eligible(e) && wanted(e)).map(|(b, _)| *b).collect()
     };
     let ready = pick(&|e| e.ready && preferred(e));
-    if !ready.is_empty() { ready } else { pick(&|e| e.serving && e.terminating) }
+    if !ready.is_empty() {
+        return (ready, rule);
+    }
+    let terminating = pick(&|e| e.serving && e.terminating);
+    let rule = if terminating.is_empty() { Rule::Nothing } else { Rule::Terminating };
+    (terminating, rule)
 }
 
 /// What the hints of a port's ready endpoints amount to on this node.

@@ -38,6 +38,8 @@ pub struct Flow {
     pub status: u32,
 }
 
+/// `IPS_DST_NAT`, in [`Flow::status`]: the flow's destination was translated.
+pub const TRANSLATED: u32 = 1 << 5;
 /// UDP's protocol number.
 pub const UDP: u8 = 17;
 /// TCP's protocol number.

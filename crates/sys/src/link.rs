@@ -438,6 +438,23 @@ impl Links {
         Ok(all)
     }
 
+    /// The route by which this host would send to an address, after all policy rules: the table's entry, with its prefix.
+    /// The error is the one that a sender would get: `ENETUNREACH`, `EHOSTUNREACH`, `EACCES`, `EINVAL` for a blackhole.
+    pub fn route_to(&mut self, address: IpAddr) -> io::Result<Option<Route>> {
+        const FIB_MATCH: u32 = 0x2000; // RTM_F_FIB_MATCH, rtnetlink.h: the entry itself, not the path made from it
+        let mut header = [0; ROUTE_HEADER];
+        header[0] = family(address);
+        header[1] = if address.is_ipv4() { 32 } else { 128 };
+        header[8..12].copy_from_slice(&FIB_MATCH.to_ne_bytes());
+        let mut request = Message::new(GET_ROUTE, 0);
+        request.raw(&header).bytes(1, &octets(address));
+        let mut found = None;
+        self.socket.query(&mut request, |message| {
+            found = read_route(&Reply { kind: message.kind, payload: message.payload.to_vec() });
+        })?;
+        Ok(found)
+    }
+
     // --- Neighbours ---
 
     /// Says for good which hardware address an address on a link has.
@@ -741,6 +758,18 @@ mod tests {
                 (a.destination, a.prefix, a.via, a.kind, a.protocol, a.onlink, a.source)
                     == (b.destination, b.prefix, b.via, b.kind, b.protocol, b.onlink, b.source)
             };
+            let found = near.route_to([10, 10, 7, 7].into()).expect("asked").expect("a way");
+            assert_eq!(
+                (found.prefix, found.via),
+                (16, Some(hop6)),
+                "the entry itself, not a path made from it"
+            );
+            let found = near.route_to([192, 0, 2, 1].into()).expect("asked").expect("a way");
+            assert_eq!((found.prefix, found.via), (0, Some(hop4)));
+            assert!(
+                near.route_to("fd00:10::1".parse().unwrap()).is_err(),
+                "an unreachable route is an error"
+            );
             for route in &routes {
                 assert!(near.routes().unwrap().iter().any(|r| same(r, route)), "{route:?} is listed");
                 near.delete_route(route).expect("deleted");

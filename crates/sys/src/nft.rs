@@ -7,6 +7,7 @@ mod batch; // a transaction under construction
 mod expression; // what rules are made of
 mod monitor; // what is committed, and by whom
 mod set; // declarations of sets and maps, typed keys
+mod survey; // everybody's chains and rules, to read
 mod table; // the socket: commit and dump
 
 pub use batch::{Batch, ChainHook, Hook};
@@ -16,6 +17,7 @@ pub use expression::{
 };
 pub use monitor::{Heard, Membership, Monitor, Part, Touch, Transaction};
 pub use set::{Field, SetDeclaration, SetFlags, comment_userdata, read_comment};
+pub use survey::{SurveyedChain, SurveyedSet, SurveyedTable};
 pub use table::{ChainInfo, CounterInfo, ElementInfo, HookInfo, Nftables, RuleInfo, SetInfo, TableInfo};
 
 /// The family of a table.

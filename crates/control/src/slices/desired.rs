@@ -81,7 +81,7 @@ pub(crate) fn is_included(pod: &Pod) -> bool {
 }
 
 /// The pod's address in a family.
-pub(crate) fn pod_ip(pod: &Pod, family: &str) -> Option<String> {
+pub fn pod_ip(pod: &Pod, family: &str) -> Option<String> {
     let status = pod.status.as_ref()?;
     let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
     listed

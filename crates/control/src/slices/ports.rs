@@ -5,7 +5,7 @@ use k8s_openapi::api::discovery::v1::EndpointPort;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 /// The Service's ports as they are on this pod; a named port that the pod does not have is left out.
-pub(crate) fn resolve(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
+pub fn resolve(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
     let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
     ports
         .iter()

@@ -5,7 +5,7 @@ use std::io;
 use super::batch::describe;
 use super::*;
 use crate::netlink::{
-    ACK, Attributes, KIND_ERROR, Message, NETFILTER, Received, Refusal, Socket, acknowledgement, errno,
+    ACK, Attributes, KIND_ERROR, Message, NETFILTER, Received, Refusal, Reply, Socket, acknowledgement, errno,
 };
 
 /// A netlink socket to nf_tables of the network namespace in which it was opened.
@@ -340,6 +340,11 @@ impl Nftables {
         Ok(())
     }
 
+    /// A dump as owned messages, consistent.
+    pub(super) fn dump_replies(&mut self, request: &mut Message) -> io::Result<Vec<Reply>> {
+        self.socket.dump_all(request)
+    }
+
     fn list<T>(
         &mut self,
         kind: u16,
@@ -387,7 +392,7 @@ fn read_elements(message: &Received<'_>, each: &mut impl FnMut(ElementInfo<'_>))
     }
 }
 
-fn name(attributes: Attributes<'_>, kind: u16) -> String {
+pub(super) fn name(attributes: Attributes<'_>, kind: u16) -> String {
     attributes.find(kind).map_or_else(String::new, |a| a.str())
 }
 
