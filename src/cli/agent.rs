@@ -231,8 +231,17 @@ impl Args {
 pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     if args.cleanup {
         let mut engine = portolan_dataplane::Engine::open(portolan_dataplane::Options::default())?;
-        engine.remove().context("--cleanup")?;
-        tracing::info!("the agent's tables are removed");
+        engine.remove().context("--cleanup: removing the tables")?;
+        portolan_agent::localhost::remove().context("--cleanup: removing the routes to ::1")?;
+        tracing::info!("the agent's tables and routes are removed");
+        // Others may rely on it by now, and without the tables nothing guards what listens on 127.0.0.1.
+        let setting = "net/ipv4/conf/all/route_localnet";
+        if std::fs::read_to_string(format!("/proc/sys/{setting}")).is_ok_and(|on| on.trim() == "1") {
+            let name = setting.replace('/', ".");
+            tracing::warn!(
+                "{name} is 1: neighbours may reach what listens on 127.0.0.1; if nothing else needs it, run `sysctl -w {name}=0`"
+            );
+        }
         return Ok(());
     }
     let file = match &args.config {

@@ -146,17 +146,13 @@ impl Agent {
             lock = Lock::take(&self.config.engine.table, &self.config.node_name) => lock?,
             () = shutdown.cancelled() => return Ok(()),
         };
-        let localhost = self.config.node_port_addresses.has_localhost();
         if self.config.set_sysctls {
-            let localhosts = if localhost { LOCALHOST } else { &[] };
-            for warning in sysctl::set_all([SETTINGS, localhosts].concat()) {
+            for warning in sysctl::set_all(SETTINGS.to_vec()) {
                 tracing::warn!("{warning}");
             }
         }
-        let _routes = match localhost {
-            true => Some(localhost::Routes::keep().context("routing answers to ::1")?),
-            false => None,
-        };
+        let localhost = self.config.node_port_addresses.has_localhost();
+        let localhost = localhost_node_ports(localhost, self.config.set_sysctls, self.status());
         self.counters = counters(&self.config.engine);
         let options = self.config.engine.clone();
         let conntrack = track(self.config.conntrack.clone(), self.status());
@@ -164,7 +160,7 @@ impl Agent {
             self.run_with(move || Kernel::open(options).context("opening the nftables engine"), shutdown);
         tokio::pin!(forwarding);
         let beside = async {
-            tokio::join!(conntrack, lock.serve()); // the second for ever
+            tokio::join!(conntrack, localhost, lock.serve()); // the last for ever
         };
         tokio::select! {
             ended = &mut forwarding => ended,
@@ -219,7 +215,7 @@ impl Agent {
         // A future and not a task: it runs while this does. It never ends before the recorders.
         let mut events = std::pin::pin!(events::write(client.clone(), waiting));
         let limit = 2 * check_every; // as kube-proxy has it (cmd/kube-proxy/app/server.go)
-        let (eligible, is_eligible) = watch::channel(false);
+        let (eligible, is_eligible) = watch::channel(true);
         let stuck = {
             let meters = meters.clone();
             Arc::new(move || !meters.look(|r| r.healthy(limit)))
@@ -271,6 +267,23 @@ async fn track(conntrack: Conntrack, mut status: watch::Receiver<Status>) {
     }
     for warning in failed {
         tracing::warn!("{warning}");
+    }
+}
+
+/// Sees to what NodePorts on localhost need beside the tables, where they are wanted: once the tables are there, since these
+/// guard the machine against everybody else whom the setting would let in. Gives back nothing before it is dropped.
+async fn localhost_node_ports(wanted: bool, set_sysctls: bool, mut status: watch::Receiver<Status>) {
+    if !wanted || status.wait_for(|s| s.synced).await.is_err() {
+        return;
+    }
+    if set_sysctls {
+        for warning in sysctl::set_all(LOCALHOST.to_vec()) {
+            tracing::warn!("{warning}");
+        }
+    }
+    match localhost::Routes::keep() {
+        Ok(_routes) => std::future::pending().await,
+        Err(error) => tracing::warn!(%error, "no routes to ::1 can be made, so NodePorts don't answer there"),
     }
 }
 
@@ -385,6 +398,8 @@ async fn follow<K>(
     K::DynamicType: Default,
 {
     let mut pause = PAUSE;
+    // Once there was a whole list, a refusal is one that passes: what was known stays.
+    let mut listed = false;
     let kind = K::kind(&K::DynamicType::default()).into_owned();
     loop {
         let mut events = std::pin::pin!(watcher(api.clone(), config.clone()));
@@ -395,6 +410,7 @@ async fn follow<K>(
                     if !matches!(event, Event::Init) {
                         pause = PAUSE;
                     }
+                    listed |= matches!(event, Event::InitDone);
                     let (update, trigger) = trim(event);
                     if outlet.send(update, trigger).is_err() {
                         return;
@@ -402,7 +418,7 @@ async fn follow<K>(
                 }
                 Err(error) if none.is_some() && is_not_served(&error) => {
                     tracing::debug!(%kind, %error, "the API doesn't have the kind");
-                    if none.is_some_and(|none| outlet.send(none(), None).is_err()) {
+                    if none.filter(|_| !listed).is_some_and(|none| outlet.send(none(), None).is_err()) {
                         return;
                     }
                     tokio::time::sleep(jittered(PAUSE_UNSERVED)).await;
@@ -476,14 +492,16 @@ fn of_object<K: kube::Resource>(event: &Event<K>) -> Said<&K> {
     }
 }
 
-/// The machine's addresses of global scope.
-fn local_addresses() -> BTreeSet<IpAddr> {
+/// The machine's addresses of global scope; `None` if they can't be read: those that were known stay.
+fn local_addresses() -> Option<BTreeSet<IpAddr>> {
     const GLOBAL: u8 = 0; // RT_SCOPE_UNIVERSE, rtnetlink(7)
     match portolan_sys::link::Links::open().and_then(|mut links| links.addresses()) {
-        Ok(addresses) => addresses.into_iter().filter(|a| a.scope == GLOBAL).map(|a| a.address).collect(),
+        Ok(addresses) => {
+            Some(addresses.into_iter().filter(|a| a.scope == GLOBAL).map(|a| a.address).collect())
+        }
         Err(error) => {
-            tracing::warn!(%error, "the machine's addresses can't be read; NodePorts answer on the Node object's");
-            BTreeSet::new()
+            tracing::warn!(%error, "the machine's addresses can't be read; NodePorts answer on those known before");
+            None
         }
     }
 }

@@ -125,7 +125,7 @@ pub(crate) struct Forwarder<D> {
     health: watch::Sender<Health>,
     meters: Arc<Meters>,
     /// The machine's addresses, where they matter.
-    addresses: Option<fn() -> BTreeSet<std::net::IpAddr>>,
+    addresses: Option<fn() -> Option<BTreeSet<std::net::IpAddr>>>,
     /// The kernel has the planner's plan as of its last change.
     in_step: bool,
     /// The first plan was made.
@@ -152,7 +152,7 @@ impl<D: Dataplane> Forwarder<D> {
         status: watch::Sender<Status>,
         health: watch::Sender<Health>,
         meters: Arc<Meters>,
-        addresses: Option<fn() -> BTreeSet<std::net::IpAddr>>,
+        addresses: Option<fn() -> Option<BTreeSet<std::net::IpAddr>>>,
         check_every: Duration,
     ) -> Forwarder<D> {
         Forwarder {
@@ -213,10 +213,17 @@ impl<D: Dataplane> Forwarder<D> {
         };
         self.oldest.get_or_insert(at);
         self.meters.taken(&update, trigger);
-        if let (Update::Node(_), Some(addresses)) = (&update, self.addresses) {
-            self.observed.local_addresses(addresses());
+        if matches!(update, Update::Node(_)) {
+            self.look_at_addresses();
         }
         self.observed.note(update);
+    }
+
+    /// The machine's addresses, where they matter: they come and go without a word of the API's.
+    fn look_at_addresses(&mut self) {
+        if let Some(addresses) = self.addresses.and_then(|read| read()) {
+            self.observed.local_addresses(addresses);
+        }
     }
 
     /// Somebody changed the tables, or may have. What is noted meanwhile goes on to the kernel.
@@ -257,6 +264,7 @@ impl<D: Dataplane> Forwarder<D> {
                     }
                 }
             }
+            self.look_at_addresses();
             self.check_at = Instant::now() + self.check_every;
         }
         if let Some(look) = self.look.take_if(|look| look.at <= Instant::now()) {
@@ -320,7 +328,7 @@ impl<D: Dataplane> Forwarder<D> {
             }
             return;
         };
-        if applied.batches == 0 {
+        if applied.batches == 0 || cause.is_none() && applied.damage.is_empty() {
             tracing::debug!(?cause, "the tables were touched, and are right");
             return;
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use portolan_sys::namespace;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, timeout_at};
@@ -47,10 +48,19 @@ impl Lock {
             }
             let mut stream = match connect(table) {
                 Ok(stream) => stream,
-                // Gone in between, or not yet listening.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < until => {
+                // Gone in between, not yet listening, or with more who wait than it answers.
+                Err(error) if is_deaf(&error) && Instant::now() < until => {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     continue;
+                }
+                // An agent listens as soon as it has the name, and answers: this is none, and must not keep one from starting.
+                Err(error) if is_deaf(&error) => {
+                    tracing::warn!(
+                        "somebody has the name @{} who answers nobody, and so hides whether another agent runs; find them by \
+                         `ss -xlp`",
+                        name(table)
+                    );
+                    return Ok(Lock { listener: None, node: node.to_owned() });
                 }
                 Err(error) => return Err(error).context("asking who is the agent in this network namespace"),
             };
@@ -130,9 +140,19 @@ fn bind(table: &str) -> io::Result<UnixListener> {
     UnixListener::from_std(listener)
 }
 
+/// Never waits: whoever has the name may have filled the queue of those who connect.
 fn connect(table: &str) -> io::Result<UnixStream> {
-    let address = std::os::unix::net::SocketAddr::from_abstract_name(name(table))?;
-    let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name(table).as_bytes())?)?;
+    UnixStream::from_std(socket.into())
+}
+
+/// Nobody listens there, or nobody takes who comes.
+fn is_deaf(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock)
 }

@@ -221,7 +221,7 @@ impl Meters {
         readings.failures += 1;
     }
 
-    /// Somebody changed the tables: they are about to be put back.
+    /// Somebody had changed the tables, and they are right again.
     pub(crate) fn repaired(&self) {
         self.readings().repairs += 1;
     }

@@ -30,14 +30,15 @@ pub(crate) fn page(meters: &Meters, counters: Option<Counters>, process: Option<
     let mut page = Page::default();
     meters.look(|readings| kube_proxy(&mut page, readings));
     meters.look(|readings| ours(&mut page, readings));
-    if let Some(Counters { from_outside, unallocated, missed, .. }) = counters {
+    if let Some(Counters { from_outside, unallocated, bounced, missed }) = counters {
         page.head(
             "portolan_dropped_packets_total",
             "counter",
-            "Packets that the node's tables dropped, by reason.",
+            "Packets that the node's tables dropped or refused, by reason.",
         );
         page.value("portolan_dropped_packets_total", "reason=\"cluster-ip-from-outside\"", from_outside);
         page.value("portolan_dropped_packets_total", "reason=\"unallocated\"", unallocated);
+        page.value("portolan_dropped_packets_total", "reason=\"bounced\"", bounced);
         page.value("portolan_dropped_packets_total", "reason=\"missed\"", missed);
     }
     if let Some(process) = process {

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -19,6 +20,10 @@ pub(crate) type Answer = Response<Full<Bytes>>;
 
 /// A client that hasn't asked by then is dropped.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How many clients wait for their turn.
+const QUEUE: i32 = 1024;
+/// A client that has not taken its answer by then is dropped.
+const AT_MOST: Duration = Duration::from_secs(30);
 /// How many clients are answered at once: who opens more waits, so that the node's descriptors stay for its pods.
 const CLIENTS: usize = 256;
 
@@ -28,11 +33,22 @@ pub(crate) async fn bind(at: SocketAddr) -> io::Result<TcpListener> {
     if !at.ip().is_unspecified() {
         return TcpListener::bind(at).await;
     }
-    let (every, port) = (IpAddr::from(Ipv6Addr::UNSPECIFIED), at.port());
-    match TcpListener::bind((every, port)).await {
+    let port = at.port();
+    match bind_both(port) {
         Err(error) if error.kind() != io::ErrorKind::AddrInUse => TcpListener::bind(("0.0.0.0", port)).await,
         bound => bound,
     }
+}
+
+/// Listens on all addresses of both families, whatever `net.ipv6.bindv6only` says.
+fn bind_both(port: u16) -> io::Result<TcpListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::INET6, SocketType::STREAM, flags, None)?;
+    sockopt::set_ipv6_v6only(&socket, false)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))?;
+    rustix::net::listen(&socket, QUEUE)?;
+    TcpListener::from_std(socket.into())
 }
 
 /// Listens there as soon as it can be done, and tells of each time that it can't.
@@ -62,11 +78,13 @@ where
                             let answer = answer(&request);
                             async move { Ok::<_, Infallible>(answer) }
                         });
-                        let _ = hyper::server::conn::http1::Builder::new()
+                        let connection = hyper::server::conn::http1::Builder::new()
                             .timer(TokioTimer::new())
                             .header_read_timeout(PATIENCE)
-                            .serve_connection(TokioIo::new(stream), answers)
-                            .await; // the client hung up: nothing to do
+                            // A probe asks once; who asks on and on without reading must not keep others out.
+                            .keep_alive(false)
+                            .serve_connection(TokioIo::new(stream), answers);
+                        let _ = tokio::time::timeout(AT_MOST, connection).await; // the client hung up: nothing to do
                     });
                 }
                 // Out of descriptors: those that are open must end first.

@@ -77,13 +77,20 @@ fn time(at: Option<SystemTime>) -> String {
     }
 }
 
-/// Whether the node is to get traffic, from what the watch of its object says.
-#[derive(Clone, Copy, Debug, Default)]
+/// Whether the node is to get traffic, from what the watch of its object says. It is until that says otherwise, as with kube-proxy:
+/// an agent that starts while the API is away forwards as the one before it.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Eligibility {
     /// The object as last seen.
     eligible: bool,
     /// The list under way has it.
     listed: bool,
+}
+
+impl Default for Eligibility {
+    fn default() -> Eligibility {
+        Eligibility { eligible: true, listed: false }
+    }
 }
 
 impl Eligibility {
@@ -169,7 +176,7 @@ mod tests {
         let going = node(json!({"metadata": {"name": "here"}, "spec": {"taints": [
             {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}, {"key": GOING, "effect": "NoSchedule"}]}}));
         let mut eligibility = Eligibility::default();
-        assert!(!eligibility.note(Said::Begin), "not known yet");
+        assert!(eligibility.note(Said::Begin), "nothing says otherwise yet");
         assert!(eligibility.note(Said::Present(key(), &good)));
         assert!(eligibility.note(Said::End));
         for bad in [&ending, &going] {

@@ -74,6 +74,9 @@ pub fn repair(batch: &mut Batch, table: &str, family: Family, damage: &Damage, r
     for (place, key) in &damage.strange {
         batch.delete_element(family, table, &place.name(), key);
     }
+    for counter in rules.counters.iter().filter(|name| damage.counters.contains(**name)) {
+        batch.add_counter(family, table, counter);
+    }
     let inner = |chain: &&Chain| chain.hook.is_none();
     for chain in rules.chains.iter().filter(inner).filter(|c| damage.chains.contains(&c.name)) {
         batch.add_chain(family, table, &chain.name, None);

@@ -105,6 +105,8 @@ pub struct Engine {
     membership: Option<Membership>,
     /// While nobody listened, somebody else committed something.
     unheard: bool,
+    /// The last sync failed at tables that were damaged: they are made anew, which needs nothing of what somebody left there.
+    anew: bool,
 }
 
 /// What is known of the kernel's state.
@@ -138,6 +140,7 @@ impl Engine {
             inspected: None,
             membership: None,
             unheard: false,
+            anew: false,
         })
     }
 
@@ -185,7 +188,7 @@ impl Engine {
             State::Known(mirror) => Some(&**mirror),
             State::Unread => None,
         };
-        let found = read::shapes(&mut self.kernel, &self.table, known)?;
+        let found = read::shapes(&mut self.kernel, &self.table, known, false)?;
         if !found.is_whole() {
             return Ok(Some(texts(&found, &self.table).join(", ")));
         }
@@ -201,6 +204,14 @@ impl Engine {
     /// Makes the kernel equal to a whole plan, whatever it holds. Tables of this shape are adopted: what is right in them stays
     /// as it is, so a restart of the caller doesn't touch a connection.
     pub fn sync(&mut self, plan: &Plan) -> Result<Applied, Error> {
+        let mut damaged = false;
+        let result = self.sync_noting(plan, &mut damaged);
+        self.anew = result.is_err() && (damaged || self.anew);
+        result
+    }
+
+    /// The same; says on the way whether there was damage to put right in place.
+    fn sync_noting(&mut self, plan: &Plan, damaged: &mut bool) -> Result<Applied, Error> {
         let started = Instant::now();
         let mut applied = Applied::default();
         let before = self.kernel.generation()?;
@@ -215,14 +226,14 @@ impl Engine {
         let mut mirror = match known {
             Ok(mirror) => mirror,
             Err(Some(mirror)) => {
-                found = read::tables(&mut self.kernel, &self.table, Some(&mirror))?;
+                found = read::tables(&mut self.kernel, &self.table, Some(&mirror), self.anew)?;
                 put_right = mirror.restore(&found);
                 applied.damage = texts(&found, &self.table);
                 applied.damage.extend(lost_and_strange(&put_right));
                 mirror
             }
             Err(None) => {
-                found = read::tables(&mut self.kernel, &self.table, None)?;
+                found = read::tables(&mut self.kernel, &self.table, None, self.anew)?;
                 applied.damage =
                     found.damage.iter().flat_map(|(family, damage)| damage.texts(*family)).collect();
                 let contents = std::mem::take(&mut found.contents);
@@ -235,6 +246,7 @@ impl Engine {
                 Box::new(mirror)
             }
         };
+        *damaged = !found.damage.is_empty();
         applied.rebuilt = found.build.values().flatten().next().cloned();
         let mut writer = Writer::new(&self.table, self.limit, &mut self.kernel, self.membership.as_ref());
         writer.put_right(found)?;
@@ -291,7 +303,7 @@ impl Engine {
 
     /// Reads the kernel. Tables whose fixed part isn't as this version writes it do nothing that could be told.
     pub fn read(&mut self) -> Result<Reading, Error> {
-        let found = read::tables(&mut self.kernel, &self.table, None)?;
+        let found = read::tables(&mut self.kernel, &self.table, None, false)?;
         Ok(match found.is_whole() {
             true => Mirror::adopt(found.contents).0.reading(),
             false => Reading::default(),

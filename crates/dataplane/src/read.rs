@@ -16,7 +16,7 @@ use crate::element::{Element, Place, Short};
 use crate::encode::FAMILIES;
 use crate::mirror::{Contents, Entry, Mirror};
 use crate::ruleset::{self, CHAIN_REMEMBER, NODE_SETS};
-use crate::shape::{self, Damage, Shape, elements};
+use crate::shape::{self, Damage, Shape, Variable, elements};
 use crate::unit::{Interval, NodeSet};
 use crate::word::{Outcome, SetId, Word};
 
@@ -193,14 +193,23 @@ impl Found {
     }
 }
 
-/// Reads both tables' fixed part. `known` is what this engine left there, if it did.
-pub fn shapes(kernel: &mut Nftables, table: &str, known: Option<&Mirror>) -> io::Result<Found> {
+/// Reads both tables' fixed part. `known` is what this engine left there, if it did. `anew`: a table that is damaged is to be
+/// made anew, because it could not be put right in place.
+pub fn shapes(kernel: &mut Nftables, table: &str, known: Option<&Mirror>, anew: bool) -> io::Result<Found> {
     let mut found = Found::default();
     let mut kinds: Vec<Vec<Duration>> = Vec::new();
     for family in FAMILIES {
         let ranges: Option<BTreeSet<Place>> =
             known.map(|m| m.ranges.iter().filter(|(f, _)| *f == family).map(|(_, place)| *place).collect());
-        let (shape, variable) = shape::read(kernel, table, family, ranges.as_ref())?;
+        let (mut shape, mut variable) = shape::read(kernel, table, family, ranges.as_ref())?;
+        if let Shape::Ours(damage) = &shape
+            && anew
+            && !damage.is_empty()
+        {
+            let what = damage.texts(family).join(", ");
+            shape = Shape::Other(format!("{what}, and could not be put right in place"));
+            variable = Variable::default();
+        }
         match shape {
             Shape::Absent => drop(found.build.insert(family, None)),
             Shape::Other(text) => drop(found.build.insert(family, Some(text))),
@@ -228,8 +237,8 @@ pub fn shapes(kernel: &mut Nftables, table: &str, known: Option<&Mirror>) -> io:
 }
 
 /// Reads both tables. Nobody else is expected to change them, so each set is read for itself.
-pub fn tables(kernel: &mut Nftables, table: &str, known: Option<&Mirror>) -> io::Result<Found> {
-    let mut found = shapes(kernel, table, known)?;
+pub fn tables(kernel: &mut Nftables, table: &str, known: Option<&Mirror>, anew: bool) -> io::Result<Found> {
+    let mut found = shapes(kernel, table, known, anew)?;
     for family in FAMILIES {
         if found.build.contains_key(&family) {
             continue;

@@ -55,6 +55,7 @@ pub mod state {
     pub const ESTABLISHED: u32 = 2;
     pub const RELATED: u32 = 4;
     pub const NEW: u32 = 8;
+    pub const UNTRACKED: u32 = 64;
 }
 
 /// `IPS_…` bits.

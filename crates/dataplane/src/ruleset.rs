@@ -499,10 +499,15 @@ fn base_chains(family: Family) -> Vec<Chain> {
         ),
     ];
     if family == Family::Ip {
-        let rules = martians()
-            .into_iter()
-            .map(|r| r.ct_state(state::NEW).ct_status(status::DNAT, false).drop())
-            .collect();
+        // Of a packet without a connection there is no status to ask for: two rules.
+        let states = [state::INVALID | state::UNTRACKED, state::NEW];
+        let rules = states.into_iter().flat_map(|states| {
+            martians().into_iter().map(move |rule| {
+                let rule = rule.ct_state(states);
+                if states == state::NEW { rule.ct_status(status::DNAT, false).drop() } else { rule.drop() }
+            })
+        });
+        let rules = rules.collect();
         chains.push(base("input", "filter", Hook::Input, 0, rules));
     }
     chains.push(base("output", "nat", Hook::Output, -100, ours("from-node")));

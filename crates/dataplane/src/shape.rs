@@ -8,6 +8,7 @@ use std::io;
 use std::time::Duration;
 
 use portolan_plan::model::Family;
+use portolan_sys::netlink::errno;
 use portolan_sys::nft::{ChainHook, ChainInfo, Expression, Nftables, SetDeclaration};
 
 use crate::element::Place;
@@ -31,6 +32,8 @@ pub enum Shape {
 pub struct Damage {
     /// Sets and maps that are missing.
     pub sets: BTreeSet<String>,
+    /// Named counters that are missing.
+    pub counters: BTreeSet<String>,
     /// Verdict maps that are missing or hold something else.
     pub classes: BTreeSet<String>,
     /// Chains that are missing; base chains too.
@@ -71,6 +74,7 @@ impl Damage {
         say(&self.misplaced, "chain", "was hooked in elsewhere or had another policy");
         say(&self.rules, "chain", "had other rules");
         say(&self.sets, "set", "was missing");
+        say(&self.counters, "counter", "was missing");
         say(&self.classes, "map", "held something else");
         let strange: BTreeSet<String> = self.strange.iter().map(|(p, _)| p.name().into_owned()).collect();
         say(&strange, "set", "held what isn't ours");
@@ -124,6 +128,15 @@ pub fn read(
     }
     let mut damage = Damage::default();
     damage.sets.extend(declared.into_iter().map(|s| s.name).filter(|name| !sets.contains_key(name)));
+    for counter in &wanted.counters {
+        match kernel.counter(kernel_family, table, counter) {
+            Ok(_) => {}
+            Err(error) if errno(&error) == Some(libc::ENOENT) => {
+                damage.counters.insert((*counter).to_owned());
+            }
+            Err(error) => return Err(error),
+        }
+    }
     for classes in &wanted.classes {
         let mut wanted: Vec<_> = classes
             .elements

@@ -62,8 +62,10 @@ pub fn plan_service(
         merged.values().flat_map(|m| m.values()).filter(|e| is_local(e, node)).map(|e| e.address).collect();
     let ready = merged.values().flat_map(|m| m.values()).filter(|e| e.ready && is_local(e, node));
     let local_ready: BTreeSet<IpAddr> = ready.map(|e| e.address).collect();
-    let health_check =
-        service.health_check_node_port.map(|port| HealthCheck { port, local_ready: local_ready.len() });
+    // A pod of both families is one endpoint.
+    let of_family = |family| local_ready.iter().filter(|a| Family::of(**a) == family).count();
+    let local_ready = of_family(Family::V4).max(of_family(Family::V6));
+    let health_check = service.health_check_node_port.map(|port| HealthCheck { port, local_ready });
     let wanted = Arc::new(plan);
     (ServiceClaims { created: service.created, wanted, local_pods, udp_serving, health_check }, findings)
 }

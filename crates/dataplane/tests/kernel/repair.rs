@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use portolan_dataplane::Reading;
 use portolan_plan::model::{Backend, Family, Plan, Protocol, ServiceName};
-use portolan_sys::nft::{Batch, Family as Kernel, Heard, Monitor, Nftables};
+use portolan_sys::nft::{Batch, Expression, Family as Kernel, Heard, Monitor, Nftables, Verdict};
 use portolan_sys::packet;
 
 use super::adopt::{alone, engine};
@@ -83,6 +83,48 @@ fn what_was_not_damaged_stays_with_all_it_remembers() {
                 );
                 assert_eq!(remembered(Kernel::Ip), left, "{what}");
                 assert_eq!(remembered(Kernel::Ip6), 1, "{what}: the other family");
+                let again = running.sync(&plan).expect("a sync");
+                assert_eq!((again.batches, again.damage), (0, vec![]), "{what}");
+                running.remove().expect("removed");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_can_not_be_put_right_in_place_is_made_anew() {
+    alone("what can not be put right in place is made anew", || {
+        let plan = everything();
+        let damages: [(&str, Damage); 2] = [
+            // The rule that counts can't be written again before its counter.
+            ("a counter gone", |b| {
+                b.flush_chain(Kernel::Ip, "portolan", "prerouting");
+                b.delete_counter(Kernel::Ip, "portolan", "cluster-ip-from-outside");
+            }),
+            // A chain of ours that somebody else's jumps to can't be deleted.
+            ("a base chain replaced and in use", |b| {
+                b.delete_chain(Kernel::Ip, "portolan", "postrouting");
+                b.add_chain(Kernel::Ip, "portolan", "postrouting", None);
+                b.add_chain(Kernel::Ip, "portolan", "theirs", None);
+                let jump = Expression::Verdict(Verdict::Jump("postrouting".into()));
+                b.add_rule(Kernel::Ip, "portolan", "theirs", &[jump]);
+            }),
+        ];
+        for (what, act) in damages {
+            for restarted in [false, true] {
+                let mut running = engine();
+                let _ = running.sync(&plan).expect("a sync");
+                damage(act);
+                if restarted {
+                    running = engine();
+                }
+                // At the second try at the latest.
+                let _ = running.sync(&plan).or_else(|_| running.sync(&plan)).expect(what);
+                assert_eq!(
+                    running.read().expect("a reading"),
+                    Reading::of(&plan),
+                    "{what}, restarted: {restarted}"
+                );
                 let again = running.sync(&plan).expect("a sync");
                 assert_eq!((again.batches, again.damage), (0, vec![]), "{what}");
                 running.remove().expect("removed");

@@ -513,7 +513,9 @@ fn a_health_check_counts_ready_endpoints_of_this_node_each_address_once() {
     both_ports.ports.push(SlicePort { name: "alt".into(), protocol: Protocol::Tcp, port: 8081 });
     let mut planner = Planner::new(node());
     planner.set_service(view.clone());
-    planner.set_endpoints(&view.name, slices([both_ports]));
+    // The same pod in its other family.
+    let other_family = slice(vec![endpoint("fd00:1::5", "here")]);
+    planner.set_endpoints(&view.name, slices([both_ports, other_family]));
     let _ = planner.take_change();
     let check = planner.health_checks()[&view.name];
     assert_eq!((check.port, check.local_ready), (32000, 1));

@@ -190,6 +190,13 @@ impl Batch {
         });
     }
 
+    /// Deletes a named counter.
+    pub fn delete_counter(&mut self, family: Family, table: &str, name: &str) {
+        self.begin(DELOBJ, 0, family.number(), 0);
+        // NFT_OBJECT_COUNTER
+        self.message.str(1, table).str(2, name).u32be(3, 1);
+    }
+
     /// Deletes all elements of a set.
     pub fn flush_set(&mut self, family: Family, table: &str, set: &str) {
         self.begin(DELSETELEM, 0, family.number(), 0);
