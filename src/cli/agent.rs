@@ -8,6 +8,7 @@ use anyhow::Context;
 use ipnet::IpNet;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use portolan_agent::kube_proxy::{self, File, node_ports, period};
+use portolan_agent::lock::Lock;
 use portolan_agent::servers::{HEALTHZ_PORT, METRICS_PORT, Servers, bind_address};
 use portolan_agent::sysctl::Conntrack;
 use portolan_plan::view::{ExternalIps, NodePortAddresses};
@@ -20,7 +21,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// The name of this machine's Node object; by default the machine's.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", alias = "hostname-override")]
     node_name: Option<String>,
     /// A KubeProxyConfiguration, YAML or JSON.
     #[arg(long, value_name = "FILE")]
@@ -152,7 +153,7 @@ impl AddressArgs {
         let range = |text: &String| {
             text.parse::<IpNet>().with_context(|| {
                 format!(
-                    "--external-ips: {text:?} is not a range; write any, none or ranges such as 192.0.2.0/24"
+                    "--external-ips: {text:?} is not a range; write ranges such as 192.0.2.0/24, or any or none alone"
                 )
             })
         };
@@ -230,19 +231,7 @@ impl Args {
 /// Runs the agent until `stop`. Forwarding stays as it is then.
 pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     if args.cleanup {
-        let mut engine = portolan_dataplane::Engine::open(portolan_dataplane::Options::default())?;
-        engine.remove().context("--cleanup: removing the tables")?;
-        portolan_agent::localhost::remove().context("--cleanup: removing the routes to ::1")?;
-        tracing::info!("the agent's tables and routes are removed");
-        // Others may rely on it by now, and without the tables nothing guards what listens on 127.0.0.1.
-        let setting = "net/ipv4/conf/all/route_localnet";
-        if std::fs::read_to_string(format!("/proc/sys/{setting}")).is_ok_and(|on| on.trim() == "1") {
-            let name = setting.replace('/', ".");
-            tracing::warn!(
-                "{name} is 1: neighbours may reach what listens on 127.0.0.1; if nothing else needs it, run `sysctl -w {name}=0`"
-            );
-        }
-        return Ok(());
+        return cleanup().await.context("--cleanup (it needs root, or CAP_NET_ADMIN)");
     }
     let file = match &args.config {
         Some(path) => read(path)?,
@@ -253,6 +242,25 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     let client = client(kubeconfig.as_deref()).await?;
     tracing::info!(node = config.node_name, servers = ?config.servers, "the agent begins");
     portolan_agent::run(client, config, stop).await
+}
+
+/// Removes what an agent leaves behind.
+async fn cleanup() -> anyhow::Result<()> {
+    let options = portolan_dataplane::Options::default();
+    // An agent that runs would put all of it back.
+    let _lock = Lock::take_within(Duration::from_secs(1), &options.table, "--cleanup").await?;
+    portolan_dataplane::Engine::open(options)?.remove().context("removing the tables")?;
+    portolan_agent::localhost::remove().context("removing the routes to ::1")?;
+    tracing::info!("the agent's tables and routes are removed");
+    // Others may rely on it by now, and without the tables nothing guards what listens on 127.0.0.1.
+    let setting = "net/ipv4/conf/all/route_localnet";
+    if std::fs::read_to_string(format!("/proc/sys/{setting}")).is_ok_and(|on| on.trim() == "1") {
+        let name = setting.replace('/', ".");
+        tracing::warn!(
+            "{name} is 1: neighbours may reach what listens on 127.0.0.1; if nothing else needs it, run `sysctl -w {name}=0`"
+        );
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> anyhow::Result<File> {
