@@ -126,6 +126,12 @@ impl Api {
         (number < self.sent.len()).then_some(number)
     }
 
+    /// How many elements a change replaces: a slot, and of a pod on the agent's own node what tells its connections to itself.
+    pub fn elements(&self, number: usize) -> usize {
+        let index = self.service(number) * self.size.endpoints + self.endpoint(number);
+        1 + usize::from(index.is_multiple_of(NODES))
+    }
+
     /// When a change was written to the agent's watch.
     pub fn sent(&self, number: usize) -> Option<Duration> {
         Some(self.sent[number].load(Ordering::Acquire)).filter(|at| *at > 0).map(Duration::from_nanos)

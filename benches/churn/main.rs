@@ -158,7 +158,8 @@ fn measure(size: Size, rate: usize, seconds: usize) -> Row {
     let restarted = agent.usage();
     let touched =
         (heard.added.load(Ordering::Acquire) - added, heard.deleted.load(Ordering::Acquire) - deleted);
-    assert_eq!(touched, (1, 1), "elements added and deleted by a start that finds one endpoint changed");
+    let expected = api.elements(last);
+    assert_eq!(touched, (expected, expected), "elements added and deleted by a start after one change");
     drop(agent);
     api.close(at);
     Row { start, started, begin, end, churned, commits, latencies, restart, restarted }
