@@ -21,3 +21,5 @@ ci:
 # what docs/performance.md quotes
 bench:
     cargo bench --bench programming
+    cargo bench --bench churn
+    cargo bench --bench udp

@@ -29,7 +29,8 @@ fn plan() -> Plan {
     let mut plan = Plan::default();
     for number in 0..FRONTENDS {
         let mut part = ServicePlan::default();
-        let backends = BTreeSet::from([Backend { address: BACKEND, port: 53 }]);
+        // A port of its own: no two flows may look alike to the backend, which leaves each of its ports 64,512 masqueraded ones.
+        let backends = BTreeSet::from([Backend { address: BACKEND, port: 1000 + number as u16 }]);
         part.sets.insert(name.clone(), BackendSet { backends, affinity: None });
         part.frontends.insert(
             Frontend::Address { address: vip(number), protocol: Protocol::Udp, port: 53 },
@@ -91,6 +92,7 @@ fn main() {
         let mut engine = Engine::open(Options::default()).expect("an engine");
         let _ = engine.sync(&plan()).expect("a sync");
         fill(flows);
+        assert_eq!(count(), flows.next_multiple_of(FRONTENDS), "every flow is in the connection table");
         println!("{:<22} {:>8} {:>10} {:>10}", "FRONTENDS", "FLOWS", "FORGOTTEN", "TIME");
         for frontends in [1, 8, FRONTENDS - 9] {
             let before = count();

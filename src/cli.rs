@@ -49,7 +49,11 @@ pub fn run() -> anyhow::Result<ExitCode> {
     match Cli::parse().verb {
         Verb::Server(args) => serve(|stop| server::run(args, stop)),
         Verb::Node(args) => serve(|stop| node::run(args, stop)),
-        Verb::Agent(args) => serve(|stop| agent::run(args, stop)),
+        Verb::Agent(args) => {
+            // Watches decode objects on the runtime's threads, and what stays of them is the forwarding thread's.
+            portolan_sys::process::share_heap();
+            serve(|stop| agent::run(args, stop))
+        }
         Verb::Explain(args) => explain::explain(*args),
         Verb::Trace(args) => explain::trace(*args),
         Verb::Lab(command) => crate::lab::run(command),

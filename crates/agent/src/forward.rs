@@ -288,7 +288,7 @@ impl<D: Dataplane> Forwarder<D> {
         let applied = if self.in_step {
             if change.is_empty() {
                 self.forget_udp();
-                self.report(None);
+                self.report(None, whole);
                 return;
             }
             self.plane.apply(&change)
@@ -314,7 +314,7 @@ impl<D: Dataplane> Forwarder<D> {
                     self.stale_udp.entry(*frontend).or_default();
                 }
                 self.forget_udp();
-                self.report(Some(applied));
+                self.report(Some(applied), whole);
             }
             Err(error) => self.failed(&error),
         }
@@ -398,7 +398,7 @@ impl<D: Dataplane> Forwarder<D> {
         }
     }
 
-    fn report(&mut self, applied: Option<Applied>) {
+    fn report(&mut self, applied: Option<Applied>, whole: bool) {
         let now: BTreeSet<Finding> = self.observed.findings().cloned().collect();
         for finding in now.difference(&self.told) {
             tracing::warn!(object = %finding.object, field = %finding.field, "{}", finding.text);
@@ -411,15 +411,28 @@ impl<D: Dataplane> Forwarder<D> {
             for finding in &applied.findings {
                 tracing::warn!(service = finding.service, "{}", finding.text);
             }
-            tracing::info!(
-                services,
-                slices,
-                elements = applied.elements,
-                batches = applied.batches,
-                kernel = ?applied.kernel,
-                ?latency,
-                "the kernel follows"
-            );
+            let (elements, batches, kernel) = (applied.elements, applied.batches, applied.kernel);
+            // A busy cluster changes a thousand times a second: that is a metric's to tell.
+            match whole {
+                true => tracing::info!(
+                    services,
+                    slices,
+                    elements,
+                    batches,
+                    ?kernel,
+                    ?latency,
+                    "the kernel has the plan"
+                ),
+                false => tracing::debug!(
+                    services,
+                    slices,
+                    elements,
+                    batches,
+                    ?kernel,
+                    ?latency,
+                    "the kernel follows"
+                ),
+            }
         }
         let planner = self.observed.planner();
         let (checks, addresses) = (planner.health_checks(), &planner.plan().node.node_addresses);

@@ -8,12 +8,13 @@
 //! - a packet that finds nothing in all its tries looks its frontend up again: the step may have been one over several classes;
 //! - a set that grows or shrinks by much gets a new id: its slots are written before its frontends point there.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use portolan_plan::few::Few;
 use portolan_plan::model::{
     Action, Backend, BackendSet, Family, FromOutside, Frontend, FrontendKind, FrontendPlan, Masquerade,
     NodePlan, Plan, PlanChange, Protocol, ServiceName, ServicePlan, SetName,
@@ -135,7 +136,7 @@ impl Mirror {
         let mut old_sets = known.as_ref().map(|k| k.sets.clone()).unwrap_or_default();
         let old_frontends = || known.iter().flat_map(|k| k.plan.frontends.keys());
 
-        let mut sets = BTreeMap::new();
+        let mut sets = Few::default();
         let mut dead = Vec::new();
         for (set_name, set) in part.iter().flat_map(|p| &p.sets) {
             let old = old_sets
@@ -311,7 +312,7 @@ impl Mirror {
         service: &ServiceName,
         frontend: Frontend,
         wanted: &FrontendPlan,
-        sets: &BTreeMap<SetName, SetId>,
+        sets: &Few<SetName, SetId>,
     ) -> Entry {
         let family = frontend.family();
         let ranges = wanted.source_ranges.as_ref().and_then(|nets| applicable(nets, family));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use portolan_plan::few::Few;
 use portolan_plan::model::{Backend, Family, Frontend, ServiceName, ServicePlan, SetName};
 
 use crate::element::{Element, Place};
@@ -64,7 +65,7 @@ pub(crate) struct Uses {
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
     pub plan: Arc<ServicePlan>,
-    pub sets: BTreeMap<SetName, SetId>,
+    pub sets: Few<SetName, SetId>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]

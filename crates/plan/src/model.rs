@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::few::Few;
+
 /// A transport protocol that a Service can carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
@@ -154,9 +156,9 @@ pub struct FrontendPlan {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicePlan {
     /// The backend sets that the frontends use; none unused.
-    pub sets: BTreeMap<SetName, BackendSet>,
+    pub sets: Few<SetName, BackendSet>,
     /// The frontends.
-    pub frontends: BTreeMap<Frontend, FrontendPlan>,
+    pub frontends: Few<Frontend, FrontendPlan>,
 }
 
 /// The part of a plan that belongs to the node.

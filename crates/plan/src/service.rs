@@ -243,7 +243,7 @@ fn plan_port(
     for vip in vips.iter().filter(|v| Family::of(v.address) == family) {
         let frontend = Frontend::Address { address: vip.address, protocol: port.protocol, port: port.port };
         made.push(frontend);
-        plan.frontends.entry(frontend).or_insert_with(|| match vip.kind {
+        plan.frontends.insert_if_absent(frontend, || match vip.kind {
             FrontendKind::ClusterIp => FrontendPlan {
                 kind: vip.kind,
                 action: internal.clone(),
@@ -263,7 +263,7 @@ fn plan_port(
     if let Some(node_port) = port.node_port {
         let frontend = Frontend::NodePort { family, protocol: port.protocol, port: node_port };
         made.push(frontend);
-        plan.frontends.entry(frontend).or_insert_with(|| FrontendPlan {
+        plan.frontends.insert_if_absent(frontend, || FrontendPlan {
             kind: FrontendKind::NodePort,
             action: external.clone(),
             inside: inside.clone(),

@@ -305,6 +305,16 @@ pub fn limit_resources(files: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Has all threads allocate from one heap, from now on. glibc gives threads heaps of their own (mallopt(3), `M_ARENA_MAX`):
+/// what one thread allocates and another one frees then stays with the first. Does nothing with another C library.
+pub fn share_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no pointer is passed. It only matters to heaps that are yet to be made.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
