@@ -7,7 +7,7 @@ use portolan_plan::model::*;
 use portolan_plan::planner::plan_all;
 
 use crate::draw::{Cluster, Dice, Flows, Taste};
-use crate::flows::{Tally, round, views, wires};
+use crate::flows::{Run, Tally, round, views, wires};
 use crate::world::Wires;
 
 /// Changes what the kernel is given, while the flows are judged by the right plan.
@@ -91,7 +91,8 @@ fn until_seen(wires: &mut Wires, flows: &mut Flows, defect: Defect) -> Tally {
         let mut wrong = plan.clone();
         defect(&mut wrong);
         let _ = engine.sync(&wrong).expect("a sync");
-        round(wires, &cluster, &plan, &views, flows, &mut dice, &mut tally, &|_, _| None);
+        let mut run = Run { flows, dice: &mut dice, tally: &mut tally };
+        round(wires, (&cluster, &plan, &views), &mut run, &|_, _| None);
         if !tally.differences.is_empty() {
             break;
         }

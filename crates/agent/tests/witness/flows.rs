@@ -106,18 +106,22 @@ impl Tally {
     }
 }
 
+/// What goes on from round to round.
+pub struct Run<'a> {
+    pub flows: &'a mut Flows,
+    pub dice: &'a mut Dice,
+    pub tally: &'a mut Tally,
+}
+
 /// Sends flows to a cluster whose plan the kernel has, by whatever means, and compares. `excused` gives the reason where
 /// another's table may differ.
 pub fn round(
     wires: &mut Wires,
-    cluster: &Cluster,
-    plan: &Plan,
-    views: &Views,
-    flows: &mut Flows,
-    dice: &mut Dice,
-    tally: &mut Tally,
+    (cluster, plan, views): (&Cluster, &Plan, &Views),
+    run: &mut Run<'_>,
     excused: &dyn Fn(&Drawn, &Verdict) -> Option<&'static str>,
 ) {
+    let Run { flows, dice, tally } = run;
     let mut judge = Judge {
         plan,
         views,
@@ -207,7 +211,8 @@ fn a_flow_goes_where_the_plan_says() {
             let views = views(&cluster);
             let (plan, _) = plan_all(views.clone());
             let _ = engine.sync(&plan).expect("a sync");
-            round(wires, &cluster, &plan, &views, &mut flows, &mut dice, &mut tally, &|_, _| None);
+            let mut run = Run { flows: &mut flows, dice: &mut dice, tally: &mut tally };
+            round(wires, (&cluster, &plan, &views), &mut run, &|_, _| None);
         }
         tally.print("our table", seed);
         tally.assert_none_differs();

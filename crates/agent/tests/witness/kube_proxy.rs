@@ -19,7 +19,7 @@ use serde_json::json;
 
 use crate::api::FakeApi;
 use crate::draw::{Cluster, Dice, Drawn, Flows, NODE, Taste};
-use crate::flows::{Tally, round, views, wanted, wires};
+use crate::flows::{Run, Tally, round, views, wanted, wires};
 
 const PROMISE: &str = "kube-proxy sends the same flows to the same places";
 
@@ -203,7 +203,8 @@ fn kube_proxy_sends_the_same_flows_to_the_same_places() {
             let proxy =
                 wires.world.router.run(|| KubeProxy::start(&program, &serve(api, &runtime), &cluster));
             let may_differ = |drawn: &Drawn, _: &Verdict| excused(&plan, &views, drawn);
-            round(wires, &cluster, &plan, &views, &mut flows, &mut dice, &mut tally, &may_differ);
+            let mut run = Run { flows: &mut flows, dice: &mut dice, tally: &mut tally };
+            round(wires, (&cluster, &plan, &views), &mut run, &may_differ);
             drop(proxy);
             wires.world.router.run(remove_tables);
         }
