@@ -59,7 +59,7 @@ pub struct Trace {
 #[derive(clap::Args, Debug)]
 struct Subject {
     /// The Service: service/NAME, or NAME. Without it, --from and --to say which connection is meant.
-    #[arg(value_name = "SERVICE", conflicts_with_all = ["from", "to"])]
+    #[arg(value_name = "SERVICE", conflicts_with_all = ["from", "to", "port", "protocol", "family"])]
     service: Option<String>,
     /// The namespace of what is named without one.
     #[arg(short, long, value_name = "NAMESPACE")]
@@ -71,13 +71,13 @@ struct Subject {
     #[arg(long, value_name = "TARGET", requires = "from")]
     to: Option<String>,
     /// The port it is sent to.
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", requires = "to", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
-    /// Its protocol.
-    #[arg(long, value_enum, value_name = "PROTOCOL", default_value_t, ignore_case = true)]
-    protocol: Transport,
+    /// Its protocol [default: tcp].
+    #[arg(long, value_enum, value_name = "PROTOCOL", requires = "to", ignore_case = true)]
+    protocol: Option<Transport>,
     /// Its family, where the target has both.
-    #[arg(long, value_enum, value_name = "FAMILY", ignore_case = true)]
+    #[arg(long, value_enum, value_name = "FAMILY", requires = "to", ignore_case = true)]
     family: Option<IpFamily>,
     /// The node that decides, where it could be any.
     #[arg(long, value_name = "NODE")]
@@ -90,16 +90,16 @@ struct NodeOptions {
     /// Ranges of ClusterIPs, as the nodes have them [default: the kernel's, else 10.96.0.0/16,fd00:10:96::/112].
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     service_cidr: Option<Vec<IpNet>>,
-    /// What becomes of connections to a ClusterIP from outside, as the nodes were told [default: the kernel's, else refuse].
+    /// What becomes of connections to a ClusterIP from outside, as the nodes were told [default: the kernel's, else
+    /// refuse on nodes of `portolan node`, and masquerade on others].
     #[arg(long, value_enum)]
     cluster_ip_from_outside: Option<super::agent::FromOutside>,
     #[command(flatten)]
     addresses: super::agent::AddressArgs,
 }
 
-#[derive(clap::ValueEnum, Clone, Copy, Debug, Default)]
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
 enum Transport {
-    #[default]
     Tcp,
     Udp,
     Sctp,
@@ -136,9 +136,9 @@ impl Subject {
             to,
             port: self.port.or(port),
             protocol: match self.protocol {
-                Transport::Tcp => Protocol::Tcp,
-                Transport::Udp => Protocol::Udp,
-                Transport::Sctp => Protocol::Sctp,
+                None | Some(Transport::Tcp) => Protocol::Tcp,
+                Some(Transport::Udp) => Protocol::Udp,
+                Some(Transport::Sctp) => Protocol::Sctp,
             },
             family: self.family.map(|family| match family {
                 IpFamily::Ipv4 => Family::V4,

@@ -271,6 +271,7 @@ pub fn of_objects() -> Vec<Fault> {
         Fault {
             given: vec![deployment(1, json!({})), service("web", "ClusterIP", json!({"clusterIP": "None"}))],
             inject: vec![],
+            ask: ask("--from node:node-2 --to service/web --port 80"),
             heal: vec![Step::Delete("Service", "web"), Step::Create(service("web", "ClusterIP", json!({})))],
             ..changed("headless", "Headless", "no address", json!({}), json!({}))
         },

@@ -99,12 +99,14 @@ fn add(value: Value, objects: &mut Objects, workloads: &mut Vec<Workload>) -> an
             if let Some(spec) = it.spec.clone() {
                 workload("replicaset", &|| ids(&it), count(spec.replicas), spec.template.unwrap_or_default());
             }
+            objects.replicasets.push(it);
         }
         "StatefulSet" => {
             let it: StatefulSet = read(value, true)?;
             if let Some(spec) = it.spec.clone() {
                 workload("statefulset", &|| ids(&it), count(spec.replicas), spec.template);
             }
+            objects.statefulsets.push(it);
         }
         "DaemonSet" => {
             let it: DaemonSet = read(value, true)?;

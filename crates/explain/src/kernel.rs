@@ -18,6 +18,8 @@ pub struct NodeKernel {
     pub node: String,
     /// Our tables; none if they aren't there, or aren't ours any more.
     pub reading: Option<Reading>,
+    /// Our tables are there, and hold nothing of ours.
+    pub emptied: bool,
     /// The settings that forwarding needs, as they are.
     pub settings: BTreeMap<&'static str, String>,
     /// How many connections are tracked, and how many may be.
@@ -92,6 +94,7 @@ pub fn read(node: &str) -> anyhow::Result<NodeKernel> {
     let conntrack = number("net.netfilter.nf_conntrack_count").zip(number("net.netfilter.nf_conntrack_max"));
     Ok(NodeKernel {
         node: node.to_owned(),
+        emptied: reading.is_none() && tables.iter().any(ours),
         reading,
         settings,
         conntrack,

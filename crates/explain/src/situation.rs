@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Service, ServicePort};
 use kube::ResourceExt;
 use portolan_agent::from_kube::{self, Names};
 use portolan_agent::observed::{Observed, Said, Update};
-use portolan_plan::finding::Finding;
+use portolan_plan::finding::{Finding, Object};
 use portolan_plan::model::{Family, FromOutside, Plan, Protocol, ServiceName};
 use portolan_plan::planner::{StaleUdp, Views};
 use portolan_plan::trace::{Flow, Origin, Verdict};
@@ -165,6 +165,12 @@ impl<'e> Situation<'e> {
         let origin = source.origin(Family::of(target.0), &mut self.remarks)?;
         let flow = Flow { from: origin, destination: target.0, protocol: asked.protocol, port: target.1 };
         let verdict = picture.plan.trace(&flow);
+        // Who asks for an address means whoever has it.
+        let owner = verdict.because.first().map(|reason| &reason.object);
+        if let (Some(Object::Service(owner)), false) = (owner, matches!(asked.to, Target::Service(_))) {
+            self.service = objects.service(owner);
+            self.name = Some(owner.clone());
+        }
         if let Some(here) =
             self.evidence.kernel.as_ref().map(|k| &k.node).filter(|here| **here != node.name_any())
         {
