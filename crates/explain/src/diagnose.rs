@@ -83,7 +83,13 @@ fn missing(s: &Situation<'_>) -> Option<Cause> {
             ),
             _ => (
                 "there is no Service of this name".to_owned(),
-                format!("create it, or see which there are: kubectl get services -n {}", name.namespace),
+                match s.evidence.now {
+                    Some(_) => format!(
+                        "create it, or see which there are: kubectl get services -n {}",
+                        name.namespace
+                    ),
+                    None => format!("add it to the manifests, in namespace {}", name.namespace),
+                },
             ),
         };
         return Some(Cause::new(Kind::NoSuchService, s.object(), "metadata.name", text, remedy));
@@ -101,8 +107,16 @@ fn missing(s: &Situation<'_>) -> Option<Cause> {
         }
         false => format!("no Service has {address}"),
     };
-    let remedy = "see the addresses and ports that there are: kubectl get services -A".to_owned();
+    let remedy = where_addresses_are(s);
     Some(Cause::new(Kind::NobodysAddress, format!("address {address}"), "services", text, remedy))
+}
+
+/// Where to see which addresses there are. Manifests have no time, and no cluster to ask.
+fn where_addresses_are(s: &Situation<'_>) -> &'static str {
+    match s.evidence.now {
+        Some(_) => "see the addresses and ports that there are: kubectl get services -A",
+        None => "use an address and port of a Service of the manifests",
+    }
 }
 
 /// The Service has no address of its own, or none that is Portolan's.
@@ -187,7 +201,7 @@ fn whole(s: &Situation<'_>, service: &Service, causes: &mut Vec<Cause>) {
     }
     let families = families(service);
     let mut silent = Vec::new();
-    for port in ports(service) {
+    for port in ports(service).iter().filter(|p| u16::try_from(p.port).is_ok_and(|p| p != 0)) {
         for family in &families {
             let used = s
                 .pictures
@@ -207,6 +221,27 @@ fn whole(s: &Situation<'_>, service: &Service, causes: &mut Vec<Cause>) {
         if finding.object == Object::Service(name_of(service)) {
             causes.push(of_finding(finding));
         }
+    }
+    let planned =
+        |p: &Picture| p.plan.services.get(&name_of(service)).is_some_and(|s| !s.frontends.is_empty());
+    if causes.iter().all(|c| c.kind.is_note()) && !s.pictures.is_empty() && !s.pictures.values().any(planned)
+    {
+        causes.push(match ports(service) {
+            [] => Cause::new(
+                Kind::UndefinedPort,
+                s.object(),
+                "spec.ports",
+                "the Service has no ports, so there is nothing to connect to",
+                "add a port to spec.ports",
+            ),
+            _ => Cause::new(
+                Kind::WrongFamily,
+                s.object(),
+                "spec.clusterIPs",
+                "the Service has no cluster IP to connect to",
+                "set spec.clusterIP, or spec.ipFamilies to a family that the ranges of cluster IPs have",
+            ),
+        });
     }
     // A policy that leaves no node at all is a fault; one that leaves some is a choice.
     let mut without = Vec::new();
@@ -306,6 +341,14 @@ fn of_finding(finding: &Finding) -> Cause {
             || finding.text.contains("node port of service") =>
         {
             Kind::FrontendClash
+        }
+        () if finding.field.starts_with("spec.ports")
+            && (finding.text.contains("is not a port") || finding.text.contains("is not carried")) =>
+        {
+            Kind::UndefinedPort
+        }
+        () if finding.field.starts_with("spec.clusterIP") && finding.text.contains("is not an IP") => {
+            Kind::AddressRefused
         }
         // An external address that is the node's own is captured, and worth knowing.
         () if finding.text.contains("now go to the Service") => Kind::Finding,

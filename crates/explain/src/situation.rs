@@ -243,6 +243,14 @@ impl<'e> Situation<'e> {
     /// The node whose decisions count for a flow.
     fn node_for(&mut self, source: &Source, destination: IpAddr) -> Result<Node, CantTell> {
         let objects = &self.evidence.objects;
+        if let (Some(asked), Some(own)) = (&self.evidence.question.node, &source.node)
+            && asked != own
+        {
+            return Err(CantTell(format!(
+                "--node {asked}: {} is on node {own}, which decides; leave --node out",
+                source.name
+            )));
+        }
         let named = self.evidence.question.node.as_ref().or(source.node.as_ref());
         if let Some(name) = named {
             return objects.node(name).map(|n| (**n).clone()).ok_or_else(|| no_node(objects, name));
@@ -324,7 +332,11 @@ fn port_asked(service: &Service, asked: &FlowAsked) -> Result<u16, CantTell> {
     if let Some(port) = asked.port {
         return Ok(port);
     }
-    let fits: Vec<&ServicePort> = ports(service).iter().filter(|p| carries(p, asked.protocol)).collect();
+    let mut fits: Vec<&ServicePort> = ports(service).iter().filter(|p| carries(p, asked.protocol)).collect();
+    // That the only one has another protocol is the answer.
+    if let ([], [only]) = (&fits[..], ports(service)) {
+        fits.push(only);
+    }
     match fits[..] {
         [port] => u16::try_from(port.port).map_err(|_| CantTell(format!("{} is not a port", port.port))),
         _ => Err(CantTell(format!(

@@ -8,7 +8,7 @@ use portolan_plan::finding::Object;
 use portolan_plan::model::{Family, ServiceName};
 use portolan_plan::trace::Outcome;
 
-use super::{endpoints, of_finding, shown};
+use super::{endpoints, of_finding, shown, where_addresses_are};
 use crate::cause::{Cause, Kind};
 use crate::objects::*;
 use crate::situation::{FlowPath, Picture, Situation, has_address, listed};
@@ -272,7 +272,7 @@ fn dropped(
             format!("address {}", path.flow.destination),
             "services",
             path.verdict.because.last().map_or_else(String::new, |r| r.text.clone()),
-            "see the addresses that there are: kubectl get services -A",
+            where_addresses_are(s),
         )),
     }
 }

@@ -47,7 +47,7 @@ fn pod(name: &str, node: &str, ip: &str) -> Value {
 /// A Service with a pod on each of two nodes, seen from node-1's kernel, which has all of it.
 fn healthy(over: Value) -> Evidence {
     let values = vec![service(over), pod("a", "node-1", "10.244.1.5"), pod("b", "node-2", "10.244.2.5")];
-    let (objects, _) = from_manifests(values, &ranges()).expect("manifests");
+    let (objects, _) = from_manifests(values, &ranges(), "default").expect("manifests");
     let told = Told {
         service_cidrs: ranges(),
         cluster_ip_from_outside: FromOutside::Refuse,
@@ -408,6 +408,31 @@ fn a_flow_that_another_service_gets_does_not_answer() {
     assert_eq!(kinds(&evidence), [], "who asks for the address means whoever has it");
     flow(&mut evidence, Place::Outside, "203.0.113.50", 82);
     first(&evidence, UndefinedPort, "82");
+}
+
+#[test]
+fn a_service_with_nothing_to_connect_to_does_not_answer() {
+    first(&healthy_less(json!({"ports": []})), UndefinedPort, "no ports");
+    first(
+        &healthy_less(json!({"ports": [{"name": "http", "port": 99999, "targetPort": "http"}]})),
+        UndefinedPort,
+        "99999",
+    );
+    first(&healthy_less(json!({"clusterIP": "banana", "clusterIPs": ["banana"]})), AddressRefused, "banana");
+}
+
+#[test]
+fn a_question_is_not_bent_to_fit() {
+    let mut evidence = healthy_less(json!({}));
+    flow(&mut evidence, Place::Pod { namespace: "shop".into(), name: "a".into() }, "service/web", 80);
+    evidence.question.node = Some("node-2".into());
+    let refused = Situation::of(&evidence).expect_err("the pod is on another node").0;
+    assert!(refused.contains("on node node-1"), "{refused}");
+    evidence.question.node = None;
+    if let About::Flow(asked) = &mut evidence.question.about {
+        (asked.port, asked.protocol) = (None, portolan_plan::model::Protocol::Udp);
+    }
+    first(&evidence, ProtocolMismatch, "is TCP");
 }
 
 #[test]
