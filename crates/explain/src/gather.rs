@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 
 use crate::objects::{Objects, is_portolans, name_of, node_addresses};
 use crate::probe::{Outcome, Probe};
-use crate::question::{About, Place, Question, Target};
+use crate::question::{About, FlowAsked, Place, Question, Target};
 use crate::situation::{Situation, Told, has_address, related, service_at};
 use crate::{Evidence, kernel};
 
@@ -62,6 +62,13 @@ pub async fn gather(client: &Client, question: &Question) -> anyhow::Result<Obje
     let namespace = first.namespace.to_string();
     pods(client, &namespace, &mut objects).await?;
     for service in &concerned {
+        // Who asks for an address means whoever has it, and that is known when all is planned.
+        let shares = |address| objects.service(service).is_some_and(|s| has_address(s, address));
+        if let About::Flow(FlowAsked { to: Target::Address(address), .. }) = &question.about
+            && shares(*address)
+        {
+            pods(client, &service.namespace, &mut objects).await?;
+        }
         let selector = ListParams::default().labels(&format!("{SERVICE_NAME}={}", service.name));
         let api = Api::namespaced(client.clone(), &service.namespace);
         objects.slices.extend(api.list(&selector).await.context("listing EndpointSlices")?.items);
@@ -130,7 +137,8 @@ fn concerned(objects: &Objects, question: &Question) -> Vec<ServiceName> {
         let others = objects.services.iter().filter(|s| has_address(s, address)).map(name_of);
         names.extend(others);
     }
-    names.dedup();
+    let mut seen = BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
     names
 }
 
