@@ -637,6 +637,14 @@ pub fn of_the_kernel() -> Vec<Fault> {
             ..fault("table", "TableMissing", "not in the kernel", vec![], vec![])
         },
         Fault {
+            inject: vec![
+                Step::Signal("node-1", "STOP"),
+                Step::Run("node-1", "nft flush table ip portolan".into()),
+            ],
+            heal: vec![Step::Signal("node-1", "KILL")],
+            ..fault("table-flushed", "TableMissing", "and empty", vec![], vec![])
+        },
+        Fault {
             given: vec![deployment(1, on("node-2")), service("web", "NodePort", json!({}))],
             inject: vec![
                 Step::Signal("node-1", "STOP"),
