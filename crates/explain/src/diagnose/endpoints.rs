@@ -191,8 +191,8 @@ fn nearest_label(selector: &BTreeMap<String, String>, pods: &[&Arc<Pod>]) -> Opt
     }
     let ((distance, label), (count, pod, replaced)) = candidates.into_iter().next()?;
     let mut corrected: BTreeMap<String, String> = selector
-        .iter()
-        .filter_map(|(k, _)| Some((k.clone(), pod.labels().get(k)?.clone())).filter(|_| k != replaced))
+        .keys()
+        .filter_map(|k| Some((k.clone(), pod.labels().get(k)?.clone())).filter(|_| k != replaced))
         .collect();
     let (k, v) = label.split_once('=')?;
     corrected.insert(k.to_owned(), v.to_owned());
