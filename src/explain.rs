@@ -94,7 +94,13 @@ fn head(report: &Report) -> String {
         let selects = match selector.is_empty() {
             true => "no selector".to_owned(),
             false => {
-                format!("selects {}: {} pods, {} ready", selector.join(","), service.pods, service.ready)
+                format!(
+                    "selects {}: {} pod{}, {} ready",
+                    selector.join(","),
+                    service.pods,
+                    if service.pods == 1 { "" } else { "s" },
+                    service.ready
+                )
             }
         };
         let name = if report.path.is_some() { format!("service {}: ", service.name) } else { String::new() };

@@ -5,6 +5,7 @@
 //! namespace): when that init ends, the kernel ends the rest.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -86,10 +87,16 @@ pub fn show<T: Serialize>(
     value: &T,
     table: impl FnOnce(&T) -> String,
 ) -> anyhow::Result<ExitCode> {
-    match output {
-        Output::Table => print!("{}", table(value)),
-        Output::Json => println!("{}", serde_json::to_string_pretty(value)?),
-        Output::Yaml => print!("{}", serde_saphyr::to_string(value)?),
+    let text = match output {
+        Output::Table => table(value),
+        Output::Json => format!("{}\n", serde_json::to_string_pretty(value)?),
+        Output::Yaml => serde_saphyr::to_string(value)?,
+    };
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever reads has seen enough: `| head`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        written => written.context("writing to standard output")?,
     }
     Ok(ExitCode::SUCCESS)
 }

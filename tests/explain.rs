@@ -343,6 +343,11 @@ fn a_question_that_can_not_be_answered_names_what_is_missing() {
         ),
         (&["-f", "examples/", "--from", "outside", "--to", "10.96.0.1"][..], "--port"),
         (&["-f", "nowhere/", "--from", "outside", "--to", "10.96.0.1:80"][..], "-f nowhere/"),
+        (&["-f", "examples/", "pod/foo"][..], "not a Service"),
+        (
+            &["-f", "examples/", "--from", "node:node-1", "--node", "node-2", "--to", "10.96.0.1:80"][..],
+            "is on node node-1",
+        ),
         (&["-f", "examples/"][..], "name a Service, or a connection by --from and --to"),
     ] {
         let output = trace(arguments);

@@ -271,6 +271,7 @@ pub fn of_objects() -> Vec<Fault> {
         Fault {
             given: vec![deployment(1, json!({})), service("web", "ClusterIP", json!({"clusterIP": "None"}))],
             inject: vec![],
+            ask: ask("--from node:node-2 --to service/web --port 80"),
             heal: vec![Step::Delete("Service", "web"), Step::Create(service("web", "ClusterIP", json!({})))],
             ..changed("headless", "Headless", "no address", json!({}), json!({}))
         },
@@ -634,6 +635,14 @@ pub fn of_the_kernel() -> Vec<Fault> {
             ],
             heal: vec![Step::Signal("node-1", "KILL")],
             ..fault("table", "TableMissing", "not in the kernel", vec![], vec![])
+        },
+        Fault {
+            inject: vec![
+                Step::Signal("node-1", "STOP"),
+                Step::Run("node-1", "nft flush table ip portolan".into()),
+            ],
+            heal: vec![Step::Signal("node-1", "KILL")],
+            ..fault("table-flushed", "TableMissing", "and empty", vec![], vec![])
         },
         Fault {
             given: vec![deployment(1, on("node-2")), service("web", "NodePort", json!({}))],

@@ -102,7 +102,7 @@ pub enum Kind {
     LoadBalancerPending,
     /// Another Service owns what it claims.
     FrontendClash,
-    /// An address that is not captured.
+    /// An address that is not captured: none at all, or external and not to be had.
     AddressRefused,
 
     // --- The node doesn't do what it should ---

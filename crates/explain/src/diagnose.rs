@@ -21,7 +21,7 @@ mod flow; // why a flow doesn't get to a backend
 mod node; // why a node doesn't do what the plan says
 mod pods; // why a pod isn't ready
 
-pub(crate) use node::{concerned, reachable};
+pub(crate) use node::{concerned, no_way, reachable};
 
 /// All that is wrong, and what is worth knowing, in the order of [`Kind`].
 pub fn diagnose(s: &Situation<'_>) -> Vec<Cause> {
@@ -83,7 +83,13 @@ fn missing(s: &Situation<'_>) -> Option<Cause> {
             ),
             _ => (
                 "there is no Service of this name".to_owned(),
-                format!("create it, or see which there are: kubectl get services -n {}", name.namespace),
+                match s.evidence.now {
+                    Some(_) => format!(
+                        "create it, or see which there are: kubectl get services -n {}",
+                        name.namespace
+                    ),
+                    None => format!("add it to the manifests, in namespace {}", name.namespace),
+                },
             ),
         };
         return Some(Cause::new(Kind::NoSuchService, s.object(), "metadata.name", text, remedy));
@@ -101,8 +107,16 @@ fn missing(s: &Situation<'_>) -> Option<Cause> {
         }
         false => format!("no Service has {address}"),
     };
-    let remedy = "see the addresses and ports that there are: kubectl get services -A".to_owned();
+    let remedy = where_addresses_are(s);
     Some(Cause::new(Kind::NobodysAddress, format!("address {address}"), "services", text, remedy))
+}
+
+/// Where to see which addresses there are. Manifests have no time, and no cluster to ask.
+fn where_addresses_are(s: &Situation<'_>) -> &'static str {
+    match s.evidence.now {
+        Some(_) => "see the addresses and ports that there are: kubectl get services -A",
+        None => "use an address and port of a Service of the manifests",
+    }
 }
 
 /// The Service has no address of its own, or none that is Portolan's.
@@ -130,11 +144,12 @@ fn no_address(s: &Situation<'_>, service: &Service) -> Option<Cause> {
             "connect to that name, or use type ClusterIP",
         );
     }
-    if spec.cluster_ip.as_deref() == Some("None") {
+    // Asked for as a whole, it is as good as its pods.
+    if is_headless(service) && !is_whole(s) {
         return cause(
             Kind::Headless,
             "spec.clusterIP",
-            "None: a headless Service has no address; its DNS name gives the addresses of the pods".into(),
+            HEADLESS.into(),
             "connect to the pods, or make the Service anew without clusterIP: None",
         );
     }
@@ -150,11 +165,43 @@ fn no_address(s: &Situation<'_>, service: &Service) -> Option<Cause> {
     None
 }
 
+const HEADLESS: &str =
+    "None: a headless Service has no address; its DNS name gives the addresses of the pods";
+
+/// The causes for a headless Service: its pods and slices are all that there is of it.
+fn headless(s: &Situation<'_>, service: &Service, causes: &mut Vec<Cause>) {
+    let slices: Vec<_> = s.evidence.objects.slices_of(&name_of(service)).collect();
+    // It may have no ports; its pods have addresses all the same.
+    let none = [ServicePort::default()];
+    let all = if ports(service).is_empty() { &none } else { ports(service) };
+    for port in all {
+        for family in families(service) {
+            let named = port.name.as_deref().unwrap_or_default();
+            let of_port = |p: &k8s_openapi::api::discovery::v1::EndpointPort| {
+                p.name.as_deref().unwrap_or_default() == named
+                    && p.protocol.as_deref().unwrap_or("TCP") == protocol(port)
+            };
+            let fitting = slices.iter().filter(|slice| slice.address_type == family.to_string());
+            let fitting = fitting
+                .filter(|slice| ports(service).is_empty() || slice.ports.iter().flatten().any(of_port));
+            let mut endpoints = fitting.flat_map(|slice| slice.endpoints.iter().flatten());
+            if !endpoints.any(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true)) {
+                causes.extend(endpoints::none(s, service, port, family));
+            }
+        }
+    }
+    causes.push(Cause::new(Kind::Finding, s.object(), "spec.clusterIP", HEADLESS, ""));
+}
+
 /// The causes for a Service as a whole: for a client that is let in, on any node.
 fn whole(s: &Situation<'_>, service: &Service, causes: &mut Vec<Cause>) {
+    if is_headless(service) {
+        headless(s, service, causes);
+        return;
+    }
     let families = families(service);
     let mut silent = Vec::new();
-    for port in ports(service) {
+    for port in ports(service).iter().filter(|p| u16::try_from(p.port).is_ok_and(|p| p != 0)) {
         for family in &families {
             let used = s
                 .pictures
@@ -174,6 +221,27 @@ fn whole(s: &Situation<'_>, service: &Service, causes: &mut Vec<Cause>) {
         if finding.object == Object::Service(name_of(service)) {
             causes.push(of_finding(finding));
         }
+    }
+    let planned =
+        |p: &Picture| p.plan.services.get(&name_of(service)).is_some_and(|s| !s.frontends.is_empty());
+    if causes.iter().all(|c| c.kind.is_note()) && !s.pictures.is_empty() && !s.pictures.values().any(planned)
+    {
+        causes.push(match ports(service) {
+            [] => Cause::new(
+                Kind::UndefinedPort,
+                s.object(),
+                "spec.ports",
+                "the Service has no ports, so there is nothing to connect to",
+                "add a port to spec.ports",
+            ),
+            _ => Cause::new(
+                Kind::WrongFamily,
+                s.object(),
+                "spec.clusterIPs",
+                "the Service has no cluster IP to connect to",
+                "set spec.clusterIP, or spec.ipFamilies to a family that the ranges of cluster IPs have",
+            ),
+        });
     }
     // A policy that leaves no node at all is a fault; one that leaves some is a choice.
     let mut without = Vec::new();
@@ -254,6 +322,13 @@ fn view_of<'v>(view: &'v ServiceView, port: &ServicePort) -> Option<&'v PortView
 /// The families of a Service.
 pub(crate) fn families(service: &Service) -> Vec<Family> {
     let mut families: Vec<Family> = cluster_ips(service).into_iter().map(Family::of).collect();
+    if is_headless(service) {
+        let said = spec(service).ip_families.iter().flatten();
+        families = said.map(|f| if f == "IPv6" { Family::V6 } else { Family::V4 }).collect();
+        if families.is_empty() {
+            families.push(Family::V4);
+        }
+    }
     families.dedup();
     families
 }
@@ -266,6 +341,14 @@ fn of_finding(finding: &Finding) -> Cause {
             || finding.text.contains("node port of service") =>
         {
             Kind::FrontendClash
+        }
+        () if finding.field.starts_with("spec.ports")
+            && (finding.text.contains("is not a port") || finding.text.contains("is not carried")) =>
+        {
+            Kind::UndefinedPort
+        }
+        () if finding.field.starts_with("spec.clusterIP") && finding.text.contains("is not an IP") => {
+            Kind::AddressRefused
         }
         // An external address that is the node's own is captured, and worth knowing.
         () if finding.text.contains("now go to the Service") => Kind::Finding,
@@ -356,7 +439,11 @@ fn probed(s: &Situation<'_>, causes: &mut Vec<Cause>) {
     let undeclared = causes.iter().find(|c| c.kind == Kind::TargetPortUndeclared).map(|c| c.text.clone());
     let (through, direct): (Vec<&Probe>, Vec<&Probe>) = probes.iter().partition(|p| p.through);
     let seconds = crate::probe::PATIENCE.as_secs();
-    for (kind, bad) in [(Kind::BackendRefuses, Came::Refused), (Kind::BackendSilent, Came::Silent)] {
+    for (kind, bad) in [
+        (Kind::BackendRefuses, Came::Refused),
+        (Kind::BackendSilent, Came::Unreachable),
+        (Kind::BackendSilent, Came::Silent),
+    ] {
         let failed: Vec<&&Probe> = direct.iter().filter(|p| p.outcome == bad).collect();
         let Some(first) = failed.first() else { continue };
         let to = first.to;
@@ -373,6 +460,10 @@ fn probed(s: &Situation<'_>, causes: &mut Vec<Cause>) {
                     to.port()
                 ),
             ),
+            _ if bad == Came::Unreachable => (
+                format!("{of} are unreachable from here, {to} first"),
+                format!("see the way there: ip route get {}", to.ip()),
+            ),
             _ => (
                 format!("{of} don't answer at {to} within {seconds} s"),
                 "see what drops it on the way: routes, other tables, the pod's own rules".to_owned(),
@@ -387,7 +478,11 @@ fn probed(s: &Situation<'_>, causes: &mut Vec<Cause>) {
     // A connection to the Service may be led to a backend that is bad: only if none is, it says something of the way.
     let all_well = direct.iter().all(|p| p.outcome == Came::Accepted);
     if let Some(lost) = through.iter().find(|p| all_well && p.outcome != Came::Accepted) {
-        let how = if lost.outcome == Came::Refused { "is refused" } else { "isn't answered" };
+        let how = match lost.outcome {
+            Came::Refused => "is refused",
+            Came::Unreachable => "finds no way there",
+            _ => "isn't answered",
+        };
         causes.push(Cause::new(
             Kind::Unexplained,
             s.object(),

@@ -19,8 +19,9 @@ use portolan_plan::trace::Origin;
 use portolan_plan::view::{ExternalIps, NodePortAddresses};
 use serde::de::DeserializeOwned;
 
-use crate::objects::{Objects, name_of, node_addresses};
-use crate::question::{About, Place, Question, Target};
+use crate::objects::{Objects, is_portolans, name_of, node_addresses};
+use crate::probe::{Outcome, Probe};
+use crate::question::{About, FlowAsked, Place, Question, Target};
 use crate::situation::{Situation, Told, has_address, related, service_at};
 use crate::{Evidence, kernel};
 
@@ -47,20 +48,68 @@ pub async fn gather(client: &Client, question: &Question) -> anyhow::Result<Obje
             }
             _ => {}
         }
+        // Nor is it known of where it is sent, if no Service and no node has it.
+        if let Target::Address(address) = asked.to
+            && is_strange(&objects, address)
+            && !matches!(asked.from, Place::Address(from) if objects.node_at(from).is_none())
+        {
+            let every = Api::<Pod>::all(client.clone()).list(&all).await.context("listing pods")?;
+            objects.pods = every.items.into_iter().map(Arc::new).collect();
+        }
     }
     let concerned = concerned(&objects, question);
     let Some(first) = concerned.first() else { return Ok(objects) };
     let namespace = first.namespace.to_string();
     pods(client, &namespace, &mut objects).await?;
     for service in &concerned {
+        // Who asks for an address means whoever has it, and that is known when all is planned.
+        let shares = |address| objects.service(service).is_some_and(|s| has_address(s, address));
+        if let About::Flow(FlowAsked { to: Target::Address(address), .. }) = &question.about
+            && shares(*address)
+        {
+            pods(client, &service.namespace, &mut objects).await?;
+        }
         let selector = ListParams::default().labels(&format!("{SERVICE_NAME}={}", service.name));
         let api = Api::namespaced(client.clone(), &service.namespace);
         objects.slices.extend(api.list(&selector).await.context("listing EndpointSlices")?.items);
     }
     objects.deployments = optional(client, &namespace).await;
+    objects.statefulsets = optional(client, &namespace).await;
+    objects.replicasets = optional(client, &namespace).await;
     objects.policies = optional(client, &namespace).await;
     objects.events = optional::<Event>(client, &namespace).await;
     Ok(objects)
+}
+
+/// Whether an address is no Service's and no node's: then it may be a pod's of any namespace.
+fn is_strange(objects: &Objects, address: IpAddr) -> bool {
+    objects.node_at(address).is_none() && !objects.services.iter().any(|s| has_address(s, address))
+}
+
+/// What becomes of connections to a ClusterIP from outside, where no kernel says it: `portolan node` refuses them if nothing
+/// else is said, everybody else's nodes let them in (kube-proxy and `portolan agent` masquerade).
+pub fn from_outside_by_default(objects: &Objects) -> FromOutside {
+    match objects.nodes.iter().any(|node| is_portolans(node)) {
+        true => FromOutside::Refuse,
+        false => FromOutside::Masquerade,
+    }
+}
+
+/// What connections said that were made where there may be no way to pods: that none came through is then no fault of the
+/// backends', but worth telling.
+fn away_from_nodes(probes: Vec<Probe>) -> (Vec<Probe>, Option<String>) {
+    let all = probes.len();
+    let lost = |p: &Probe| matches!(p.outcome, Outcome::Silent | Outcome::Unreachable);
+    let (lost, told): (Vec<Probe>, Vec<Probe>) = probes.into_iter().partition(lost);
+    let remark = lost.first().map(|first| {
+        let how = if first.outcome == Outcome::Unreachable { "unreachable" } else { "no answer" };
+        format!(
+            "{} of {all} backends could not be reached from here ({} first: {how}), which says nothing of them: pods are reached from nodes; run this on one",
+            lost.len(),
+            first.to
+        )
+    });
+    (told, remark)
 }
 
 /// The Service in question first, then those that contend with it.
@@ -88,7 +137,8 @@ fn concerned(objects: &Objects, question: &Question) -> Vec<ServiceName> {
         let others = objects.services.iter().filter(|s| has_address(s, address)).map(name_of);
         names.extend(others);
     }
-    names.dedup();
+    let mut seen = BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
     names
 }
 
@@ -135,6 +185,7 @@ pub async fn evidence(client: &Client, question: &Question, looks: &Looks) -> an
     let mut assumed = Vec::new();
     let own = kernel::own_addresses();
     let here = objects.nodes.iter().find(|n| node_addresses(n).iter().any(|a| own.contains(a)));
+    let on_node = here.is_some();
     let mut kernel = None;
     match here.map(|n| n.name_any()) {
         None => assumed.push(
@@ -159,7 +210,8 @@ pub async fn evidence(client: &Client, question: &Question, looks: &Looks) -> an
         },
         cluster_ip_from_outside: looks.cluster_ip_from_outside.unwrap_or_else(|| match reading {
             Some(reading) if ranges(reading, CLOSED_CIDRS).is_empty() => FromOutside::Masquerade,
-            _ => FromOutside::Refuse,
+            Some(_) => FromOutside::Refuse,
+            None => from_outside_by_default(&objects),
         }),
         node_ports: looks.node_ports.clone().unwrap_or_else(NodePortAddresses::primary),
         external_ips: looks.external_ips.clone().unwrap_or_default(),
@@ -185,7 +237,12 @@ pub async fn evidence(client: &Client, question: &Question, looks: &Looks) -> an
         // A UDP port says nothing to a connection, and a TCP port of the same number would say the wrong thing.
         let wanted = if tcp { of_tcp(&evidence, &backends.1) } else { BTreeSet::new() };
         let mut probes = crate::probe::connect(&wanted, false).await;
-        if probes.iter().any(|probe| probe.outcome == crate::probe::Outcome::Accepted) {
+        if !on_node {
+            let (told, remark) = away_from_nodes(probes);
+            evidence.assumed.extend(remark.map(Into::into));
+            probes = told;
+        }
+        if probes.iter().any(|probe| probe.outcome == Outcome::Accepted) {
             probes.extend(crate::probe::connect(&entrances(&evidence), true).await);
         }
         evidence.probes = Some(probes);
@@ -252,4 +309,36 @@ fn ranges(reading: &Reading, set: &str) -> Vec<IpNet> {
 /// The ranges of cluster IPs that `portolan server` and `portolan node` have if nothing else is said.
 pub fn default_ranges() -> Vec<IpNet> {
     ["10.96.0.0/16", "fd00:10:96::/112"].iter().filter_map(|r| r.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_nodes_of_portolan_refuse_outsiders_at_cluster_ips_if_no_kernel_says_so() {
+        let of = |runtime: &str| {
+            let info = json!({"containerRuntimeVersion": runtime, "architecture": "", "bootID": "", "kernelVersion": "",
+                "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": "", "osImage": "", "systemUUID": ""});
+            let node = json!({"metadata": {"name": "n"}, "status": {"nodeInfo": info}});
+            let node: Node = serde_json::from_value(node).expect("a node");
+            from_outside_by_default(&Objects { nodes: vec![Arc::new(node)], ..Objects::default() })
+        };
+        assert_eq!(of("portolan://0.1.0"), FromOutside::Refuse);
+        assert_eq!(of("containerd://1.7.0"), FromOutside::Masquerade);
+    }
+
+    #[test]
+    fn backends_that_are_out_of_reach_of_a_place_that_is_no_node_are_a_remark() {
+        let probe =
+            |port, outcome| Probe { to: SocketAddr::from(([10, 244, 1, 5], port)), through: false, outcome };
+        let all = vec![probe(1, Outcome::Unreachable), probe(2, Outcome::Refused), probe(3, Outcome::Silent)];
+        let (told, remark) = away_from_nodes(all);
+        assert_eq!(told, [probe(2, Outcome::Refused)]);
+        let remark = remark.expect("a remark");
+        assert!(remark.starts_with("2 of 3 backends") && remark.contains("unreachable"), "{remark}");
+        assert_eq!(away_from_nodes(vec![probe(1, Outcome::Accepted)]).1, None);
+    }
 }

@@ -1,6 +1,6 @@
 //! What manifests leave to the cluster, filled in with placeholders, so that they can be traced without one. Each is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -37,30 +37,42 @@ struct Workload {
     template: PodTemplateSpec,
 }
 
-/// Objects made of manifests, and what was assumed of them.
+/// Objects made of manifests, and what was assumed of them. Those that name no namespace are of `namespace`.
 pub fn from_manifests(
     values: Vec<Value>,
     service_cidrs: &[IpNet],
+    namespace: &str,
 ) -> anyhow::Result<(Objects, Vec<Assumed>)> {
     let mut objects = Objects::default();
     let mut workloads = Vec::new();
+    let mut left_out = BTreeSet::new();
     for value in values {
-        add(value, &mut objects, &mut workloads)?;
+        left_out.extend(add(value, namespace, &mut objects, &mut workloads)?);
+    }
+    let left_out = left_out.into_iter().collect::<Vec<String>>().join(", ");
+    if objects.services.is_empty() {
+        let others = if left_out.is_empty() { String::new() } else { format!("; left out: {left_out}") };
+        anyhow::bail!("there is no Service in the manifests: add one{others}");
     }
     let mut assumed = Vec::new();
+    if !left_out.is_empty() {
+        assumed.push(format!("without a part in where connections go, and left out: {left_out}").into());
+    }
     nodes(&mut objects, &mut assumed);
-    pods(&mut objects, &workloads, &mut assumed);
+    let mut next = BTreeMap::new();
+    bare_pods(&mut objects, &mut next, &mut assumed);
+    pods(&mut objects, &workloads, &mut next, &mut assumed);
     services(&mut objects, service_cidrs, &mut assumed);
     slices(&mut objects, &mut assumed);
     Ok((objects, assumed))
 }
 
-fn read<K>(mut value: Value, namespaced: bool) -> anyhow::Result<K>
+fn read<K>(mut value: Value, namespace: Option<&str>) -> anyhow::Result<K>
 where
     K: DeserializeOwned + Resource,
 {
-    if namespaced && value.pointer("/metadata/namespace").is_none() {
-        value["metadata"]["namespace"] = json!("default");
+    if let (Some(namespace), None) = (namespace, value.pointer("/metadata/namespace")) {
+        value["metadata"]["namespace"] = json!(namespace);
     }
     let name = format!(
         "{} {}",
@@ -70,7 +82,14 @@ where
     serde_json::from_value(value).with_context(|| name)
 }
 
-fn add(value: Value, objects: &mut Objects, workloads: &mut Vec<Workload>) -> anyhow::Result<()> {
+/// Takes an object in; the kind is returned if it has no part in where a connection goes.
+fn add(
+    value: Value,
+    namespace: &str,
+    objects: &mut Objects,
+    workloads: &mut Vec<Workload>,
+) -> anyhow::Result<Option<String>> {
+    let namespace = Some(namespace);
     let kind = value["kind"].as_str().unwrap_or_default().to_owned();
     let mut workload = |kind, meta: &dyn Fn() -> (String, String), replicas, template| {
         let (namespace, name) = meta();
@@ -82,39 +101,42 @@ fn add(value: Value, objects: &mut Objects, workloads: &mut Vec<Workload>) -> an
     let count =
         |replicas: Option<i32>| Some(usize::try_from(replicas.unwrap_or(1)).unwrap_or(0).min(REPLICAS));
     match kind.as_str() {
-        "Service" => objects.services.push(read(value, true)?),
-        "EndpointSlice" => objects.slices.push(read(value, true)?),
-        "Pod" => objects.pods.push(Arc::new(read(value, true)?)),
-        "Node" => objects.nodes.push(Arc::new(read(value, false)?)),
-        "NetworkPolicy" => objects.policies.push(read(value, true)?),
+        "Service" => objects.services.push(read(value, namespace)?),
+        "EndpointSlice" => objects.slices.push(read(value, namespace)?),
+        "Pod" => objects.pods.push(Arc::new(read(value, namespace)?)),
+        "Node" => objects.nodes.push(Arc::new(read(value, None)?)),
+        "NetworkPolicy" => objects.policies.push(read(value, namespace)?),
         "Deployment" => {
-            let it: Deployment = read(value, true)?;
+            let it: Deployment = read(value, namespace)?;
             if let Some(spec) = it.spec.clone() {
                 workload("deployment", &|| ids(&it), count(spec.replicas), spec.template);
             }
             objects.deployments.push(it);
         }
         "ReplicaSet" => {
-            let it: ReplicaSet = read(value, true)?;
+            let it: ReplicaSet = read(value, namespace)?;
             if let Some(spec) = it.spec.clone() {
                 workload("replicaset", &|| ids(&it), count(spec.replicas), spec.template.unwrap_or_default());
             }
+            objects.replicasets.push(it);
         }
         "StatefulSet" => {
-            let it: StatefulSet = read(value, true)?;
+            let it: StatefulSet = read(value, namespace)?;
             if let Some(spec) = it.spec.clone() {
                 workload("statefulset", &|| ids(&it), count(spec.replicas), spec.template);
             }
+            objects.statefulsets.push(it);
         }
         "DaemonSet" => {
-            let it: DaemonSet = read(value, true)?;
+            let it: DaemonSet = read(value, namespace)?;
             if let Some(spec) = it.spec.clone() {
                 workload("daemonset", &|| ids(&it), None, spec.template);
             }
         }
-        _ => {} // no part in where a connection goes
+        "Namespace" => {}
+        _ => return Ok(Some(kind)),
     }
-    Ok(())
+    Ok(None)
 }
 
 fn object<K: DeserializeOwned>(value: Value) -> Option<K> {
@@ -150,9 +172,65 @@ fn nodes(objects: &mut Objects, assumed: &mut Vec<Assumed>) {
     }
 }
 
+/// What the cluster would give to pods of which a manifest says only what they should be.
+fn bare_pods(objects: &mut Objects, next: &mut BTreeMap<String, usize>, assumed: &mut Vec<Assumed>) {
+    let nodes = objects.nodes.clone();
+    let mut turn = nodes.iter().cycle();
+    for pod in &mut objects.pods {
+        let status = pod.status.as_ref();
+        let says = status.is_some_and(|s| s.phase.is_some() || s.conditions.is_some());
+        let known = control_pods::node_name(pod).and_then(|name| nodes.iter().find(|n| n.name_any() == name));
+        let has_address = !pod_addresses(pod).is_empty();
+        // A pod that waits, or has failed, says so.
+        if says && !has_address {
+            continue;
+        }
+        let Some(node) = known.or_else(|| turn.next()) else { continue };
+        let made = Arc::make_mut(pod);
+        let spec = made.spec.get_or_insert_default();
+        let mut stands: Vec<String> = Vec::new();
+        if spec.node_name.as_deref().unwrap_or_default().is_empty() {
+            spec.node_name = Some(node.name_any());
+            stands.push(format!("node {}", node.name_any()));
+        }
+        let host = spec.host_network.unwrap_or(false);
+        let status = made.status.get_or_insert_default();
+        if !has_address {
+            let index = next.entry(node.name_any()).or_insert(1);
+            *index += 1;
+            let addresses = if host { node_addresses(node) } else { addresses_in(node, *index) };
+            status.phase = Some("Running".into());
+            status.pod_ip = addresses.first().map(ToString::to_string);
+            status.pod_ips =
+                object(json!(addresses.iter().map(|a| json!({"ip": a.to_string()})).collect::<Vec<_>>()));
+            stands.extend(addresses.first().map(|a| format!("address {a}")));
+        }
+        // What has an address and says nothing else is ready.
+        if !status.conditions.iter().flatten().any(|c| c.type_ == "Ready") {
+            let ready = object(json!({"type": "Ready", "status": "True"}));
+            status.conditions.get_or_insert_default().extend(ready);
+        }
+        if !stands.is_empty() {
+            let name = format!("{}/{}", made.namespace().unwrap_or_default(), made.name_any());
+            assumed.push(
+                format!(
+                    "pod {name}: {} {} in",
+                    stands.join(" and "),
+                    if stands.len() == 1 { "stands" } else { "stand" }
+                )
+                .into(),
+            );
+        }
+    }
+}
+
 /// Pods that workloads would make, where no pod is given that they would count as theirs.
-fn pods(objects: &mut Objects, workloads: &[Workload], assumed: &mut Vec<Assumed>) {
-    let mut next: BTreeMap<String, usize> = BTreeMap::new();
+fn pods(
+    objects: &mut Objects,
+    workloads: &[Workload],
+    next: &mut BTreeMap<String, usize>,
+    assumed: &mut Vec<Assumed>,
+) {
     for workload in workloads {
         let labels = workload.template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
         let given = objects.pods.iter().any(|p| {
@@ -317,14 +395,7 @@ fn slices(objects: &mut Objects, assumed: &mut Vec<Assumed>) {
             continue;
         }
         let node = |name: &str| objects.node(name).cloned();
-        let mut pods = objects.pods_of(service);
-        // A manifest of a pod has a status only where it comes from a cluster; what has an address and says nothing else is ready.
-        for pod in &mut pods {
-            if control_pods::condition(pod, "Ready").is_none() && !pod_addresses(pod).is_empty() {
-                let ready = object(json!({"type": "Ready", "status": "True"}));
-                Arc::make_mut(pod).status.get_or_insert_default().conditions = ready.map(|r| vec![r]);
-            }
-        }
+        let pods = objects.pods_of(service);
         let changes = desired_slices(service, &pods, &node, &[], 100);
         for (i, mut slice) in changes.create.into_iter().enumerate() {
             slice.metadata.name = Some(format!("{}-{i}", name.name));
@@ -355,7 +426,7 @@ mod tests {
             "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "web"}}, "template": {
                 "metadata": {"labels": {"app": "web"}},
                 "spec": {"containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 8080}]}]}}}});
-        let (objects, assumed) = from_manifests(vec![service, deployment], &ranges()).unwrap();
+        let (objects, assumed) = from_manifests(vec![service, deployment], &ranges(), "default").unwrap();
         let web = &objects.services[0];
         assert_eq!(cluster_ips(web).len(), 2, "{assumed:?}");
         assert_eq!(ports(web)[0].node_port, Some(NODE_PORT));
@@ -371,14 +442,48 @@ mod tests {
     }
 
     #[test]
+    fn a_bare_pod_is_given_what_it_would_get_and_one_that_waits_is_not() {
+        let service = json!({"kind": "Service", "metadata": {"name": "web"},
+            "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+        let pod = |name: &str, status: Value| {
+            json!({"kind": "Pod", "metadata": {"name": name, "labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "c"}]}, "status": status})
+        };
+        let waits = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False"}]});
+        let values = vec![service, pod("bare", Value::Null), pod("waits", waits)];
+        let (objects, assumed) = from_manifests(values, &ranges(), "shop").unwrap();
+        let bare = objects.pod("shop", "bare").expect("in the namespace that was asked for");
+        assert!(control_pods::is_ready(bare) && control_pods::node_name(bare).is_some(), "{bare:?}");
+        assert!(!control_pods::is_ready(objects.pod("shop", "waits").unwrap()));
+        let slice = &objects.slices[0];
+        assert_eq!(slice.endpoints.iter().flatten().filter(|e| e.node_name.is_some()).count(), 1);
+        assert!(
+            assumed.iter().any(|a| a.text.contains("pod shop/bare: node node-1 and address")),
+            "{assumed:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_left_out_is_told_and_manifests_without_a_service_are_no_answer() {
+        let map = || json!({"kind": "ConfigMap", "metadata": {"name": "m"}});
+        let error = from_manifests(vec![map()], &ranges(), "default").unwrap_err().to_string();
+        assert!(error.contains("no Service") && error.contains("ConfigMap"), "{error}");
+        let service =
+            json!({"kind": "Service", "metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}});
+        let (_, assumed) = from_manifests(vec![map(), service], &ranges(), "default").unwrap();
+        assert!(assumed.iter().any(|a| a.text.contains("left out: ConfigMap")), "{assumed:?}");
+    }
+
+    #[test]
     fn what_manifests_say_is_kept() {
         let service = json!({"kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
             "spec": {"clusterIP": "10.96.0.7", "selector": {"app": "web"}, "ports": [{"port": 80}]}});
         let pod = json!({"kind": "Pod", "metadata": {"name": "p", "namespace": "shop", "labels": {"app": "web"}},
             "spec": {"nodeName": "n", "containers": [{"name": "c"}]}, "status": {"podIP": "10.1.0.5"}});
         let node = json!({"kind": "Node", "metadata": {"name": "n"}, "spec": {"podCIDR": "10.1.0.0/24"}});
-        let (objects, assumed) = from_manifests(vec![service, pod, node], &ranges()).unwrap();
+        let (objects, assumed) = from_manifests(vec![service, pod, node], &ranges(), "default").unwrap();
         assert_eq!(cluster_ips(&objects.services[0]), ["10.96.0.7".parse::<IpAddr>().unwrap()]);
+        assert!(control_pods::is_ready(&objects.pods[0]), "it has an address and says nothing else");
         let endpoint = &objects.slices[0].endpoints.as_ref().unwrap()[0];
         assert_eq!(endpoint.addresses, ["10.1.0.5"]);
         let assumed: Vec<&str> = assumed.iter().map(|a| a.text.as_str()).collect();

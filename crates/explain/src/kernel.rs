@@ -18,6 +18,8 @@ pub struct NodeKernel {
     pub node: String,
     /// Our tables; none if they aren't there, or aren't ours any more.
     pub reading: Option<Reading>,
+    /// One of our tables is there, and has no rules.
+    pub emptied: bool,
     /// The settings that forwarding needs, as they are.
     pub settings: BTreeMap<&'static str, String>,
     /// How many connections are tracked, and how many may be.
@@ -92,6 +94,7 @@ pub fn read(node: &str) -> anyhow::Result<NodeKernel> {
     let conntrack = number("net.netfilter.nf_conntrack_count").zip(number("net.netfilter.nf_conntrack_max"));
     Ok(NodeKernel {
         node: node.to_owned(),
+        emptied: reading.is_none() && is_emptied(tables.iter().filter(|t| ours(t))),
         reading,
         settings,
         conntrack,
@@ -101,6 +104,11 @@ pub fn read(node: &str) -> anyhow::Result<NodeKernel> {
         links: Links::open()?.links()?.into_iter().map(|link| link.name).collect(),
         legacy: legacy(),
     })
+}
+
+/// Whether one of the tables is there without any rule, as after `nft flush table`.
+fn is_emptied<'t>(mut ours: impl Iterator<Item = &'t SurveyedTable>) -> bool {
+    ours.any(|table| table.chains.values().all(|chain| chain.rules.is_empty()))
 }
 
 /// The tables of the older iptables in this network namespace (net/netfilter/x_tables.c makes these files).
@@ -142,4 +150,23 @@ fn translated_udp() -> io::Result<Vec<Flow>> {
         })?;
     }
     Ok(flows)
+}
+
+#[cfg(test)]
+mod tests {
+    use portolan_sys::nft::SurveyedChain;
+
+    use super::*;
+
+    #[test]
+    fn a_table_is_emptied_only_if_it_is_there_and_has_no_rule() {
+        let with = |rules: usize| {
+            let rules = (0..rules).map(|_| Default::default()).collect();
+            let chains = [("nat".to_owned(), SurveyedChain { rules, ..SurveyedChain::default() })].into();
+            SurveyedTable { chains, ..SurveyedTable::default() }
+        };
+        assert!(!is_emptied([].iter()));
+        assert!(is_emptied([with(0), with(1)].iter()), "that of one family is enough");
+        assert!(!is_emptied([with(1)].iter()), "the other one is deleted, and this one is as it was");
+    }
 }

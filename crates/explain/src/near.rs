@@ -1,17 +1,21 @@
 //! Names that were meant: the nearest of those that there are.
 
-/// How many letters have to be put in, taken out or changed to make one text of the other (Levenshtein's distance).
+/// How many letters have to be put in, taken out, changed, or swapped with their neighbour to make one text of the other (the
+/// restricted distance of Damerau and Levenshtein).
 pub fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut before: Vec<usize> = Vec::new();
     let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+    for i in 0..a.len() {
+        let mut next = vec![i + 1];
+        for j in 0..b.len() {
+            let mut least = (row[j] + usize::from(a[i] != b[j])).min(row[j + 1] + 1).min(next[j] + 1);
+            if i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j] {
+                least = least.min(before[j - 1] + 1);
+            }
+            next.push(least);
         }
+        before = std::mem::replace(&mut row, next);
     }
     row[b.len()]
 }
@@ -38,7 +42,8 @@ mod tests {
         assert_eq!(distance("kitten", "sitting"), 3);
         let known = ["echo-hostname", "billing", "web"];
         assert_eq!(nearest("echo-hostnam", known), Some("echo-hostname"));
-        assert_eq!(nearest("wbe", known), None);
+        assert_eq!(nearest("wbe", known), Some("web"), "neighbours swapped are one slip");
+        assert_eq!(nearest("abc", known), None);
         assert_eq!(nearest("wev", known), Some("web"));
         assert_eq!(nearest("checkout", known), None);
     }

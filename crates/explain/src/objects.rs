@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Node, Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -31,6 +31,10 @@ pub struct Objects {
     pub leases: Vec<Lease>,
     /// The Deployments of the Service's namespace.
     pub deployments: Vec<Deployment>,
+    /// The StatefulSets of the Service's namespace.
+    pub statefulsets: Vec<StatefulSet>,
+    /// The ReplicaSets of the Service's namespace.
+    pub replicasets: Vec<ReplicaSet>,
     /// The events of the Service's namespace.
     pub events: Vec<Event>,
     /// The NetworkPolicies of the Service's namespace.
@@ -138,6 +142,11 @@ pub fn cluster_ips(service: &Service) -> Vec<IpAddr> {
     listed.unwrap_or(single).iter().filter_map(|a| a.parse().ok()).collect()
 }
 
+/// Whether a Service has no address on purpose.
+pub fn is_headless(service: &Service) -> bool {
+    spec(service).cluster_ip.as_deref() == Some("None")
+}
+
 /// The addresses of a Service's load balancers, and whether the load balancer wants the traffic itself (`ipMode: Proxy`).
 pub fn ingress(service: &Service) -> Vec<(IpAddr, bool)> {
     let status = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()?.ingress.as_deref());
@@ -185,6 +194,15 @@ pub fn node_addresses(node: &Node) -> Vec<IpAddr> {
 pub fn is_node_ready(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// How the container runtime of Portolan's nodes calls itself: there pods are routed to by the kernel's table.
+const RUNTIME: &str = "portolan://";
+
+/// Whether `portolan node` runs a node.
+pub fn is_portolans(node: &Node) -> bool {
+    let info = node.status.as_ref().and_then(|s| s.node_info.as_ref());
+    info.is_some_and(|i| i.container_runtime_version.starts_with(RUNTIME))
 }
 
 /// The first address of a family, or the first of all if any will do.

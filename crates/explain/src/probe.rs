@@ -30,6 +30,8 @@ pub enum Outcome {
     Accepted,
     /// It was refused.
     Refused,
+    /// There is no way there, as the kernel or a router said.
+    Unreachable,
     /// Nothing came back.
     Silent,
 }
@@ -40,6 +42,11 @@ pub async fn connect(targets: &BTreeSet<SocketAddr>, through: bool) -> Vec<Probe
         let outcome = match tokio::time::timeout(PATIENCE, tokio::net::TcpStream::connect(to)).await {
             Ok(Ok(_)) => Outcome::Accepted,
             Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Outcome::Refused,
+            Ok(Err(error))
+                if matches!(error.kind(), ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable) =>
+            {
+                Outcome::Unreachable
+            }
             Ok(Err(_)) | Err(_) => Outcome::Silent,
         };
         Probe { to, through, outcome }

@@ -89,12 +89,22 @@ impl Place {
 }
 
 impl Target {
-    /// Reads `service/NAME`, `service/NAMESPACE/NAME`, `node:NAME`, an address, or an address with a port, which is given too.
+    /// Reads `service/NAME`, `service/NAMESPACE/NAME`, `NAMESPACE/NAME`, `node:NAME`, or an address; a port behind one is given too.
     pub fn parse(text: &str, namespace: &str) -> Result<(Target, Option<u16>), String> {
         if let Some((kind, name)) = kind_and_name(text) {
             return match kind {
-                "service" | "svc" | "services" => Ok((Target::Service(service_name(name, namespace)), None)),
-                "node" | "no" | "nodes" => Ok((Target::Node(name.to_owned()), None)),
+                "service" | "svc" | "services" => {
+                    let (name, port) = name_and_port(name)?;
+                    Ok((Target::Service(service_name(name, namespace)?), port))
+                }
+                "node" | "no" | "nodes" => {
+                    let (name, port) = name_and_port(name)?;
+                    Ok((Target::Node(name.to_owned()), port))
+                }
+                _ if text.as_bytes().get(kind.len()) == Some(&b'/') && !OTHER_KINDS.contains(&kind) => {
+                    let (name, port) = name_and_port(text)?;
+                    Ok((Target::Service(service_name(name, namespace)?), port))
+                }
                 _ => Err(format!("{kind:?} is nothing that a connection is sent to; {TARGETS}")),
             };
         }
@@ -110,15 +120,71 @@ impl Target {
 
 const PLACES: &str = "write pod:NAMESPACE/NAME, node:NAME, an address, or outside";
 const TARGETS: &str = "write service/NAME, node:NAME, or an address";
+/// Kinds of objects, as users write them, that are no Services: they are no namespaces either.
+const OTHER_KINDS: &[&str] = &[
+    "pod",
+    "pods",
+    "po",
+    "deployment",
+    "deployments",
+    "deploy",
+    "replicaset",
+    "replicasets",
+    "rs",
+    "statefulset",
+    "statefulsets",
+    "sts",
+    "daemonset",
+    "daemonsets",
+    "ds",
+    "job",
+    "jobs",
+    "cronjob",
+    "cronjobs",
+    "node",
+    "nodes",
+    "no",
+    "endpoints",
+    "ep",
+    "endpointslice",
+    "endpointslices",
+    "ingress",
+    "ingresses",
+    "ing",
+    "configmap",
+    "configmaps",
+    "cm",
+    "namespace",
+    "namespaces",
+    "ns",
+];
+
+/// `NAME` or `NAME:PORT`.
+fn name_and_port(text: &str) -> Result<(&str, Option<u16>), String> {
+    let Some((name, port)) = text.rsplit_once(':') else { return Ok((text, None)) };
+    match port.parse() {
+        Ok(number) if number != 0 => Ok((name, Some(number))),
+        _ => Err(format!("{port:?} is not a port; write a number from 1 to 65535")),
+    }
+}
 
 /// A Service's name as users write it: `NAME`, `NAMESPACE/NAME`, with or without `service/` before.
-pub fn service_name(text: &str, namespace: &str) -> ServiceName {
-    let text = match text.split_once(['/', ':']) {
-        Some(("service" | "svc" | "services", name)) => name,
-        _ => text,
+pub fn service_name(text: &str, namespace: &str) -> Result<ServiceName, String> {
+    let (bare, is_kind) = match text.split_once(['/', ':']) {
+        Some(("service" | "svc" | "services", name)) => (name, true),
+        _ => (text, false),
     };
-    let (namespace, name) = text.split_once('/').unwrap_or((namespace, text));
-    ServiceName::new(namespace, name)
+    let (namespace, name) = bare.split_once('/').unwrap_or((namespace, bare));
+    let other = !is_kind && bare.contains('/') && OTHER_KINDS.contains(&namespace);
+    if other
+        || namespace.is_empty()
+        || name.is_empty()
+        || name.contains(['/', ':'])
+        || namespace.contains(':')
+    {
+        return Err(format!("{text:?} is not a Service; write NAME, service/NAME, or NAMESPACE/NAME"));
+    }
+    Ok(ServiceName::new(namespace, name))
 }
 
 /// `kind:name` or `kind/name`; an address is neither, though IPv6 has colons.
@@ -167,6 +233,16 @@ mod tests {
         assert_eq!(Target::parse("svc:default/web", "shop"), web("default"));
         let with_port = Ok((Target::Address("10.96.0.1".parse().unwrap()), Some(80)));
         assert_eq!(Target::parse("10.96.0.1:80", "shop"), with_port);
-        assert_eq!(service_name("service/a/web", "shop"), ServiceName::new("a", "web"));
+        let at_port = |n: &str| Ok((Target::Service(ServiceName::new(n, "web")), Some(80)));
+        assert_eq!(Target::parse("svc/web:80", "shop"), at_port("shop"));
+        assert_eq!(Target::parse("a/web", "shop"), web("a"));
+        assert_eq!(Target::parse("a/web:80", "shop"), at_port("a"));
+        assert!(Target::parse("svc/web:http", "shop").unwrap_err().contains("not a port"));
+        assert_eq!(service_name("service/a/web", "shop"), Ok(ServiceName::new("a", "web")));
+        assert_eq!(service_name("a/web", "shop"), Ok(ServiceName::new("a", "web")));
+        for wrong in ["pod/foo", "deployment/web", "", "a/b/c", "service/", "/web", "web:80"] {
+            assert!(service_name(wrong, "shop").unwrap_err().contains("is not a Service"), "{wrong}");
+        }
+        assert!(Target::parse("deployment/web", "shop").is_err());
     }
 }

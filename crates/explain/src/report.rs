@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use kube::ResourceExt;
-use portolan_plan::model::{Action, Backend, Family, Frontend, FrontendKind, FrontendPlan, ServicePlan};
+use portolan_plan::model::{
+    Action, Backend, Family, FromOutside, Frontend, FrontendKind, FrontendPlan, ServicePlan,
+};
 use portolan_plan::service::Rule;
 use portolan_plan::trace::{Origin, Outcome, SourceSeen};
 use serde::Serialize;
@@ -13,7 +15,6 @@ use serde::Serialize;
 use crate::Evidence;
 use crate::cause::{Cause, Kind};
 use crate::diagnose::{self, diagnose};
-use crate::kernel::RouteSeen;
 use crate::objects::*;
 use crate::situation::{CantTell, FlowPath, Situation};
 
@@ -202,8 +203,9 @@ fn question(s: &Situation<'_>) -> String {
     match &s.evidence.question.about {
         About::Service(name) => format!("service {name}"),
         About::Flow(asked) => {
-            let port = asked.port.map_or(String::new(), |p| format!(" port {p}"));
-            format!("{} to {}{port}/{}", asked.from, asked.to, asked.protocol)
+            // Without a port a protocol would read as part of the name.
+            let port = asked.port.map_or(String::new(), |p| format!(" port {p}/{}", asked.protocol));
+            format!("{} to {}{port}", asked.from, asked.to)
         }
     }
 }
@@ -254,12 +256,18 @@ fn frontends(s: &Situation<'_>, service: &Service) -> Vec<FrontendRow> {
     for (node, picture) in &s.pictures {
         let Some(part) = picture.plan.services.get(&name_of(service)) else { continue };
         for (frontend, plan) in &part.frontends {
+            let outside = limited(action(&plan.action, part), plan);
+            let inside = plan.inside.as_ref().map(|a| action(a, part));
+            let (action, inside) = match is_closed(s, frontend, plan.kind) {
+                true => ("dropped: ClusterIP".to_owned(), inside.unwrap_or(outside)),
+                false => (outside, inside.unwrap_or_default()),
+            };
             let row = FrontendRow {
                 frontend: frontend_text(frontend),
                 kind: kind_name(plan.kind),
                 port: service_port(service, frontend),
-                action: limited(action(&plan.action, part), plan),
-                inside: plan.inside.as_ref().map(|a| action(a, part)).unwrap_or_default(),
+                action,
+                inside,
                 nodes: Vec::new(),
             };
             match rows.iter_mut().find(|(_, known)| FrontendRow { nodes: Vec::new(), ..known.clone() } == row)
@@ -271,6 +279,13 @@ fn frontends(s: &Situation<'_>, service: &Service) -> Vec<FrontendRow> {
     }
     rows.sort_by_key(|(kind, _)| *kind);
     rows.into_iter().map(|(_, row)| row).collect()
+}
+
+/// Whether nodes refuse outsiders at a frontend: as they were told, at cluster IPs.
+fn is_closed(s: &Situation<'_>, frontend: &Frontend, kind: FrontendKind) -> bool {
+    let told = &s.evidence.told;
+    let in_range = matches!(frontend, Frontend::Address { address, .. } if told.service_cidrs.iter().any(|r| r.contains(address)));
+    told.cluster_ip_from_outside == FromOutside::Refuse && kind == FrontendKind::ClusterIp && in_range
 }
 
 fn limited(text: String, plan: &FrontendPlan) -> String {
@@ -474,14 +489,17 @@ fn kernel(s: &Situation<'_>, causes: &[Cause]) -> Option<KernelSeen> {
         match (&kernel.reading, agrees) {
             (None, _) => match kernel.other_proxy() {
                 Some(proxy) => format!("not there; {proxy} forwards here"),
+                None if kernel.emptied => "there, empty".into(),
                 None => "not there".into(),
             },
-            (_, true) => format!("as planned: {} frontends", wanted.len()),
+            (_, true) => {
+                format!("as planned: {} frontend{}", wanted.len(), if wanted.len() == 1 { "" } else { "s" })
+            }
             (_, false) => "differ from the plan".into(),
         },
     );
     if !kernel.routes.is_empty() {
-        let bad = kernel.routes.values().filter(|way| matches!(way, RouteSeen::Refused(_))).count();
+        let bad = kernel.routes.keys().filter(|a| diagnose::no_way(s, kernel, **a).is_some()).count();
         let all = kernel.routes.len();
         check("routes to backends", format!("{} of {all}", all - bad));
     }
@@ -510,6 +528,7 @@ fn kernel(s: &Situation<'_>, causes: &[Cause]) -> Option<KernelSeen> {
         let seen = match probe.outcome {
             crate::probe::Outcome::Accepted => "accepted",
             crate::probe::Outcome::Refused => "refused",
+            crate::probe::Outcome::Unreachable => "unreachable",
             crate::probe::Outcome::Silent => "no answer",
         };
         check(&format!("connection to {}", probe.to), seen.into());

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Service, ServicePort};
 use kube::ResourceExt;
 use portolan_agent::from_kube::{self, Names};
 use portolan_agent::observed::{Observed, Said, Update};
-use portolan_plan::finding::Finding;
+use portolan_plan::finding::{Finding, Object};
 use portolan_plan::model::{Family, FromOutside, Plan, Protocol, ServiceName};
 use portolan_plan::planner::{StaleUdp, Views};
 use portolan_plan::trace::{Flow, Origin, Verdict};
@@ -165,6 +165,12 @@ impl<'e> Situation<'e> {
         let origin = source.origin(Family::of(target.0), &mut self.remarks)?;
         let flow = Flow { from: origin, destination: target.0, protocol: asked.protocol, port: target.1 };
         let verdict = picture.plan.trace(&flow);
+        // Who asks for an address means whoever has it.
+        let owner = verdict.because.first().map(|reason| &reason.object);
+        if let (Some(Object::Service(owner)), false) = (owner, matches!(asked.to, Target::Service(_))) {
+            self.service = objects.service(owner);
+            self.name = Some(owner.clone());
+        }
         if let Some(here) =
             self.evidence.kernel.as_ref().map(|k| &k.node).filter(|here| **here != node.name_any())
         {
@@ -237,6 +243,14 @@ impl<'e> Situation<'e> {
     /// The node whose decisions count for a flow.
     fn node_for(&mut self, source: &Source, destination: IpAddr) -> Result<Node, CantTell> {
         let objects = &self.evidence.objects;
+        if let (Some(asked), Some(own)) = (&self.evidence.question.node, &source.node)
+            && asked != own
+        {
+            return Err(CantTell(format!(
+                "--node {asked}: {} is on node {own}, which decides; leave --node out",
+                source.name
+            )));
+        }
         let named = self.evidence.question.node.as_ref().or(source.node.as_ref());
         if let Some(name) = named {
             return objects.node(name).map(|n| (**n).clone()).ok_or_else(|| no_node(objects, name));
@@ -318,7 +332,11 @@ fn port_asked(service: &Service, asked: &FlowAsked) -> Result<u16, CantTell> {
     if let Some(port) = asked.port {
         return Ok(port);
     }
-    let fits: Vec<&ServicePort> = ports(service).iter().filter(|p| carries(p, asked.protocol)).collect();
+    let mut fits: Vec<&ServicePort> = ports(service).iter().filter(|p| carries(p, asked.protocol)).collect();
+    // That the only one has another protocol is the answer.
+    if let ([], [only]) = (&fits[..], ports(service)) {
+        fits.push(only);
+    }
     match fits[..] {
         [port] => u16::try_from(port.port).map_err(|_| CantTell(format!("{} is not a port", port.port))),
         _ => Err(CantTell(format!(

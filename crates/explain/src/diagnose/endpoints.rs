@@ -82,9 +82,18 @@ fn matches_nothing(s: &Situation<'_>, service: &Service, selector: &BTreeMap<Str
     let pods: Vec<&Arc<Pod>> = s.evidence.objects.pods.iter().filter(|p| here(p.namespace())).collect();
     let mut text = format!("no pod of namespace {namespace} has {asked}");
     let mut remedy = "set the selector to the labels of the pods: kubectl get pods --show-labels".to_owned();
-    if let Some((count, label)) = nearest_label(selector, &pods) {
-        text.push_str(&format!("; {count} {} {label}", if count == 1 { "pod has" } else { "pods have" }));
-        remedy = format!("set the selector to {label}, or label the pods {asked}");
+    if let Some(nearest) = nearest_label(selector, &pods) {
+        let has = if nearest.count == 1 { "pod has" } else { "pods have" };
+        text.push_str(&format!("; {} {has} {}", nearest.count, nearest.label));
+        remedy = match nearest.meant {
+            true => {
+                format!("set the selector to {}, or label the pods {asked}", text_of(&nearest.corrected))
+            }
+            // Somebody else's pods: to send them what was meant for others would be worse than no answer.
+            false => format!(
+                "create pods with {asked} in namespace {namespace}, since a selector doesn't reach into another, or correct the selector: kubectl get pods --show-labels"
+            ),
+        };
     } else if pods.is_empty() {
         text = format!("there is no pod in namespace {namespace} at all; the selector asks for {asked}");
         remedy =
@@ -93,30 +102,48 @@ fn matches_nothing(s: &Situation<'_>, service: &Service, selector: &BTreeMap<Str
     Cause::new(Kind::SelectorMatchesNothing, s.object(), "spec.selector", text, remedy)
 }
 
-/// A Deployment whose pods the Service would select, if it had any.
+/// A workload whose pods the Service would select, if it had any.
 fn no_replicas(s: &Situation<'_>, service: &Service, asked: &str) -> Option<Cause> {
     let namespace = service.namespace().unwrap_or_default();
-    let here = |n: Option<String>| n.as_deref() == Some(&*namespace);
-    let deployments = &s.evidence.objects.deployments;
-    let deployment = deployments.iter().filter(|d| here(d.namespace())).find(|d| {
-        let template = d.spec.as_ref().and_then(|d| d.template.metadata.as_ref()?.labels.clone());
-        portolan_control::pods::selects(service, &template.unwrap_or_default())
-    })?;
-    let (object, name) = (format!("deployment {namespace}/{}", deployment.name_any()), deployment.name_any());
-    Some(match deployment.spec.as_ref().and_then(|d| d.replicas).unwrap_or(1) {
+    let objects = &s.evidence.objects;
+    let deployments = objects.deployments.iter().map(|d| {
+        let spec = d.spec.as_ref();
+        ("Deployment", &d.metadata, spec.map(|s| &s.template), spec.and_then(|s| s.replicas))
+    });
+    let statefulsets = objects.statefulsets.iter().map(|d| {
+        let spec = d.spec.as_ref();
+        ("StatefulSet", &d.metadata, spec.map(|s| &s.template), spec.and_then(|s| s.replicas))
+    });
+    // Those of a Deployment are its own affair: the older ones have no replicas on purpose.
+    let free = objects.replicasets.iter().filter(|r| r.owner_references().is_empty());
+    let replicasets = free.map(|d| {
+        let spec = d.spec.as_ref();
+        ("ReplicaSet", &d.metadata, spec.and_then(|s| s.template.as_ref()), spec.and_then(|s| s.replicas))
+    });
+    let all = deployments.chain(statefulsets).chain(replicasets);
+    let (kind, meta, _, replicas) = all
+        .filter(|(_, meta, ..)| meta.namespace.as_deref() == Some(&*namespace))
+        .find(|(.., template, _)| {
+            let labels = template.and_then(|t| t.metadata.as_ref()?.labels.clone());
+            portolan_control::pods::selects(service, &labels.unwrap_or_default())
+        })?;
+    let name = meta.name.clone().unwrap_or_default();
+    let lower = kind.to_lowercase();
+    let object = format!("{lower} {namespace}/{name}");
+    Some(match replicas.unwrap_or(1) {
         0 => Cause::new(
             Kind::ScaledToZero,
             object,
             "spec.replicas",
-            format!("the Deployment whose pods have {asked} has 0 replicas"),
-            format!("kubectl scale deployment {name} -n {namespace} --replicas=1"),
+            format!("the {kind} whose pods have {asked} has 0 replicas"),
+            format!("kubectl scale {lower} {name} -n {namespace} --replicas=1"),
         ),
         n => Cause::new(
             Kind::Starting,
             object,
             "status.replicas",
-            format!("the Deployment whose pods have {asked} should have {n} replicas, and has no pod"),
-            format!("kubectl describe deployment {name} -n {namespace}"),
+            format!("the {kind} whose pods have {asked} should have {n} replicas, and has no pod"),
+            format!("kubectl describe {lower} {name} -n {namespace}"),
         ),
     })
 }
@@ -125,14 +152,28 @@ fn text_of(labels: &BTreeMap<String, String>) -> String {
     labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")
 }
 
-/// The label that comes nearest to the selector's first term that no pod meets, and how many pods have it.
-fn nearest_label(selector: &BTreeMap<String, String>, pods: &[&Arc<Pod>]) -> Option<(usize, String)> {
+/// A label that comes near to what a selector asks for.
+struct Nearest {
+    label: String,
+    /// How many pods have it.
+    count: usize,
+    /// Whether it is so near that it may be what was meant.
+    meant: bool,
+    /// The whole selector as a pod with that label meets it.
+    corrected: BTreeMap<String, String>,
+}
+
+/// A label further from what is asked for than this is somebody else's.
+const FAR: usize = 16;
+
+/// The label that comes nearest to the selector's first term that no pod meets.
+fn nearest_label(selector: &BTreeMap<String, String>, pods: &[&Arc<Pod>]) -> Option<Nearest> {
     let has = |pod: &Arc<Pod>, key: &str, value: &str| pod.labels().get(key).is_some_and(|v| v == value);
     // The pods that meet most of the terms are those that were meant.
     let met = |pod: &Arc<Pod>| selector.iter().filter(|(k, v)| has(pod, k, v)).count();
     let most = pods.iter().map(|p| met(p)).max().unwrap_or(0);
     let best: Vec<&Arc<Pod>> = pods.iter().copied().filter(|p| met(p) == most).collect();
-    let mut candidates: BTreeMap<(usize, String), usize> = BTreeMap::new();
+    let mut candidates: BTreeMap<(usize, String), (usize, &Arc<Pod>, &String)> = BTreeMap::new();
     for pod in &best {
         for (key, value) in selector.iter().filter(|(k, v)| !has(pod, k, v)) {
             for (k, v) in pod.labels() {
@@ -141,14 +182,21 @@ fn nearest_label(selector: &BTreeMap<String, String>, pods: &[&Arc<Pod>]) -> Opt
                     (false, true) if near::is_near(key, k) => near::distance(key, k),
                     // The value under another key: `name=web` for `app=web`.
                     (false, true) if k != "pod-template-hash" => 8,
-                    (true, false) => 16 + near::distance(value, v),
+                    (true, false) => FAR + near::distance(value, v),
                     _ => continue,
                 };
-                *candidates.entry((distance, format!("{k}={v}"))).or_default() += 1;
+                candidates.entry((distance, format!("{k}={v}"))).or_insert((0, *pod, key)).0 += 1;
             }
         }
     }
-    candidates.into_iter().next().map(|((_, label), count)| (count, label))
+    let ((distance, label), (count, pod, replaced)) = candidates.into_iter().next()?;
+    let mut corrected: BTreeMap<String, String> = selector
+        .keys()
+        .filter_map(|k| Some((k.clone(), pod.labels().get(k)?.clone())).filter(|_| k != replaced))
+        .collect();
+    let (k, v) = label.split_once('=')?;
+    corrected.insert(k.to_owned(), v.to_owned());
+    Some(Nearest { meant: distance < FAR, label, count, corrected })
 }
 
 /// The named targetPort is in no pod.
@@ -184,9 +232,13 @@ fn target_port(
         None => format!("no container port of the pods is named {wanted:?}; {has}"),
     };
     let near = near::nearest(wanted, declared.iter().map(|(n, ..)| n.as_str()).filter(|n| !n.is_empty()));
-    let remedy = match near {
-        Some(near) => format!("set targetPort: {near}, or name the container's port {wanted}"),
-        None => format!(
+    let remedy = match (other_protocol, near) {
+        (Some((_, _, proto)), _) => format!(
+            "set protocol: {proto} on the Service's port, or declare a {} port of that name in the container",
+            protocol(port)
+        ),
+        (None, Some(near)) => format!("set targetPort: {near}, or name the container's port {wanted}"),
+        (None, None) => format!(
             "set targetPort to a name or number that the containers have, or name the container's port {wanted}"
         ),
     };
@@ -312,7 +364,10 @@ pub fn notes(
                 s.object(),
                 format!("spec.ports[{}].targetPort", index(service, port)),
                 format!("no container declares port {number}; they declare {}", all.join(", ")),
-                "",
+                match &declared[..] {
+                    [(_, one, _)] => format!("set targetPort: {one}, or ask with --probe on a node"),
+                    _ => "set targetPort to one of these, or ask with --probe on a node".to_owned(),
+                },
             ));
         }
     }

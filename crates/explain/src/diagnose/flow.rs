@@ -1,11 +1,14 @@
 //! Why a flow doesn't get to a backend: each way in which a plan turns one away, as a cause.
 
+use std::net::IpAddr;
+
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use portolan_plan::finding::Object;
 use portolan_plan::model::{Family, ServiceName};
 use portolan_plan::trace::Outcome;
 
-use super::{endpoints, of_finding, shown};
+use super::{endpoints, of_finding, shown, where_addresses_are};
 use crate::cause::{Cause, Kind};
 use crate::objects::*;
 use crate::situation::{FlowPath, Picture, Situation, has_address, listed};
@@ -15,6 +18,10 @@ pub fn causes(s: &Situation<'_>, service: &Service, path: &FlowPath, causes: &mu
     let Some(picture) = s.pictures.get(&path.node) else { return };
     let decided = path.verdict.because.last().map_or("", |reason| &*reason.field);
     match &path.verdict.outcome {
+        // Who shares an address may get what was meant for another.
+        Outcome::Forward { .. } | Outcome::Reject | Outcome::Drop if other_owner(service, path).is_some() => {
+            causes.extend(clash(s, service, path, picture));
+        }
         Outcome::Forward { .. } => {}
         Outcome::NotAService => causes.extend(not_reached(s, service, path)),
         _ if decided == "spec.ports" => causes.extend(port_cause(s, service, path)),
@@ -27,8 +34,63 @@ pub fn causes(s: &Situation<'_>, service: &Service, path: &FlowPath, causes: &mu
     }
 }
 
+/// The Service that decided, if it is another than the one asked for.
+fn other_owner<'p>(service: &Service, path: &'p FlowPath) -> Option<&'p ServiceName> {
+    path.verdict.because.iter().find_map(|reason| match &reason.object {
+        Object::Service(name) => Some(name).filter(|name| **name != name_of(service)),
+        _ => None,
+    })
+}
+
+/// Another Service owns the address and port.
+fn clash(s: &Situation<'_>, service: &Service, path: &FlowPath, picture: &Picture) -> Option<Cause> {
+    let owner = other_owner(service, path)?;
+    if port_of(service, path).is_none() {
+        return port_cause(s, service, path);
+    }
+    let (address, port) = (path.flow.destination, path.flow.port);
+    let known = picture.findings.iter().filter(|f| f.object == Object::Service(name_of(service)));
+    let known = known.filter(|f| names_address(&f.text, address)).map(of_finding);
+    known.into_iter().find(|cause| cause.kind == Kind::FrontendClash).or_else(|| {
+        Some(Cause::new(
+            Kind::FrontendClash,
+            s.object(),
+            path.verdict.because.first().map_or("spec.ports", |reason| &*reason.field),
+            format!(
+                "{}/{} belongs to service {owner}, whose pods get what is sent there",
+                std::net::SocketAddr::new(address, port),
+                path.flow.protocol
+            ),
+            "choose another address or port, or delete that Service",
+        ))
+    })
+}
+
+/// Whether a text names an address, alone or with a port: 10.0.0.11 doesn't name 10.0.0.1.
+fn names_address(text: &str, address: IpAddr) -> bool {
+    let words = text.split(|c: char| !(c.is_ascii_hexdigit() || ".:[]".contains(c)));
+    words.map(|word| word.trim_end_matches(['.', ':'])).any(|word| {
+        word.parse() == Ok(address) || word.parse::<std::net::SocketAddr>().is_ok_and(|at| at.ip() == address)
+    })
+}
+
 /// The address is the Service's or a node's, but nothing is captured there.
 fn not_reached(s: &Situation<'_>, service: &Service, path: &FlowPath) -> Option<Cause> {
+    let (address, port) = (path.flow.destination, path.flow.port);
+    let known = uncaptured(s, service, path);
+    if known.is_some() || s.evidence.objects.pod_at(address).is_some() {
+        return known;
+    }
+    Some(Cause::new(
+        Kind::UndefinedPort,
+        s.object(),
+        "spec.ports",
+        format!("no Service has {port}/{} at {address}", path.flow.protocol),
+        format!("connect to a port that it has there; it has {}", listed(ports(service))),
+    ))
+}
+
+fn uncaptured(s: &Situation<'_>, service: &Service, path: &FlowPath) -> Option<Cause> {
     let (address, number) = (path.flow.destination, path.flow.port);
     if let Some((_, true)) = ingress(service).into_iter().find(|(ip, _)| *ip == address) {
         return Some(Cause::new(
@@ -39,10 +101,12 @@ fn not_reached(s: &Situation<'_>, service: &Service, path: &FlowPath) -> Option<
             "see to the load balancer, or connect to the ClusterIP inside of the cluster",
         ));
     }
-    if let Some(finding) =
-        s.pictures[&path.node].findings.iter().find(|f| f.text.contains(&address.to_string()))
-    {
-        return Some(of_finding(finding));
+    if has_address(service, address) && port_of(service, path).is_none() {
+        return port_cause(s, service, path);
+    }
+    let findings = s.pictures[&path.node].findings.iter().filter(|f| names_address(&f.text, address));
+    if let Some(cause) = findings.map(of_finding).find(|cause| !cause.kind.is_note()) {
+        return Some(cause);
     }
     if has_address(service, address) {
         return port_cause(s, service, path);
@@ -208,7 +272,7 @@ fn dropped(
             format!("address {}", path.flow.destination),
             "services",
             path.verdict.because.last().map_or_else(String::new, |r| r.text.clone()),
-            "see the addresses that there are: kubectl get services -A",
+            where_addresses_are(s),
         )),
     }
 }
@@ -235,4 +299,20 @@ fn nodes_with(picture: &Picture, name: &ServiceName, port: &ServicePort, family:
     nodes.sort();
     nodes.dedup();
     nodes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_named_only_as_a_whole() {
+        let named = |text: &str, address: &str| names_address(text, address.parse().expect("an address"));
+        assert!(named("10.80.0.1 is taken", "10.80.0.1"));
+        assert!(named("frontend 10.80.0.1:80/TCP belongs to it.", "10.80.0.1"));
+        assert!(named("[fd00::1]:80/TCP and fd00::2.", "fd00::1"));
+        assert!(named("[fd00::1]:80/TCP and fd00::2.", "fd00::2"));
+        assert!(!named("10.80.0.11 is taken", "10.80.0.1"));
+        assert!(!named("110.80.0.1:80", "10.80.0.1"));
+    }
 }

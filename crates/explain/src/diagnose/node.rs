@@ -16,8 +16,6 @@ use crate::kernel::{NodeKernel, RouteSeen};
 use crate::objects::*;
 use crate::situation::{Picture, Situation};
 
-/// How the container runtime of Portolan's nodes calls itself: there pods are routed to by the kernel's table.
-const RUNTIME: &str = "portolan://";
 /// How full the connection table may be, in percent.
 const FULL: u64 = 95;
 
@@ -122,7 +120,10 @@ pub fn kernel(s: &Situation<'_>, causes: &mut Vec<Cause>) {
             Kind::TableMissing,
             &node,
             "nftables: table portolan",
-            "the tables that forward Services are not in the kernel",
+            match kernel.emptied {
+                true => "the tables that forward Services are in the kernel, and empty",
+                false => "the tables that forward Services are not in the kernel",
+            },
             "see whether the agent runs: it writes them at its start, and again when they are gone",
         )),
         (Some(reading), _) => {
@@ -248,6 +249,24 @@ fn forwarding(
     }
 }
 
+fn node_of_pod_at(s: &Situation<'_>, address: IpAddr) -> Option<String> {
+    let pod = s.evidence.objects.pod_at(address)?;
+    portolan_control::pods::node_name(pod).map(str::to_owned)
+}
+
+/// Why the kernel of the node has no way to a backend, if it has none.
+pub(crate) fn no_way(s: &Situation<'_>, kernel: &NodeKernel, address: IpAddr) -> Option<String> {
+    let ours = s.evidence.objects.node(&kernel.node).is_some_and(|n| is_portolans(n));
+    match kernel.routes.get(&address)? {
+        RouteSeen::Refused(why) => Some(format!("there is no way to the backend {address}: {why}")),
+        // Elsewhere the network beyond the default route may know the way.
+        RouteSeen::Default if ours && node_of_pod_at(s, address).is_some() => {
+            Some(format!("there is no route to the backend {address}; it would leave by the default route"))
+        }
+        _ => None,
+    }
+}
+
 fn routes(
     s: &Situation<'_>,
     kernel: &NodeKernel,
@@ -255,25 +274,9 @@ fn routes(
     node: &str,
     causes: &mut Vec<Cause>,
 ) {
-    let ours = s.evidence.objects.node(&kernel.node).is_some_and(|n| {
-        let info = n.status.as_ref().and_then(|s| s.node_info.as_ref());
-        info.is_some_and(|i| i.container_runtime_version.starts_with(RUNTIME))
-    });
     for address in backends.iter().map(|b| b.address).collect::<BTreeSet<IpAddr>>() {
-        let whose = s
-            .evidence
-            .objects
-            .pod_at(address)
-            .and_then(|p| portolan_control::pods::node_name(p).map(str::to_owned));
-        let text = match kernel.routes.get(&address) {
-            Some(RouteSeen::Refused(why)) => format!("there is no way to the backend {address}: {why}"),
-            // Elsewhere the network beyond the default route may know the way.
-            Some(RouteSeen::Default) if ours && whose.is_some() => {
-                format!("there is no route to the backend {address}; it would leave by the default route")
-            }
-            _ => continue,
-        };
-        let towards = whose.map_or(String::new(), |n| format!(" by way of node {n}"));
+        let Some(text) = no_way(s, kernel, address) else { continue };
+        let towards = node_of_pod_at(s, address).map_or(String::new(), |n| format!(" by way of node {n}"));
         causes.push(Cause::new(
             Kind::RouteMissing,
             node,

@@ -47,7 +47,7 @@ fn pod(name: &str, node: &str, ip: &str) -> Value {
 /// A Service with a pod on each of two nodes, seen from node-1's kernel, which has all of it.
 fn healthy(over: Value) -> Evidence {
     let values = vec![service(over), pod("a", "node-1", "10.244.1.5"), pod("b", "node-2", "10.244.2.5")];
-    let (objects, _) = from_manifests(values, &ranges()).expect("manifests");
+    let (objects, _) = from_manifests(values, &ranges(), "default").expect("manifests");
     let told = Told {
         service_cidrs: ranges(),
         cluster_ip_from_outside: FromOutside::Refuse,
@@ -151,7 +151,12 @@ fn each_way_in_which_a_service_is_not_what_the_client_takes_it_for_is_named() {
         ExternalName,
         "example.org",
     );
-    first(&healthy_less(json!({"clusterIP": "None", "clusterIPs": ["None"]})), Headless, "no address");
+    let mut evidence = healthy_less(json!({"clusterIP": "None", "clusterIPs": ["None"]}));
+    assert_eq!(kinds(&evidence), [Kind::Finding], "healthy, and without an address");
+    flow(&mut evidence, Place::Node("node-1".into()), "service/web", 80);
+    first(&evidence, Headless, "no address");
+    let nobody = json!({"clusterIP": "None", "clusterIPs": ["None"], "selector": {"app": "wbe"}});
+    first(&healthy_less(nobody), SelectorMatchesNothing, "2 pods have app=web");
 
     let node = || Place::Node("node-1".into());
     for (from, to, port, kind, says) in [
@@ -206,6 +211,18 @@ fn each_reason_for_which_nobody_is_there_is_named() {
     first(&evidence, ScaledToZero, "0 replicas");
     evidence.objects.deployments[0].spec.as_mut().unwrap().replicas = Some(2);
     first(&evidence, Starting, "should have 2 replicas");
+    evidence.objects.deployments.clear();
+    let scaled = |kind: &str| {
+        json!({"kind": kind, "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"replicas": 0, "serviceName": "", "selector": {}, "template": {"metadata": {"labels": {"app": "web"}}}}})
+    };
+    evidence.objects.replicasets = vec![of(scaled("ReplicaSet"))];
+    first(&evidence, ScaledToZero, "the ReplicaSet");
+    evidence.objects.replicasets[0].metadata.owner_references =
+        Some(vec![of(json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "u"}))]);
+    first(&evidence, SelectorMatchesNothing, "at all");
+    evidence.objects.statefulsets = vec![of(scaled("StatefulSet"))];
+    first(&evidence, ScaledToZero, "the StatefulSet");
 
     first(
         &with_pods(|pod| {
@@ -265,6 +282,10 @@ fn each_fault_between_ready_pods_and_their_endpoints_is_named() {
     let named = |target: &str| json!({"ports": [{"name": "http", "port": 80, "targetPort": target, "nodePort": 30080}]});
     first(&healthy_less(named("htpp")), TargetPortMissing, "http (8080/TCP)");
     first(&healthy_less(named("htpp")), TargetPortMissing, "\"htpp\"");
+    let datagram = json!({"ports": [{"name": "http", "port": 80, "protocol": "UDP", "targetPort": "http"}]});
+    let cause = diagnose(&Situation::of(&healthy_less(datagram)).expect("a situation")).remove(0);
+    assert_eq!(cause.kind, TargetPortMissing);
+    assert!(cause.remedy.starts_with("set protocol: TCP"), "{cause:?}");
     let mut evidence = healthy_less(json!({}));
     evidence.objects.slices.clear();
     first(&evidence, SlicesMissing, "no IPv4 EndpointSlice");
@@ -369,6 +390,81 @@ fn each_reason_for_which_an_address_is_missing_is_named() {
 }
 
 #[test]
+fn a_flow_that_another_service_gets_does_not_answer() {
+    let mut evidence = healthy_less(json!({"externalIPs": ["203.0.113.50"]}));
+    let mut other = evidence.objects.services[0].clone();
+    other.metadata.name = Some("older".into());
+    let spec = other.spec.as_mut().unwrap();
+    (spec.cluster_ip, spec.cluster_ips) = (Some("10.96.0.8".into()), Some(vec!["10.96.0.8".into()]));
+    spec.ports.as_mut().unwrap()[0].node_port = None;
+    evidence.objects.services.push(other);
+    let mut slice = evidence.objects.slices[0].clone();
+    slice.metadata.name = Some("older-0".into());
+    slice.metadata.labels = Some([(portolan_control::SERVICE_NAME.to_owned(), "older".to_owned())].into());
+    evidence.objects.slices.push(slice);
+    flow(&mut evidence, Place::Outside, "service/web", 80);
+    first(&evidence, FrontendClash, "belongs to service shop/older");
+    flow(&mut evidence, Place::Outside, "203.0.113.50", 80);
+    assert_eq!(kinds(&evidence), [], "who asks for the address means whoever has it");
+    flow(&mut evidence, Place::Outside, "203.0.113.50", 82);
+    first(&evidence, UndefinedPort, "82");
+}
+
+#[test]
+fn a_service_with_nothing_to_connect_to_does_not_answer() {
+    first(&healthy_less(json!({"ports": []})), UndefinedPort, "no ports");
+    first(
+        &healthy_less(json!({"ports": [{"name": "http", "port": 99999, "targetPort": "http"}]})),
+        UndefinedPort,
+        "99999",
+    );
+    first(&healthy_less(json!({"clusterIP": "banana", "clusterIPs": ["banana"]})), AddressRefused, "banana");
+}
+
+#[test]
+fn a_question_is_not_bent_to_fit() {
+    let mut evidence = healthy_less(json!({}));
+    flow(&mut evidence, Place::Pod { namespace: "shop".into(), name: "a".into() }, "service/web", 80);
+    evidence.question.node = Some("node-2".into());
+    let refused = Situation::of(&evidence).expect_err("the pod is on another node").0;
+    assert!(refused.contains("on node node-1"), "{refused}");
+    evidence.question.node = None;
+    if let About::Flow(asked) = &mut evidence.question.about {
+        (asked.port, asked.protocol) = (None, portolan_plan::model::Protocol::Udp);
+    }
+    first(&evidence, ProtocolMismatch, "is TCP");
+}
+
+#[test]
+fn a_selector_is_corrected_as_a_whole_and_never_to_a_strangers_pods() {
+    let remedy = |over: Value| {
+        let evidence = healthy_less(over);
+        diagnose(&Situation::of(&evidence).expect("a situation")).remove(0).remedy
+    };
+    let stranger = remedy(json!({"selector": {"app": "postgres"}}));
+    assert!(!stranger.contains("set the selector"), "{stranger}");
+    assert!(stranger.contains("doesn't reach into another"), "{stranger}");
+    assert!(remedy(json!({"selector": {"app": "wbe"}})).contains("set the selector to app=web,"));
+    let mut evidence = healthy_less(json!({"selector": {"app": "web", "tier": "frnot"}}));
+    for pod in &mut evidence.objects.pods {
+        Arc::make_mut(pod).metadata.labels.as_mut().unwrap().insert("tier".into(), "front".into());
+    }
+    let cause = diagnose(&Situation::of(&evidence).expect("a situation")).remove(0);
+    assert!(cause.remedy.contains("set the selector to app=web,tier=front,"), "{cause:?}");
+}
+
+#[test]
+fn what_outsiders_get_at_a_cluster_ip_is_told_as_nodes_were_told() {
+    let mut evidence = healthy_less(json!({"type": "ClusterIP"}));
+    let row = |evidence: &Evidence| crate::report::examine(evidence).expect("a report").frontends.remove(0);
+    let closed = row(&evidence);
+    assert_eq!((&*closed.action, &*closed.inside), ("dropped: ClusterIP", "2 backends"));
+    evidence.told.cluster_ip_from_outside = FromOutside::Masquerade;
+    let open = row(&evidence);
+    assert_eq!((&*open.action, &*open.inside), ("2 backends", ""));
+}
+
+#[test]
 fn what_the_kernel_does_otherwise_than_the_plan_is_named() {
     let kernel = |change: &dyn Fn(&mut NodeKernel)| {
         let mut evidence = healthy(json!({}));
@@ -376,6 +472,7 @@ fn what_the_kernel_does_otherwise_than_the_plan_is_named() {
         evidence
     };
     first(&kernel(&|k| k.reading = None), TableMissing, "not in the kernel");
+    first(&kernel(&|k| (k.reading, k.emptied) = (None, true)), TableMissing, "in the kernel, and empty");
     let lacking = kernel(&|k| {
         k.reading.as_mut().unwrap().frontends.pop_first();
     });
