@@ -188,7 +188,8 @@ impl Engine {
             State::Known(mirror) => Some(&**mirror),
             State::Unread => None,
         };
-        let found = read::shapes(&mut self.kernel, &self.table, known, false)?;
+        let table = &self.table;
+        let found = steadily(&mut self.kernel, |kernel| read::shapes(kernel, table, known, false))?;
         if !found.is_whole() {
             return Ok(Some(texts(&found, &self.table).join(", ")));
         }
@@ -226,14 +227,17 @@ impl Engine {
         let mut mirror = match known {
             Ok(mirror) => mirror,
             Err(Some(mirror)) => {
-                found = read::tables(&mut self.kernel, &self.table, Some(&mirror), self.anew)?;
+                let (table, anew) = (&self.table, self.anew);
+                found =
+                    steadily(&mut self.kernel, |kernel| read::tables(kernel, table, Some(&mirror), anew))?;
                 put_right = mirror.restore(&found);
                 applied.damage = texts(&found, &self.table);
                 applied.damage.extend(lost_and_strange(&put_right));
                 mirror
             }
             Err(None) => {
-                found = read::tables(&mut self.kernel, &self.table, None, self.anew)?;
+                let (table, anew) = (&self.table, self.anew);
+                found = steadily(&mut self.kernel, |kernel| read::tables(kernel, table, None, anew))?;
                 applied.damage =
                     found.damage.iter().flat_map(|(family, damage)| damage.texts(*family)).collect();
                 let contents = std::mem::take(&mut found.contents);
@@ -338,6 +342,24 @@ impl Engine {
         }
         self.kernel.commit(batch)?;
         Ok(())
+    }
+}
+
+/// Reads until what isn't whole was read in one piece: a commit in between, such as the deletion of the table, would else show
+/// as damage that was never there. At most so often: somebody may commit without end.
+fn steadily(
+    kernel: &mut Nftables,
+    mut read: impl FnMut(&mut Nftables) -> io::Result<Found>,
+) -> io::Result<Found> {
+    const ATTEMPTS: usize = 5;
+    let mut attempts = 0;
+    loop {
+        let before = kernel.generation()?;
+        let found = read(kernel)?;
+        attempts += 1;
+        if found.is_whole() || attempts == ATTEMPTS || kernel.generation()? == before {
+            return Ok(found);
+        }
     }
 }
 
