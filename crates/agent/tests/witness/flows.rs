@@ -10,12 +10,13 @@ use portolan_plan::model::{Frontend, Plan};
 use portolan_plan::planner::{Views, plan_all};
 use portolan_plan::trace::{Flow, Origin, Outcome, Verdict};
 use portolan_plan::view::{EndpointsView, NodeView};
+use portolan_sys::trial;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::draw::{ANOTHER_PROXY, Cluster, Dice, Drawn, Flows, NODE, Taste};
 use crate::judge::{Counts, Judge, ROWS};
-use crate::stage::{self, World};
+use crate::stage::World;
 use crate::world::{self, Wires};
 
 /// Flows to one cluster before the next is drawn.
@@ -187,16 +188,19 @@ fn spread(plan: &Plan, flows: &mut Flows, dice: &mut Dice) -> Vec<Drawn> {
 
 /// Runs a test in a world with wires.
 pub fn wires(promise: &str, test: impl FnOnce(&mut Wires)) {
-    stage::world(promise, |_| {
-        // A world of its own, which the ears can own.
-        let world = World::new().expect("a world as the one before");
-        let _routes = world.router.run(|| {
-            let refused = portolan_agent::sysctl::set_all(portolan_agent::sysctl::LOCALHOST.to_vec());
-            assert!(refused.is_empty(), "{refused:?}");
-            portolan_agent::localhost::Routes::keep().expect("routes to ::1")
-        });
-        test(&mut Wires::new(world).expect("wires"));
+    if !trial::goes_on(promise) {
+        return;
+    }
+    let world = match World::new() {
+        Ok(world) => world,
+        Err(error) => return trial::skipped(promise, &format!("network namespaces: {error}")),
+    };
+    let _routes = world.router.run(|| {
+        let refused = portolan_agent::sysctl::set_all(portolan_agent::sysctl::LOCALHOST.to_vec());
+        assert!(refused.is_empty(), "{refused:?}");
+        portolan_agent::localhost::Routes::keep().expect("routes to ::1")
     });
+    test(&mut Wires::new(world).expect("wires"));
 }
 
 #[test]
