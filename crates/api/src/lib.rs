@@ -22,6 +22,7 @@ pub mod meta;
 pub mod patch;
 pub mod pod;
 pub mod protobuf;
+pub mod review;
 pub mod scale;
 pub mod schema;
 pub mod selector;

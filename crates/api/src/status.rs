@@ -254,7 +254,8 @@ impl Status {
             "reason": self.reason,
         });
         if let Some(map) = out.as_object_mut() {
-            if !self.details.is_empty() {
+            // A refusal about a bare path says that it has nothing to say of any object (apimachinery's `NewForbidden`).
+            if !self.details.is_empty() || self.reason == "Forbidden" {
                 map.insert("details".into(), Value::Object(self.details.clone()));
             }
             map.insert("code".into(), self.code.into());

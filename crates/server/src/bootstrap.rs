@@ -20,6 +20,7 @@ pub(crate) async fn run(server: &Server) -> Result<()> {
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         create(server, server.namespaces(), None, object).await?;
     }
+    crate::rbac::reconcile(server).await?;
     let config = &server.config;
     let Some(primary) = config.service_cidrs.first() else {
         return Err(Error::Config {

@@ -138,6 +138,7 @@ impl Server {
     pub(crate) async fn delete(&self, call: &Call) -> Answer {
         let options = Options::read(call)?;
         let kind = call.kind;
+        self.guard(call, None, None)?;
         match self.delete_object(call.subject(), &options).await? {
             Deleted::Going(object) => Ok(respond(StatusCode::OK, &call.show(object))),
             Deleted::Gone(object) if returns_object(kind) => Ok(respond(StatusCode::OK, &call.show(object))),

@@ -7,7 +7,17 @@ mod config; // what a server is told at its start
 mod serve;
 mod server; // the server, and the in-process client's way in // the same over TLS
 
+mod accounts; // service accounts' tokens
+mod attributes; // what a request would do
 mod auth; // who asks
+mod authorize; // who may
+mod certificate; // who asks by certificate
+mod guard; // writes that their author may not make
+mod impersonate; // asking as somebody else
+mod jwt; // signed tokens
+mod nodes; // what a node may
+mod rbac; // what roles allow
+mod review; // questions about all that
 mod http; // one request, from its head to its answer
 mod negotiate; // in which form the answer goes back
 mod path; // what a URL asks for

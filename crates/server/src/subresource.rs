@@ -126,6 +126,7 @@ impl Server {
     /// POST of a pod's `eviction`. No disruption budgets here yet: it is a deletion.
     pub(crate) async fn evict(&self, call: &Call) -> Answer {
         let body = call.read(("policy/v1", "Eviction"))?;
+        self.guard(call, Some(&body), None)?;
         let none = json!({});
         let options = Options::from_value(walk::at(&body, "deleteOptions").unwrap_or(&none))?;
         // Which of the two it became, the evictor doesn't ask.

@@ -176,6 +176,7 @@ impl Server {
         let mut object = call.json()?;
         let mut warnings = Vec::new();
         call.admit(&mut object, None, &mut warnings)?;
+        self.guard(call, Some(&object), None)?;
         let (object, more) =
             self.create_object(call.kind, call.path.namespace.as_deref(), object, dry_run).await?;
         warnings.extend(more);
@@ -207,6 +208,7 @@ impl Server {
                 txn.compares.push(self.open_namespace(kind, &name, namespace).await?);
             }
             kind.prepare_create(&mut new);
+            self.fill_token(kind, &mut new).await?;
             self.allocate(kind, &mut new, None, dry_run, &mut txn).await?;
             let errors = kind.check_create(&new);
             if !errors.is_empty() {
@@ -295,10 +297,15 @@ impl Server {
         let mut body = call.json()?;
         let mut warnings = Vec::new();
         call.admit_replacement(&mut body, &mut warnings)?;
-        let changed = self.modify(call.subject(), Part::Main, dry_run, |_| Ok(body.clone())).await;
+        let make = |old: &Value| {
+            self.guard(call, Some(&body), Some(old))?;
+            Ok(body.clone())
+        };
+        let changed = self.modify(call.subject(), Part::Main, dry_run, make).await;
         match changed {
             Err(status) if status.code == 404 && creates(call.kind, &body) => {
                 walk::set(&mut body, "metadata.name", call.name());
+                self.guard(call, Some(&body), None)?;
                 let namespace = call.path.namespace.as_deref();
                 let (object, more) = self.create_object(call.kind, namespace, body, dry_run).await?;
                 warnings.extend(more);
@@ -322,7 +329,11 @@ impl Server {
         let mut body = call.json()?;
         let mut warnings = Vec::new();
         call.admit_replacement(&mut body, &mut warnings)?;
-        let object = self.modify(call.subject(), Part::Status, call.dry_run()?, |_| Ok(body.clone())).await?;
+        let make = |old: &Value| {
+            self.guard(call, Some(&body), Some(old))?;
+            Ok(body.clone())
+        };
+        let object = self.modify(call.subject(), Part::Status, call.dry_run()?, make).await?;
         call.written(StatusCode::OK, object, &warnings)
     }
 
@@ -338,6 +349,7 @@ impl Server {
             let mut new = patch(old)?;
             let mut found = Vec::new();
             call.admit(&mut new, Some(old), &mut found)?;
+            self.guard(call, Some(&new), Some(old))?;
             *warnings.lock() = found;
             Ok(new)
         };
@@ -370,6 +382,7 @@ impl Server {
             let errors = match part {
                 Part::Main => {
                     kind.prepare_update(&mut new, &old);
+                    self.fill_token(kind, &mut new).await?;
                     self.allocate(kind, &mut new, Some(&old), dry_run, &mut txn).await?;
                     kind.count_generation(&mut new, &old);
                     kind.check_update(&new, &old)
