@@ -10,7 +10,7 @@ const AUTHORIZATION: &str = "authorization.k8s.io";
 
 static TOKEN_REVIEW: Kind = Kind {
     namespaced: false,
-    ..base::<authentication::TokenReview>(
+    ..Kind::of::<authentication::TokenReview>(
         AUTHENTICATION,
         "v1",
         ("TokenReview", "TokenReviewList"),
@@ -19,14 +19,14 @@ static TOKEN_REVIEW: Kind = Kind {
 };
 static SELF_SUBJECT_REVIEW: Kind = Kind {
     namespaced: false,
-    ..base::<authentication::SelfSubjectReview>(
+    ..Kind::of::<authentication::SelfSubjectReview>(
         AUTHENTICATION,
         "v1",
         ("SelfSubjectReview", "SelfSubjectReviewList"),
         ("selfsubjectreviews", "selfsubjectreview"),
     )
 };
-static LOCAL_ACCESS: Kind = base::<authorization::LocalSubjectAccessReview>(
+static LOCAL_ACCESS: Kind = Kind::of::<authorization::LocalSubjectAccessReview>(
     AUTHORIZATION,
     "v1",
     ("LocalSubjectAccessReview", "LocalSubjectAccessReviewList"),
@@ -34,7 +34,7 @@ static LOCAL_ACCESS: Kind = base::<authorization::LocalSubjectAccessReview>(
 );
 static SELF_ACCESS: Kind = Kind {
     namespaced: false,
-    ..base::<authorization::SelfSubjectAccessReview>(
+    ..Kind::of::<authorization::SelfSubjectAccessReview>(
         AUTHORIZATION,
         "v1",
         ("SelfSubjectAccessReview", "SelfSubjectAccessReviewList"),
@@ -43,7 +43,7 @@ static SELF_ACCESS: Kind = Kind {
 };
 static SELF_RULES: Kind = Kind {
     namespaced: false,
-    ..base::<authorization::SelfSubjectRulesReview>(
+    ..Kind::of::<authorization::SelfSubjectRulesReview>(
         AUTHORIZATION,
         "v1",
         ("SelfSubjectRulesReview", "SelfSubjectRulesReviewList"),
@@ -52,7 +52,7 @@ static SELF_RULES: Kind = Kind {
 };
 static ACCESS: Kind = Kind {
     namespaced: false,
-    ..base::<authorization::SubjectAccessReview>(
+    ..Kind::of::<authorization::SubjectAccessReview>(
         AUTHORIZATION,
         "v1",
         ("SubjectAccessReview", "SubjectAccessReviewList"),
@@ -60,39 +60,11 @@ static ACCESS: Kind = Kind {
     )
 };
 
-/// A kind without anything particular.
-const fn base<T: serde::de::DeserializeOwned>(
-    group: &'static str,
-    version: &'static str,
-    (kind, list_kind): (&'static str, &'static str),
-    (plural, singular): (&'static str, &'static str),
-) -> Kind {
-    Kind {
-        group,
-        version,
-        kind,
-        list_kind,
-        plural,
-        singular,
-        short_names: &[],
-        categories: &[],
-        namespaced: true,
-        subresources: &[],
-        generation: false,
-        names: crate::meta::NameRule::Subdomain,
-        decode: crate::decode::strictly::<T>,
-        strategy: crate::kind::Strategy::PLAIN,
-        fields: &[],
-        columns: &[],
-        cells: |_, _| Vec::new(),
-    }
-}
-
 /// What is asked by a POST to its collection, and answered.
 pub static REVIEWS: &[&Kind] =
     &[&SELF_SUBJECT_REVIEW, &TOKEN_REVIEW, &LOCAL_ACCESS, &SELF_ACCESS, &SELF_RULES, &ACCESS];
 
-static REQUEST: Kind = base::<authentication::TokenRequest>(
+static REQUEST: Kind = Kind::of::<authentication::TokenRequest>(
     AUTHENTICATION,
     "v1",
     ("TokenRequest", "TokenRequestList"),
