@@ -51,7 +51,12 @@ impl Accounts {
             None => Signer::ephemeral()?,
         };
         let issuer = config.issuer.clone();
-        Ok(Accounts { signer, audiences: vec![issuer.clone()], issuer, authority: config.authority_pem.clone() })
+        Ok(Accounts {
+            signer,
+            audiences: vec![issuer.clone()],
+            issuer,
+            authority: config.authority_pem.clone(),
+        })
     }
 
     /// The audiences of this API.
@@ -119,9 +124,15 @@ impl Server {
         if let Some(identity) = self.tokens.identify(token) {
             // Tokens from a file know nothing of audiences: they are for this API.
             let audiences = shared(&self.accounts.audiences, audiences);
-            return if audiences.is_empty() { Err(NOBODY.into()) } else { Ok((identity.authenticated(), audiences)) };
+            return if audiences.is_empty() {
+                Err(NOBODY.into())
+            } else {
+                Ok((identity.authenticated(), audiences))
+            };
         }
-        let Some(token) = Token::parse(token).map(|parsed| (parsed, token)) else { return Err(NOBODY.into()) };
+        let Some(token) = Token::parse(token).map(|parsed| (parsed, token)) else {
+            return Err(NOBODY.into());
+        };
         match self.prove_account(&token.0, token.1, audiences).await {
             Ok(Some((identity, audiences))) => Ok((identity.authenticated(), audiences)),
             Ok(None) => Err(NOBODY.into()),
@@ -186,7 +197,9 @@ impl Server {
             let found = self.recall(plural, namespace, bound).await.ok_or_else(gone)?;
             if meta::uid(&found) != bound.uid {
                 let (stored, claimed) = (meta::uid(&found), &bound.uid);
-                return Err(format!("{word} UID ({stored}) does not match service account {reference} ref claim ({claimed})"));
+                return Err(format!(
+                    "{word} UID ({stored}) does not match service account {reference} ref claim ({claimed})"
+                ));
             }
             if deleted(&found, now) {
                 return Err(gone());
@@ -253,7 +266,11 @@ impl Server {
         if meta::uid(&account) != uid {
             return Err(format!("ServiceAccount UID ({}) does not match claim ({uid})", meta::uid(&account)));
         }
-        if meta::labels(&secret).get(INVALID_SINCE).and_then(Value::as_str).is_some_and(|since| !since.is_empty()) {
+        if meta::labels(&secret)
+            .get(INVALID_SINCE)
+            .and_then(Value::as_str)
+            .is_some_and(|since| !since.is_empty())
+        {
             return Err(format!(
                 "the token in secret {namespace}/{secret_name} for service account {namespace}/{name} has been marked \
                  invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the \
@@ -445,7 +462,9 @@ impl Server {
             return Ok(());
         }
         let (namespace, name) = (meta::namespace(secret).to_owned(), meta::name(secret).to_owned());
-        let Some(account) = meta::annotation(secret, SECRET_ACCOUNT).map(str::to_owned) else { return Ok(()) };
+        let Some(account) = meta::annotation(secret, SECRET_ACCOUNT).map(str::to_owned) else {
+            return Ok(());
+        };
         let at = Bound { name: account.clone(), uid: String::new() };
         let Some(found) = self.recall("serviceaccounts", Some(&namespace), &at).await else { return Ok(()) };
         let uid = meta::uid(&found).to_owned();

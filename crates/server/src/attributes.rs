@@ -180,7 +180,11 @@ mod tests {
             ("GET", "/api/v1/namespaces/n/pods/p/log", "get||n|pods/log|p"),
             ("GET", "/api/v1/pods", "list|||pods|"),
             ("HEAD", "/api/v1/pods?watch=true", "watch|||pods|"),
-            ("GET", "/apis/apps/v1/namespaces/n/deployments?fieldSelector=metadata.name%3Dx", "list|apps|n|deployments|x"),
+            (
+                "GET",
+                "/apis/apps/v1/namespaces/n/deployments?fieldSelector=metadata.name%3Dx",
+                "list|apps|n|deployments|x",
+            ),
             ("GET", "/api/v1/pods?fieldSelector=metadata.name!=x", "list|||pods|"),
             ("DELETE", "/api/v1/namespaces/n/pods", "deletecollection||n|pods|"),
             ("DELETE", "/api/v1/namespaces/n", "delete||n|namespaces|n"),
@@ -195,7 +199,9 @@ mod tests {
         ] {
             assert_eq!(brief(method, url), expected, "{method} {url}");
         }
-        assert!(of("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1,a!=b").demands("spec.nodeName", "n1"));
+        assert!(
+            of("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1,a!=b").demands("spec.nodeName", "n1")
+        );
     }
 
     #[test]

@@ -184,7 +184,12 @@ mod tests {
     #[test]
     fn a_service_account_is_read_from_its_users_name() {
         assert_eq!(account_of("system:serviceaccount:default:web"), Some(("default", "web")));
-        for other in ["system:serviceaccount:default", "system:serviceaccount::web", "web", "system:serviceaccount:a:b:c"] {
+        for other in [
+            "system:serviceaccount:default",
+            "system:serviceaccount::web",
+            "web",
+            "system:serviceaccount:a:b:c",
+        ] {
             assert_eq!(account_of(other), None, "{other}");
         }
     }

@@ -99,7 +99,10 @@ impl ClientCertVerifier for Asking {
 }
 
 /// Who a chain of certificates stands for, and until when; `Ok(None)` for a certificate without a name.
-fn identify(authority: &CertificateDer<'static>, chain: &[CertificateDer<'_>]) -> anyhow::Result<Option<(Identity, i64)>> {
+fn identify(
+    authority: &CertificateDer<'static>,
+    chain: &[CertificateDer<'_>],
+) -> anyhow::Result<Option<(Identity, i64)>> {
     let Some((first, rest)) = chain.split_first() else { return Ok(None) };
     verifier(authority)?.verify_client_cert(first, rest, UnixTime::now())?;
     let (_, certificate) = X509Certificate::from_der(first)?;
@@ -110,7 +113,8 @@ fn identify(authority: &CertificateDer<'static>, chain: &[CertificateDer<'_>]) -
     let Some(user) = texts(&mut subject.iter_common_name()).pop().filter(|name| !name.is_empty()) else {
         return Ok(None);
     };
-    let uid = texts(&mut subject.iter_attributes().filter(|attribute| attribute.attr_type().to_id_string() == UID));
+    let uid =
+        texts(&mut subject.iter_attributes().filter(|attribute| attribute.attr_type().to_id_string() == UID));
     let id = format!("X509SHA256={}", hex(&fingerprint(first)));
     let identity = Identity {
         user,

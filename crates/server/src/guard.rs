@@ -29,7 +29,8 @@ impl Server {
             self.cache(kind).get(&key).map(|object| object.value())
         };
         let kept = if new.is_none() || subresource == "eviction" { known() } else { None };
-        let node_uid = find("", "v1", "nodes").and_then(|nodes| self.cache(nodes).get(&object_key(nodes, None, node)));
+        let node_uid =
+            find("", "v1", "nodes").and_then(|nodes| self.cache(nodes).get(&object_key(nodes, None, node)));
         let node_uid = node_uid.map(|node| meta::uid(&node.value()).to_owned()).unwrap_or_default();
         let write = nodes::Write {
             group: kind.group,

@@ -21,9 +21,13 @@ const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 /// Whom the headers ask for; none if they ask for nobody.
 fn wanted(headers: &HeaderMap) -> Result<Option<Identity>, Status> {
     let text = |name: &str| {
-        headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+        headers
+            .get(name)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            .unwrap_or_default()
     };
-    let all = |name: &str| headers.get_all(name).iter().map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
+    let all =
+        |name: &str| headers.get_all(name).iter().map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
     let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for name in headers.keys() {
         if let Some(key) = name.as_str().strip_prefix("impersonate-extra-") {
@@ -70,7 +74,10 @@ fn modes(requestor: &Identity, wanted: &Identity) -> Vec<&'static str> {
     let account = account_of(&wanted.user);
     let mut modes = Vec::new();
     if let Some(node) = node.filter(|node| bare && !node.is_empty()) {
-        let own = requestor.extra.get(NODE_NAME).is_some_and(|names| matches!(names.as_slice(), [name] if name == node));
+        let own = requestor
+            .extra
+            .get(NODE_NAME)
+            .is_some_and(|names| matches!(names.as_slice(), [name] if name == node));
         if own && account_of(&requestor.user).is_some() {
             modes.push("associated-node");
         }
@@ -87,7 +94,11 @@ fn modes(requestor: &Identity, wanted: &Identity) -> Vec<&'static str> {
 }
 
 /// What has to be allowed so that one may be impersonated by another in some mode, and who it then is.
-fn demands(wanted: &Identity, mode: &str, request: &Attributes) -> Result<(Vec<Attributes>, Identity), Status> {
+fn demands(
+    wanted: &Identity,
+    mode: &str,
+    request: &Attributes,
+) -> Result<(Vec<Attributes>, Identity), Status> {
     let constrained = !mode.is_empty();
     let verb = if constrained { format!("impersonate:{mode}") } else { "impersonate".to_owned() };
     let ask = |group: &str, resource: &str, name: &str| Attributes {
@@ -208,7 +219,8 @@ mod tests {
         assert_eq!((user.user.as_str(), user.groups), ("bob", vec!["a".to_owned()]));
         assert_eq!(user.extra, BTreeMap::from([("example.com/team".to_owned(), vec!["x".to_owned()])]));
         assert_eq!(wanted(&headers(&[])), Ok(None));
-        let refused = wanted(&headers(&[("impersonate-group", "bob")])).expect_err("nobody to put in the group");
+        let refused =
+            wanted(&headers(&[("impersonate-group", "bob")])).expect_err("nobody to put in the group");
         assert_eq!(
             refused.message,
             "requested &user.DefaultInfo{Name:\"\", UID:\"\", Groups:[]string{\"bob\"}, Extra:map[string][]string(nil)} \
@@ -219,7 +231,12 @@ mod tests {
     #[test]
     fn each_thing_that_is_taken_on_is_asked_for() {
         let wanted = Identity { uid: "7".into(), ..Identity::new("bob", &["ops"]) };
-        let request = Attributes { verb: "list".into(), of_resource: true, resource: "pods".into(), ..Attributes::default() };
+        let request = Attributes {
+            verb: "list".into(),
+            of_resource: true,
+            resource: "pods".into(),
+            ..Attributes::default()
+        };
         let brief = |mode: &str| -> Vec<String> {
             let (asked, _) = demands(&wanted, mode, &request).expect("nothing that is never allowed");
             asked.iter().map(|a| format!("{} {}.{} {}", a.verb, a.resource, a.group, a.name)).collect()
@@ -235,6 +252,9 @@ mod tests {
         let account = Identity::new("system:serviceaccount:n:web", &[]);
         assert_eq!(modes(&Identity::default(), &account), ["serviceaccount", ""]);
         let (_, user) = demands(&account, "", &request).expect("nothing that is never allowed");
-        assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:n", "system:authenticated"]);
+        assert_eq!(
+            user.groups,
+            ["system:serviceaccounts", "system:serviceaccounts:n", "system:authenticated"]
+        );
     }
 }

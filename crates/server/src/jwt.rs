@@ -11,8 +11,8 @@ use crate::auth::fingerprint;
 /// What stands before the 65 bytes of a P-256 point in a SubjectPublicKeyInfo (RFC 5480): the key id is the digest of the
 /// whole, as in Kubernetes (`keyIDFromPublicKey`).
 const SPKI: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
-    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 /// How far clocks may be apart (go-jose's `DefaultLeeway`).
 pub(crate) const LEEWAY_S: i64 = 60;
@@ -170,8 +170,12 @@ mod tests {
     fn a_token_has_its_time() {
         let (_, text) = token(&json!({"nbf": 1000, "iat": 1000, "exp": 2000}));
         let token = Token::parse(&text).expect("a token");
-        let rows =
-            [(1000, None), (2000 + LEEWAY_S, None), (2001 + LEEWAY_S, Some("expired")), (939, Some("not valid yet"))];
+        let rows = [
+            (1000, None),
+            (2000 + LEEWAY_S, None),
+            (2001 + LEEWAY_S, Some("expired")),
+            (939, Some("not valid yet")),
+        ];
         for (now, why) in rows {
             let said = token.timely(now).err().unwrap_or_default();
             assert!(why.map_or(said.is_empty(), |why| said.contains(why)), "{now}: {said}");

@@ -13,14 +13,14 @@ mod auth; // who asks
 mod authorize; // who may
 mod certificate; // who asks by certificate
 mod guard; // writes that their author may not make
+mod http; // one request, from its head to its answer
 mod impersonate; // asking as somebody else
 mod jwt; // signed tokens
-mod nodes; // what a node may
-mod rbac; // what roles allow
-mod review; // questions about all that
-mod http; // one request, from its head to its answer
 mod negotiate; // in which form the answer goes back
-mod path; // what a URL asks for
+mod nodes; // what a node may
+mod path;
+mod rbac; // what roles allow
+mod review; // questions about all that // what a URL asks for
 
 mod discovery; // what there is
 mod health; // whether we are well

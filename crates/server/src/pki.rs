@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -174,6 +174,13 @@ impl std::str::FromStr for NodeToken {
         let authority = crate::auth::unhex(hash).context(expected)?;
         Ok(NodeToken { bearer: token.to_owned(), authority })
     }
+}
+
+/// A fresh key and a request for a certificate for it, both PEM. What the certificate will say is for its signer to decide.
+pub fn certificate_request() -> anyhow::Result<(String, String)> {
+    let pair = KeyPair::generate()?;
+    let request = CertificateParams::default().serialize_request(&pair)?;
+    Ok((pair.serialize_pem(), request.pem()?))
 }
 
 /// Fetches the authority's certificate from a server: the one of its TLS chain that has this hash. The connection is

@@ -139,7 +139,11 @@ impl Rule {
             }
         }
         for url in &self.urls {
-            out.extend(self.verbs.iter().map(|verb| Rule { urls: one(url), verbs: one(verb), ..Rule::default() }));
+            out.extend(self.verbs.iter().map(|verb| Rule {
+                urls: one(url),
+                verbs: one(verb),
+                ..Rule::default()
+            }));
         }
         out
     }
@@ -202,7 +206,13 @@ mod tests {
             "" => Vec::new(),
             text => text.split(',').map(|word| if word == "core" { "" } else { word }.to_owned()).collect(),
         };
-        Rule { groups: list(groups), resources: list(resources), urls: Vec::new(), names: list(names), verbs: list(verbs) }
+        Rule {
+            groups: list(groups),
+            resources: list(resources),
+            urls: Vec::new(),
+            names: list(names),
+            verbs: list(verbs),
+        }
     }
 
     fn allows(rule: &Rule, method: Method, url: &str) -> bool {
@@ -231,7 +241,8 @@ mod tests {
     #[test]
     fn what_somebody_lacks_is_named_in_few_words() {
         let held = [rule("get,list", "core", "pods", ""), rule("*", "apps", "*/scale", "")];
-        let wanted = [rule("get,delete,watch", "core", "pods", ""), rule("get", "apps", "deployments/scale", "")];
+        let wanted =
+            [rule("get,delete,watch", "core", "pods", ""), rule("get", "apps", "deployments/scale", "")];
         let lacks = compacted(missing(&held, &wanted));
         let lacks: Vec<String> = lacks.iter().map(Rule::compact).collect();
         assert_eq!(lacks, ["{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"delete\" \"watch\"]}"]);

@@ -101,7 +101,8 @@ impl Server {
             errors.insert(0, "node authorizer does not support user rule resolution".into());
         }
         let of = |paths: bool| -> Vec<Value> {
-            let wanted = rules.iter().filter(|rule| !if paths { &rule.urls } else { &rule.resources }.is_empty());
+            let wanted =
+                rules.iter().filter(|rule| !if paths { &rule.urls } else { &rule.resources }.is_empty());
             let strip = |rule: &Rule| match paths {
                 true => Rule { verbs: rule.verbs.clone(), urls: rule.urls.clone(), ..Rule::default() },
                 false => Rule { urls: Vec::new(), ..rule.clone() },
@@ -190,7 +191,9 @@ fn subject(body: &Value) -> Identity {
         user: walk::text(body, "spec.user").to_owned(),
         uid: walk::text(body, "spec.uid").to_owned(),
         groups: walk::at(body, "spec.groups").map(texts).unwrap_or_default(),
-        extra: extra.map(|(key, values)| (key.to_ascii_lowercase(), texts(values))).collect::<BTreeMap<_, _>>(),
+        extra: extra
+            .map(|(key, values)| (key.to_ascii_lowercase(), texts(values)))
+            .collect::<BTreeMap<_, _>>(),
     }
 }
 

@@ -17,9 +17,9 @@ use crate::accounts::Accounts;
 use crate::auth::{Identity, Tokens};
 use crate::body::{ServerBody, StreamError};
 use crate::cache::Cache;
+use crate::certificate::Peer;
 use crate::claims::Claims;
 use crate::config::{Config, Error, Result};
-use crate::certificate::Peer;
 use crate::http::Caller;
 use crate::nodes::Nodes;
 use crate::{bootstrap, compact, expire, rbac};
@@ -101,6 +101,14 @@ impl Server {
         InProcess {
             server: self.clone(),
             caller: Caller { peer: Peer::InProcess(identity), address: None, drain: self.close.clone() },
+        }
+    }
+
+    /// The same for somebody who shows credentials in each request, or none.
+    pub fn stranger(self: &Arc<Self>) -> InProcess {
+        InProcess {
+            server: self.clone(),
+            caller: Caller { peer: Peer::Unknown, address: None, drain: self.close.clone() },
         }
     }
 

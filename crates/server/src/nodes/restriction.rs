@@ -73,7 +73,9 @@ fn pod(node: &str, write: &Write<'_>) -> Result<(), String> {
             let owner = match meta::owner_references(pod) {
                 [owner] => owner,
                 [] => {
-                    return Err(format!("node {named} can only create pods with an owner reference set to itself"));
+                    return Err(format!(
+                        "node {named} can only create pods with an owner reference set to itself"
+                    ));
                 }
                 _ => {
                     return Err(format!(
@@ -83,7 +85,9 @@ fn pod(node: &str, write: &Write<'_>) -> Result<(), String> {
             };
             let of = |field| walk::text(owner, field);
             if (of("apiVersion"), of("kind"), of("name")) != ("v1", "Node", node) {
-                return Err(format!("node {named} can only create pods with an owner reference set to itself"));
+                return Err(format!(
+                    "node {named} can only create pods with an owner reference set to itself"
+                ));
             }
             if walk::flag(owner, "controller") != Some(true) {
                 return Err(format!(
@@ -94,15 +98,19 @@ fn pod(node: &str, write: &Write<'_>) -> Result<(), String> {
                 return Err(format!("node {named} must not set blockOwnerDeletion on an owner reference"));
             }
             if of("uid") != write.node_uid {
-                return Err(format!("node {node} UID mismatch: expected {} got {}", of("uid"), write.node_uid));
+                return Err(format!(
+                    "node {node} UID mismatch: expected {} got {}",
+                    of("uid"),
+                    write.node_uid
+                ));
             }
             Ok(())
         }
         (None, old) if bound(old) == node => Ok(()),
         (None, _) => Err(format!("node {named} can only delete pods with spec.nodeName set to itself")),
-        (Some(_), Some(_)) => {
-            Err(format!("unexpected operation \"UPDATE\", node {named} can only create and delete mirror pods"))
-        }
+        (Some(_), Some(_)) => Err(format!(
+            "unexpected operation \"UPDATE\", node {named} can only create and delete mirror pods"
+        )),
     }
 }
 
@@ -113,11 +121,13 @@ fn pod_status(node: &str, write: &Write<'_>) -> Result<(), String> {
             "node {named} can only update pod status for pods with spec.nodeName set to itself"
         ));
     }
-    let labels = |object: Option<&Value>| object.map(|object| meta::labels(object).clone()).unwrap_or_default();
+    let labels =
+        |object: Option<&Value>| object.map(|object| meta::labels(object).clone()).unwrap_or_default();
     if labels(write.old) != labels(write.new) {
         return Err(format!("node {named} cannot update labels through pod status"));
     }
-    let claims = |object: Option<&Value>| object.and_then(|o| walk::at(o, "status.resourceClaimStatuses").cloned());
+    let claims =
+        |object: Option<&Value>| object.and_then(|o| walk::at(o, "status.resourceClaimStatuses").cloned());
     if claims(write.old) != claims(write.new) {
         return Err(format!("node {named} cannot update resource claim statues"));
     }
@@ -227,7 +237,12 @@ mod tests {
 
     use super::*;
 
-    fn write<'a>(resource: &'a str, name: &'a str, new: Option<&'a Value>, old: Option<&'a Value>) -> Write<'a> {
+    fn write<'a>(
+        resource: &'a str,
+        name: &'a str,
+        new: Option<&'a Value>,
+        old: Option<&'a Value>,
+    ) -> Write<'a> {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let group = if resource == "leases" { "coordination.k8s.io" } else { "" };
         Write { group, resource, subresource, name, new, old, pod: None, node_uid: "u" }
@@ -241,7 +256,9 @@ mod tests {
     fn a_node_writes_itself_but_not_its_taints_nor_labels_that_steer_pods() {
         let plain = json!({"metadata": {"name": "n1", "labels": {"kubernetes.io/os": "linux", "mine": "x"}}});
         assert_eq!(refusal(&write("nodes", "n1", Some(&plain), None)), "");
-        assert!(refusal(&write("nodes", "n2", Some(&plain), None)).contains("not allowed to modify node \"n2\""));
+        assert!(
+            refusal(&write("nodes", "n2", Some(&plain), None)).contains("not allowed to modify node \"n2\"")
+        );
         let mut steering = plain.clone();
         steering["metadata"]["labels"]["node-role.kubernetes.io/control-plane"] = "".into();
         steering["metadata"]["labels"]["x.node-restriction.kubernetes.io/a"] = "".into();
@@ -256,16 +273,25 @@ mod tests {
 
     #[test]
     fn a_node_writes_the_status_of_its_own_pods_and_deletes_only_these() {
-        let pod = |node: &str| json!({"metadata": {"name": "p", "labels": {"a": "b"}}, "spec": {"nodeName": node}});
+        let pod =
+            |node: &str| json!({"metadata": {"name": "p", "labels": {"a": "b"}}, "spec": {"nodeName": node}});
         let (own, other) = (pod("n1"), pod("n2"));
         assert_eq!(refusal(&write("pods/status", "p", Some(&own), Some(&own))), "");
-        assert!(refusal(&write("pods/status", "p", Some(&other), Some(&other))).contains("can only update pod status"));
+        assert!(
+            refusal(&write("pods/status", "p", Some(&other), Some(&other)))
+                .contains("can only update pod status")
+        );
         let unlabelled = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1"}});
-        assert!(refusal(&write("pods/status", "p", Some(&unlabelled), Some(&own))).contains("cannot update labels"));
+        assert!(
+            refusal(&write("pods/status", "p", Some(&unlabelled), Some(&own)))
+                .contains("cannot update labels")
+        );
         assert_eq!(refusal(&write("pods", "p", None, Some(&own))), "");
         assert!(refusal(&write("pods", "p", None, Some(&other))).contains("can only delete pods"));
         assert!(refusal(&write("pods", "p", Some(&own), None)).contains("can only create mirror pods"));
-        assert!(refusal(&write("leases", "n2", Some(&own), None)).contains("same name as the requesting node"));
+        assert!(
+            refusal(&write("leases", "n2", Some(&own), None)).contains("same name as the requesting node")
+        );
     }
 
     #[test]

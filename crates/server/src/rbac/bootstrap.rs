@@ -98,9 +98,9 @@ fn add(object: &mut Value, line: &str) {
 
 /// What any node may do with what isn't divided among nodes: the role `system:node`.
 pub(crate) fn node_rules() -> Vec<Rule> {
-    let role = objects().into_iter().find(|object| {
-        walk::text(object, "kind") == "ClusterRole" && meta::name(object) == "system:node"
-    });
+    let role = objects()
+        .into_iter()
+        .find(|object| walk::text(object, "kind") == "ClusterRole" && meta::name(object) == "system:node");
     role.map(|role| Rule::all(&role)).unwrap_or_default()
 }
 
@@ -128,9 +128,15 @@ fn completed(stored: &Value, table: &Value) -> Option<Value> {
             new["rules"] = table["rules"].clone();
         }
     }
-    if let Some(selectors) = walk::at(table, "aggregationRule.clusterRoleSelectors").and_then(Value::as_array) {
+    if let Some(selectors) = walk::at(table, "aggregationRule.clusterRoleSelectors").and_then(Value::as_array)
+    {
         let mut all = walk::list(stored, "aggregationRule.clusterRoleSelectors").to_vec();
-        all.extend(selectors.iter().filter(|s| !walk::list(stored, "aggregationRule.clusterRoleSelectors").contains(s)).cloned());
+        all.extend(
+            selectors
+                .iter()
+                .filter(|s| !walk::list(stored, "aggregationRule.clusterRoleSelectors").contains(s))
+                .cloned(),
+        );
         new["aggregationRule"] = json!({"clusterRoleSelectors": all});
     }
     if let Some(subjects) = table.get("subjects").and_then(Value::as_array) {
@@ -155,10 +161,8 @@ pub(crate) async fn reconcile(server: &Server) -> Result<()> {
         let name = meta::name(&object).to_owned();
         let namespace = Some(meta::namespace(&object).to_owned()).filter(|namespace| !namespace.is_empty());
         let subject = Subject { kind, namespace: namespace.as_deref(), name: &name };
-        let failed = |status: Status| Error::Bootstrap {
-            what: format!("{} {name}", kind.kind),
-            why: status.message,
-        };
+        let failed =
+            |status: Status| Error::Bootstrap { what: format!("{} {name}", kind.kind), why: status.message };
         match server.cache(kind).get(&subject.key()).map(|stored| stored.value()) {
             None => match server.create_object(kind, namespace.as_deref(), object.clone(), false).await {
                 Ok(_) => {}
@@ -186,7 +190,8 @@ mod tests {
         let objects = objects();
         let count = |kind: &str| objects.iter().filter(|object| walk::text(object, "kind") == kind).count();
         assert_eq!((count("ClusterRole"), count("Role")), (69 + 2, 7));
-        let named = |name: &str| objects.iter().find(|object| meta::name(object) == name).expect("in the table");
+        let named =
+            |name: &str| objects.iter().find(|object| meta::name(object) == name).expect("in the table");
         let admin = Rule::all(named("cluster-admin"));
         assert!(missing(&admin, &node_rules()).is_empty() && !node_rules().is_empty());
         assert_eq!(
@@ -194,7 +199,8 @@ mod tests {
             [json!({"matchLabels": {"rbac.authorization.k8s.io/aggregate-to-view": "true"}})]
         );
         for object in &objects {
-            let empty = |rule: &Rule| rule.verbs.is_empty() || (rule.urls.is_empty() && rule.resources.is_empty());
+            let empty =
+                |rule: &Rule| rule.verbs.is_empty() || (rule.urls.is_empty() && rule.resources.is_empty());
             assert!(!Rule::all(object).iter().any(empty), "{object}");
         }
     }

@@ -58,7 +58,8 @@ impl Index {
             if let Some(why) = excess(user, &held, &Rule::all(new), &errors) {
                 return refuse(&why);
             }
-            let aggregates = |role: &Value| !walk::list(role, "aggregationRule.clusterRoleSelectors").is_empty();
+            let aggregates =
+                |role: &Value| !walk::list(role, "aggregationRule.clusterRoleSelectors").is_empty();
             let aggregates = aggregates(new) || old.is_some_and(aggregates);
             if aggregates && !missing(&held, &full_authority()).is_empty() {
                 return refuse("must have cluster-admin privileges to use the aggregationRule");

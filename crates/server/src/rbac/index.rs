@@ -354,7 +354,8 @@ mod tests {
             ])
         };
         let user = Identity::new("system:serviceaccount:n:web", &[]);
-        let reason = "RBAC: allowed by RoleBinding \"b/n\" of ClusterRole \"pods\" to ServiceAccount \"web/n\"";
+        let reason =
+            "RBAC: allowed by RoleBinding \"b/n\" of ClusterRole \"pods\" to ServiceAccount \"web/n\"";
         assert_eq!(decide(objects(), &user, "/api/v1/namespaces/n/pods"), Decision::Allow(reason.into()));
         for url in ["/api/v1/namespaces/m/pods", "/api/v1/pods", "/api/v1/namespaces/n/secrets"] {
             assert_eq!(decide(objects(), &user, url), Decision::NoOpinion(String::new()), "{url}");
@@ -365,10 +366,8 @@ mod tests {
     fn what_is_unbound_or_gone_allows_no_more() {
         let group = json!({"kind": "Group", "name": "g"});
         let user = Identity::new("u", &["g"]);
-        let mut state = state(&[
-            ("roles/n/r", pods()),
-            ("rolebindings/n/b", bind("Role", "r", group.clone())),
-        ]);
+        let mut state =
+            state(&[("roles/n/r", pods()), ("rolebindings/n/b", bind("Role", "r", group.clone()))]);
         assert!(state.bound.contains_key(&("n".to_owned(), Subject::Group("g".to_owned()))));
         state.remove(&format!("{PREFIX}roles/n/r"));
         let refused = Decision::NoOpinion("RBAC: role.rbac.authorization.k8s.io \"r\" not found".into());
@@ -376,7 +375,10 @@ mod tests {
         assert_eq!(decide(state, &user, url), refused);
 
         let mut state = self::state(&[("roles/n/r", pods()), ("rolebindings/n/b", bind("Role", "r", group))]);
-        state.put(&format!("{PREFIX}rolebindings/n/b"), &bind("Role", "r", json!({"kind": "User", "name": "v"})));
+        state.put(
+            &format!("{PREFIX}rolebindings/n/b"),
+            &bind("Role", "r", json!({"kind": "User", "name": "v"})),
+        );
         assert_eq!(state.bound.len(), 1, "the old subject is forgotten");
         assert_eq!(decide(state, &user, url), Decision::NoOpinion(String::new()));
     }
