@@ -39,7 +39,7 @@ enum Policy {
 impl Options {
     /// From the body, else from the query.
     fn read(call: &Call) -> Result<Options, Status> {
-        let body = if call.body.is_empty() { json!({}) } else { call.json()? };
+        let body = if call.body.is_empty() { json!({}) } else { call.read(("v1", "DeleteOptions"))? };
         let mut options = Options::from_value(&body)?;
         if options.grace_s.is_none() {
             let text = call.query.get("gracePeriodSeconds");

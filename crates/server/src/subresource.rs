@@ -25,7 +25,7 @@ impl Server {
             Json(Value),
         }
         let body: Value = if call.method == http::Method::PUT {
-            call.json()?
+            call.read(("autoscaling/v1", "Scale"))?
         } else {
             serde_json::from_slice(&call.body)
                 .map_err(|error| Status::bad_request(format!("the patch is not valid JSON: {error}")))?
@@ -82,7 +82,7 @@ impl Server {
 
     /// POST of a pod's `binding`: the scheduler's word.
     pub(crate) async fn bind(&self, call: &Call) -> Answer {
-        let body = call.json()?;
+        let body = call.read(("v1", "Binding"))?;
         let (kind, name) = (call.kind, call.name());
         let target = walk::text(&body, "target.kind");
         if !matches!(target, "" | "Node") {
@@ -125,7 +125,7 @@ impl Server {
 
     /// POST of a pod's `eviction`. No disruption budgets here yet: it is a deletion.
     pub(crate) async fn evict(&self, call: &Call) -> Answer {
-        let body = call.json()?;
+        let body = call.read(("policy/v1", "Eviction"))?;
         let none = json!({});
         let options = Options::from_value(walk::at(&body, "deleteOptions").unwrap_or(&none))?;
         // Which of the two it became, the evictor doesn't ask.
