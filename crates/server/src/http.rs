@@ -173,7 +173,8 @@ impl Server {
                 return Err(Status::no_such_path());
             }
             return match (verb, subresource.as_str()) {
-                ("GET", "status") => self.get(&call).await,
+                ("GET", "status" | "approval") => self.get(&call).await,
+                ("PUT" | "PATCH", "approval") => self.approve(&call).await,
                 ("PUT", "status") => self.update_status(&call).await,
                 ("PATCH", "status") => self.patch_status(&call).await,
                 ("GET", "scale") => self.get_scale(&call).await,
