@@ -164,7 +164,7 @@ pub struct Kind {
     pub categories: &'static [&'static str],
     /// Whether objects live in a namespace.
     pub namespaced: bool,
-    /// `status`, `scale`, `log`, `eviction`, `binding`, `finalize`.
+    /// `status`, `scale`, `log`, `eviction`, `binding`, `finalize`, `exec`, `attach`, `portforward`, `proxy`.
     pub subresources: &'static [&'static str],
     /// Whether `metadata.generation` counts changes of the desired state.
     pub generation: bool,

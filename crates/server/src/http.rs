@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use parking_lot::Mutex;
 use portolan_api::{Kind, Status, protobuf};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,7 @@ use crate::attributes::Attributes;
 use crate::auth::Identity;
 use crate::body::{ServerBody, StreamError};
 use crate::certificate::Peer;
+use crate::connect::{self, Passing};
 use crate::negotiate::{self, Form};
 use crate::path::{self, ObjectPath, Query, Target};
 use crate::server::Server;
@@ -105,7 +107,7 @@ impl Server {
         request: Request<B>,
     ) -> Response<ServerBody>
     where
-        B: Body<Data = Bytes> + Send,
+        B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<StreamError>,
     {
         let (method, uri) = (request.method().clone(), request.uri().clone());
@@ -116,7 +118,7 @@ impl Server {
 
     async fn route<B>(self: &Arc<Self>, caller: Caller, request: Request<B>) -> Answer
     where
-        B: Body<Data = Bytes> + Send,
+        B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<StreamError>,
     {
         let (head, body) = request.into_parts();
@@ -158,6 +160,14 @@ impl Server {
         let kind = kind.ok_or_else(Status::no_such_path)?;
         if path.namespace.is_some() && !kind.namespaced {
             return Err(Status::no_such_path());
+        }
+        // What becomes a connection isn't read here.
+        if let Some(subresource) = &path.subresource
+            && connect::passes(subresource)
+            && kind.has(subresource)
+        {
+            let body = Mutex::new(body.map_err(Into::into).boxed_unsync());
+            return self.pass(Passing { caller, kind, path, query, head, body }).await;
         }
         let form = negotiate::form(accept)?;
         let media = negotiate::essence(text(header::CONTENT_TYPE));

@@ -74,7 +74,8 @@ pub async fn serve(
                 let (server, caller) = (server.clone(), caller.clone());
                 async move { Ok::<_, Infallible>(server.answer(caller, request).await) }
             });
-            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+            let connection =
+                builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
             if let Err(error) = watcher.watch(connection).await {
                 tracing::debug!(%error, "connection");
             }
