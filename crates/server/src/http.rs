@@ -13,10 +13,13 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::attributes::Attributes;
-use crate::auth::Identity;
+use crate::audit::Record;
+use crate::auth::{Identity, MASTERS};
+use crate::authorize::Decision;
 use crate::body::{ServerBody, StreamError};
 use crate::certificate::Peer;
 use crate::connect::{self, Passing};
+use crate::inflight::{self, Seats, TooMany};
 use crate::negotiate::{self, Form};
 use crate::path::{self, ObjectPath, Query, Target};
 use crate::server::Server;
@@ -111,12 +114,16 @@ impl Server {
         B::Error: Into<StreamError>,
     {
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        let response = self.route(caller, request).await.unwrap_or_else(refuse);
+        let mut record = Record::begin(&caller, &uri, request.headers());
+        let response = self.route(caller, request, &mut record).await.unwrap_or_else(|status| {
+            record.refused(&status);
+            refuse(status)
+        });
         tracing::debug!(%method, %uri, code = response.status().as_u16(), "answered");
-        response
+        record.answered(self.audit.as_ref(), response).await
     }
 
-    async fn route<B>(self: &Arc<Self>, caller: Caller, request: Request<B>) -> Answer
+    async fn route<B>(self: &Arc<Self>, caller: Caller, request: Request<B>, record: &mut Record) -> Answer
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<StreamError>,
@@ -129,8 +136,26 @@ impl Server {
 
         let request = Attributes::of(&head.method, head.uri.path(), &query);
         let user = self.authenticate(&caller.peer, &head.headers).await?;
-        let user = self.impersonate(&user, &head.headers, &request).await?.unwrap_or(user);
-        self.permit(&user, &request).await?;
+        record.asked(&user, &request);
+        record.received(self.audit.as_ref()).await;
+        let user = match self.impersonate(&user, &head.headers, &request).await? {
+            Some(other) => {
+                record.acts_as(&other);
+                other
+            }
+            None => user,
+        };
+        let _seats = match self.seats(&caller, &user, &request).await {
+            Ok(seats) => seats,
+            Err(refusal) => return Ok(refusal.response()),
+        };
+        match self.authorize(&user, &request).await? {
+            Decision::Allow(reason) => record.decided("allow", &reason),
+            Decision::NoOpinion(reason) => {
+                record.decided("forbid", &reason);
+                return Err(request.forbidden(&user.user, &reason));
+            }
+        }
 
         match &target {
             Target::Version => return Ok(json(StatusCode::OK, &self.version())),
@@ -166,6 +191,11 @@ impl Server {
             && connect::passes(subresource)
             && kind.has(subresource)
         {
+            // A WebSocket begins with GET; whoever may only read shall not get a shell by it (Kubernetes 1.35,
+            // `AuthorizePodWebsocketUpgradeCreatePermission`).
+            if subresource != "proxy" {
+                self.permit(&user, &Attributes { verb: "create".into(), ..request }).await?;
+            }
             let body = Mutex::new(body.map_err(Into::into).boxed_unsync());
             return self.pass(Passing { caller, kind, path, query, head, body }).await;
         }
@@ -182,6 +212,26 @@ impl Server {
             Method::POST if nameable && call.path.name.is_none() => self.review(&call).await,
             _ => Err(Status::method_not_supported()),
         }
+    }
+
+    /// Seats for a request, unless it lasts, or comes from within, or from the privileged group: who mends a cluster must
+    /// get through.
+    async fn seats(
+        &self,
+        caller: &Caller,
+        user: &Identity,
+        request: &Attributes,
+    ) -> Result<Option<Seats>, TooMany> {
+        let lasts = request.verb == "watch"
+            || matches!(request.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy");
+        if lasts || matches!(caller.peer, Peer::InProcess(_)) || user.is_in(MASTERS) {
+            return Ok(None);
+        }
+        let writes = !matches!(request.verb.as_str(), "get" | "list");
+        let kind = portolan_api::find(&request.group, &request.version, &request.resource);
+        let listed = kind.filter(|_| request.verb == "list" && request.name.is_empty());
+        let seats = listed.map_or(1, |kind| inflight::seats(self.cache(kind).len()));
+        self.inflight.admit(&user.user, writes, seats).await.map(Some)
     }
 
     async fn dispatch(self: &Arc<Self>, call: Call) -> Answer {
