@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -27,6 +28,8 @@ use crate::{discovery, health, openapi};
 
 /// The largest body that is read, as in kube-apiserver (`MaxRequestBodyBytes`).
 const BODY_LIMIT: usize = 3 << 20;
+/// How much of a body that nobody wanted is read, and how long (net/http's `maxPostHandlerReadBytes`).
+const UNREAD: (usize, Duration) = (256 << 10, Duration::from_secs(1));
 
 /// Who sends a request, and until when an answer may go on.
 #[derive(Clone)]
@@ -115,20 +118,33 @@ impl Server {
     {
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let mut record = Record::begin(&caller, &uri, request.headers());
-        let response = self.route(caller, request, &mut record).await.unwrap_or_else(|status| {
+        let (head, body) = request.into_parts();
+        let (version, mut body) = (head.version, Some(body));
+        let response = self.route(caller, head, &mut body, &mut record).await.unwrap_or_else(|status| {
             record.refused(&status);
             refuse(status)
         });
+        // Who is refused before their body was read keeps the connection, if it was small: Go's server does so, and a
+        // client that is still sending would otherwise see a broken connection instead of the answer.
+        if let Some(rest) = body.filter(|body| version < http::Version::HTTP_2 && !body.is_end_stream()) {
+            let rest = Box::pin(Limited::new(rest, UNREAD.0).collect());
+            let _ = tokio::time::timeout(UNREAD.1, rest).await;
+        }
         tracing::debug!(%method, %uri, code = response.status().as_u16(), "answered");
         record.answered(self.audit.as_ref(), response).await
     }
 
-    async fn route<B>(self: &Arc<Self>, caller: Caller, request: Request<B>, record: &mut Record) -> Answer
+    async fn route<B>(
+        self: &Arc<Self>,
+        caller: Caller,
+        head: http::request::Parts,
+        unread: &mut Option<B>,
+        record: &mut Record,
+    ) -> Answer
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<StreamError>,
     {
-        let (head, body) = request.into_parts();
         let target = path::parse(head.uri.path());
         let query = Query::parse(head.uri.query().unwrap_or_default());
         let text = |name| head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
@@ -157,12 +173,13 @@ impl Server {
             }
         }
 
+        let mut body = || unread.take().ok_or_else(|| Status::internal("the body was read twice"));
         match &target {
             Target::Version => return Ok(json(StatusCode::OK, &self.version())),
             Target::Health(check) => return Ok(health::answer(self, check, &query).await),
             Target::KeySet => return Ok(self.accounts.key_set()),
             Target::OpenIdConfiguration => return Ok(self.accounts.discovery(&self.config)),
-            Target::NodeCertificate => return self.node_certificate(&user, &head.method, body).await,
+            Target::NodeCertificate => return self.node_certificate(&user, &head.method, body()?).await,
             _ => {}
         }
         let path = match target {
@@ -196,12 +213,12 @@ impl Server {
             if subresource != "proxy" {
                 self.permit(&user, &Attributes { verb: "create".into(), ..request }).await?;
             }
-            let body = Mutex::new(body.map_err(Into::into).boxed_unsync());
+            let body = Mutex::new(body()?.map_err(Into::into).boxed_unsync());
             return self.pass(Passing { caller, kind, path, query, head, body }).await;
         }
         let form = negotiate::form(accept)?;
         let media = negotiate::essence(text(header::CONTENT_TYPE));
-        let body = whole(body).await?;
+        let body = whole(body()?).await?;
         let call = Call { caller, user, method: head.method, path, kind, query, form, media, body };
         if review.is_none() {
             return self.dispatch(call).await;

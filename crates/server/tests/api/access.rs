@@ -290,7 +290,7 @@ async fn nobody_gives_away_more_than_they_have() {
     let none = by(&server, &user, Method::POST, &bindings, &binding("none", "Role", "no", "jane")).await;
     assert_eq!(
         (none.code, text(&none.body["message"])),
-        (StatusCode::NOT_FOUND, "role.rbac.authorization.k8s.io \"no\" not found")
+        (StatusCode::NOT_FOUND, "rolebindings.rbac.authorization.k8s.io \"no\" not found")
     );
 
     // Who may bind, binds; who may escalate, writes what they like.
