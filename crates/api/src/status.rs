@@ -97,6 +97,14 @@ impl Status {
         status.causes(errors.iter().map(FieldError::cause).collect())
     }
 
+    /// 422 because of what stands in the query (`CreateOptions`, `UpdateOptions`, `PatchOptions`).
+    pub fn invalid_options(options: &str, errors: &[FieldError]) -> Self {
+        let message = format!("{options}.meta.k8s.io \"\" is invalid: {}", aggregate(errors));
+        let mut status = Self::new(422, "Invalid", message);
+        status.details = details("", "meta.k8s.io", options);
+        status.causes(errors.iter().map(FieldError::cause).collect())
+    }
+
     /// 400 in the caller's words.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "BadRequest", message)

@@ -39,6 +39,8 @@ pub(crate) struct Call {
     pub form: Form,
     /// The body's media type, without parameters.
     pub media: String,
+    /// What the client calls itself.
+    pub agent: String,
     pub body: Bytes,
 }
 
@@ -147,6 +149,7 @@ impl Server {
         }
         let form = negotiate::form(accept)?;
         let media = negotiate::essence(text(header::CONTENT_TYPE));
+        let agent = text(header::USER_AGENT).unwrap_or_default().to_owned();
         let body = match Limited::new(body, BODY_LIMIT).collect().await {
             Ok(collected) => collected.to_bytes(),
             Err(error) if error.is::<LengthLimitError>() => {
@@ -155,7 +158,7 @@ impl Server {
             }
             Err(error) => return Err(Status::bad_request(format!("reading the request's body: {error}"))),
         };
-        self.dispatch(Call { caller, method: head.method, path, kind, query, form, media, body }).await
+        self.dispatch(Call { caller, method: head.method, path, kind, query, form, media, agent, body }).await
     }
 
     async fn dispatch(self: &Arc<Self>, call: Call) -> Answer {
@@ -168,6 +171,9 @@ impl Server {
             Method::DELETE => "DELETE",
             _ => return Err(Status::method_not_supported()),
         };
+        if matches!(verb, "POST" | "PUT" | "PATCH") {
+            call.check_write_options()?;
+        }
         if let Some(subresource) = call.path.subresource.clone() {
             if !call.kind.has(&subresource) || !call.path.rest.is_empty() {
                 return Err(Status::no_such_path());

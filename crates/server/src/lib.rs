@@ -16,6 +16,7 @@ mod discovery; // what there is
 mod health; // whether we are well
 mod openapi; // how it is written
 
+mod apply; // server-side apply, and who a write is counted for
 mod delete; // deleting, at once or in time
 mod log; // pods' logs, fetched from nodes
 mod read; // get and list
