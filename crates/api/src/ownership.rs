@@ -231,14 +231,14 @@ fn sorted(value: &Value) -> Value {
 /// A configuration that doesn't fit its type.
 fn untypable(kind: &Kind, config: &Value, why: &str) -> Status {
     let (namespace, name) = (meta::namespace(config), meta::name(config));
-    Status {
-        code: 500,
-        ..Status::internal(format!(
-            "failed to create typed patch object ({namespace}/{name}; {}, Kind={}): {why}",
-            kind.api_version(),
-            kind.kind
-        ))
-    }
+    let what = group_version_kind(&kind.api_version(), kind.kind);
+    Status::plain(500, format!("failed to create typed patch object ({namespace}/{name}; {what}): {why}"))
+}
+
+/// As Go's `GroupVersionKind` is written: `apps/v1, Kind=Deployment`, `/v1, Kind=Pod`.
+pub fn group_version_kind(api_version: &str, kind: &str) -> String {
+    let slash = if api_version.contains('/') { "" } else { "/" };
+    format!("{slash}{api_version}, Kind={kind}")
 }
 
 enum Refused {

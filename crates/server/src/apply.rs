@@ -28,7 +28,12 @@ impl Owners<'_> {
     /// Writes into `new` who owns its fields. `new` is defaulted for it, as what is stored is.
     pub(crate) fn settle(self, kind: &Kind, new: &mut Value, old: &Value) {
         let (Owners::Counted(author), Some(of)) = (self, ownership::type_of(kind)) else { return };
+        // Defaulting drops an empty list; here it says that the owners shall be forgotten.
+        let said = walk::remove(new, "metadata.managedFields");
         kind.default(new);
+        if let Some(said) = said {
+            walk::set(new, "metadata.managedFields", said);
+        }
         ownership::update(new, old, kind, &of, author);
     }
 }
@@ -72,8 +77,8 @@ impl Call {
             errors.push(FieldError::invalid("fieldManager", manager, why));
         }
         let validation = self.query.get("fieldValidation").unwrap_or_default();
-        let known = ["Ignore", "Strict", "Warn"];
-        if !validation.is_empty() && !known.contains(&validation) {
+        let known = ["", "Ignore", "Strict", "Warn"];
+        if !known.contains(&validation) {
             errors.push(FieldError::not_supported("fieldValidation", validation, &known));
         }
         let options = match self.method {
@@ -109,6 +114,7 @@ impl Call {
                 config
             }
         };
+        let config = if config.is_null() { Value::Object(serde_json::Map::new()) } else { config };
         if !config.is_object() {
             return Err(undecodable("the configuration is not an object".into()));
         }
@@ -117,10 +123,7 @@ impl Call {
         }
         let (version, word) = (walk::text(&config, "apiVersion"), walk::text(&config, "kind"));
         if (version, word) != (&*self.kind.api_version(), self.kind.kind) {
-            let said = match version.contains('/') {
-                true => format!("{version}, Kind={word}"),
-                false => format!("/{version}, Kind={word}"),
-            };
+            let said = ownership::group_version_kind(version, word);
             return Err(Status::bad_request(format!("invalid object type: {said}")));
         }
         let name = meta::name(&config);

@@ -59,8 +59,8 @@ impl Server {
                 .map_err(|errors| Status::invalid(call.kind, call.name(), &errors))?;
             Ok(new)
         };
-        let now = meta::rfc3339(Timestamp::now());
-        let owners = Owners::Counted(call.author(&now));
+        // An owner by way of the scale has no time in Kubernetes (managedfields `ScaleHandler.ToParent`).
+        let owners = Owners::Counted(call.author(""));
         let object = self.modify_as(call.subject(), Part::Main, call.dry_run()?, owners, make).await?;
         Ok(respond(StatusCode::OK, &scale::to_scale(&object)))
     }

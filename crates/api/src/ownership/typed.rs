@@ -183,7 +183,10 @@ pub(super) fn check(place: Place<'_>, value: &Value) -> Result<(), String> {
                     Some(format!("expected numeric (int or float), got {}", go_type(other)))
                 }
                 (Shape::Scalar(Scalar::String | Scalar::Bytes | Scalar::Time | Scalar::MicroTime), other) => {
-                    Some(format!("expected string, got &value.valueUnstructured{{Value:{other}}}"))
+                    Some(format!(
+                        "expected string, got &value.valueUnstructured{{Value:{}}}",
+                        go_syntax(other)
+                    ))
                 }
                 (Shape::Scalar(Scalar::Bool), other) => Some(format!("expected boolean, got {other}")),
                 (Shape::Object(_) | Shape::Map(_), other) if !other.is_object() => {
@@ -279,6 +282,20 @@ fn go_type(value: &Value) -> &'static str {
         Value::Array(_) => "[]interface {}",
         Value::Object(_) => "map[string]interface {}",
         Value::Null => "<nil>",
+    }
+}
+
+/// As Go's `%#v` writes it.
+fn go_syntax(value: &Value) -> String {
+    match value {
+        Value::Array(items) => {
+            format!("[]interface {{}}{{{}}}", items.iter().map(go_syntax).collect::<Vec<_>>().join(", "))
+        }
+        Value::Object(map) => {
+            let parts: Vec<String> = map.iter().map(|(k, v)| format!("{k:?}:{}", go_syntax(v))).collect();
+            format!("map[string]interface {{}}{{{}}}", parts.join(", "))
+        }
+        other => other.to_string(),
     }
 }
 

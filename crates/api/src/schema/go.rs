@@ -59,15 +59,28 @@ pub fn empty(of: &Type) -> Value {
     Value::Object(typed_fields(&Map::new(), of))
 }
 
+/// Whether Go has a struct for it, which is never empty to `omitempty`.
+fn is_struct(shape: &Shape) -> bool {
+    match shape {
+        Shape::Object(_) => true,
+        Shape::Scalar(scalar) => matches!(
+            scalar,
+            Scalar::IntOrString | Scalar::Quantity | Scalar::Time | Scalar::MicroTime | Scalar::Raw
+        ),
+        _ => false,
+    }
+}
+
 fn left_out(field: &Field, value: &Value) -> bool {
     match (field.omit_empty || field.omit_zero, field.pointer) {
         (false, _) => false,
         (true, true) => value.is_null(),
+        (true, false) if is_struct(&field.shape) => field.omit_zero && value.is_null(),
         (true, false) => is_empty(value, &field.shape),
     }
 }
 
-/// What stands for a field that isn't there: nothing if it may be left out. A struct can't be (`omitempty` doesn't hold for it).
+/// What stands for a field that isn't there: nothing if it may be left out. A struct can't be.
 fn absent(field: &Field) -> Option<Value> {
     // A field of no number is one of `TypeMeta`, or one of a custom resource.
     if field.number == 0 || field.omit_zero {
@@ -76,8 +89,7 @@ fn absent(field: &Field) -> Option<Value> {
     match (&field.shape, field.omit_empty, field.pointer) {
         (_, true, true) => None,
         (_, false, true) => Some(Value::Null),
-        (Shape::Object(_), _, false) => Some(zero(&field.shape)),
-        (Shape::Scalar(Scalar::IntOrString), true, false) => Some(zero(&field.shape)),
+        (shape, _, false) if is_struct(shape) => Some(zero(shape)),
         (_, true, false) => None,
         (shape, false, false) => Some(zero(shape)),
     }
@@ -99,8 +111,6 @@ fn is_empty(value: &Value, shape: &Shape) -> bool {
     match (value, shape) {
         (Value::Null, _) => true,
         (Value::Bool(flag), _) => !flag,
-        // A struct is never empty to Go, IntOrString and Quantity among them.
-        (_, Shape::Scalar(Scalar::IntOrString | Scalar::Quantity)) => false,
         (Value::Number(number), _) => number.as_f64() == Some(0.0),
         (Value::String(text), _) => text.is_empty(),
         (Value::Array(items), _) => items.is_empty(),
