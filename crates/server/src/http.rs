@@ -6,12 +6,14 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use parking_lot::Mutex;
 use portolan_api::{Kind, Status, protobuf};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Identity;
 use crate::body::{ServerBody, StreamError};
+use crate::connect::{self, Passing};
 use crate::negotiate::{self, Form};
 use crate::path::{self, ObjectPath, Query, Target};
 use crate::server::Server;
@@ -100,7 +102,7 @@ impl Server {
         request: Request<B>,
     ) -> Response<ServerBody>
     where
-        B: Body<Data = Bytes> + Send,
+        B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<StreamError>,
     {
         let user = caller.identity.as_ref().map_or("anonymous", |identity| identity.user.as_str()).to_owned();
@@ -112,7 +114,7 @@ impl Server {
 
     async fn route<B>(self: &Arc<Self>, caller: Caller, request: Request<B>) -> Answer
     where
-        B: Body<Data = Bytes> + Send,
+        B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<StreamError>,
     {
         let (head, body) = request.into_parts();
@@ -147,6 +149,14 @@ impl Server {
         if path.namespace.is_some() && !kind.namespaced {
             return Err(Status::no_such_path());
         }
+        // What becomes a connection isn't read here.
+        if let Some(subresource) = &path.subresource
+            && connect::passes(subresource)
+            && kind.has(subresource)
+        {
+            let body = Mutex::new(body.map_err(Into::into).boxed_unsync());
+            return self.pass(Passing { caller, kind, path, query, head, body }).await;
+        }
         let form = negotiate::form(accept)?;
         let media = negotiate::essence(text(header::CONTENT_TYPE));
         let agent = text(header::USER_AGENT).unwrap_or_default().to_owned();
@@ -179,7 +189,8 @@ impl Server {
                 return Err(Status::no_such_path());
             }
             return match (verb, subresource.as_str()) {
-                ("GET", "status") => self.get(&call).await,
+                ("GET", "status" | "approval") => self.get(&call).await,
+                ("PUT" | "PATCH", "approval") => self.approve(&call).await,
                 ("PUT", "status") => self.update_status(&call).await,
                 ("PATCH", "status") => self.patch_status(&call).await,
                 ("GET", "scale") => self.get_scale(&call).await,

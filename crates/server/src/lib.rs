@@ -17,8 +17,10 @@ mod health; // whether we are well
 mod openapi; // how it is written
 
 mod apply; // server-side apply, and who a write is counted for
+mod connect; // exec, attach, port-forward: passed on to nodes
 mod delete; // deleting, at once or in time
 mod log; // pods' logs, fetched from nodes
+mod proxy; // HTTP to pods, Services and nodes, passed through
 mod read; // get and list
 mod subresource; // scale, binding, eviction, finalize
 mod watch; // a body that grows with events

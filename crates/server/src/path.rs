@@ -58,8 +58,10 @@ pub(crate) fn parse(path: &str) -> Target {
     let parts: Vec<String> =
         path.split('/').filter(|part| !part.is_empty()).map(|part| decode(part, false)).collect();
     let words: Vec<&str> = parts.iter().map(String::as_str).collect();
-    // No name holds a slash; an encoded one would reach into other keys of the store.
-    if words.iter().any(|word| word.contains(['/', '\0'])) {
+    // No name holds a slash; an encoded one would reach into other keys of the store. What follows a subresource is none of
+    // our names: the path of a proxied request.
+    let names = if words.first() == Some(&"api") { 7 } else { 8 };
+    if words.iter().take(names).any(|word| word.contains(['/', '\0'])) {
         return Target::Unknown;
     }
     match words.as_slice() {

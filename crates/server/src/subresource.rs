@@ -1,7 +1,8 @@
-//! The subresources with rules of their own: scale, binding, eviction, finalize.
+//! The subresources with rules of their own: scale, approval, binding, eviction, finalize.
 
 use http::StatusCode;
 use jiff::Timestamp;
+use portolan_api::kinds::certificate;
 use portolan_api::{Status, meta, patch, scale, walk};
 use serde_json::{Value, json};
 
@@ -63,6 +64,29 @@ impl Server {
         let owners = Owners::Counted(call.author(""));
         let object = self.modify_as(call.subject(), Part::Main, call.dry_run()?, owners, make).await?;
         Ok(respond(StatusCode::OK, &scale::to_scale(&object)))
+    }
+
+    /// PUT or PATCH of a certificate request's `approval`: of all of it, the conditions change.
+    pub(crate) async fn approve(&self, call: &Call) -> Answer {
+        let body = if call.method == http::Method::PUT { Some(call.json()?) } else { None };
+        let patch = if body.is_none() { Some(call.patch()?) } else { None };
+        let (kind, name) = (call.kind, call.name());
+        let make = |old: &Value| {
+            let mut new = match (&body, &patch) {
+                (Some(body), _) => body.clone(),
+                (None, Some(patch)) => patch(old)?,
+                (None, None) => old.clone(),
+            };
+            check_identity(kind, name, &new, old)?;
+            kind.default(&mut new);
+            meta::keep_system_fields(&mut new, old);
+            certificate::prepare_approval(&mut new, old);
+            let mut errors = meta::validate_update(&new, old);
+            errors.extend(certificate::validate_approval(&new, old));
+            if errors.is_empty() { Ok(new) } else { Err(Status::invalid(kind, name, &errors)) }
+        };
+        let object = self.modify(call.subject(), Part::Exact, call.dry_run()?, make).await?;
+        call.written(StatusCode::OK, object, &[])
     }
 
     /// PUT of a namespace's `finalize`: its content is gone, the last finalizers may go.
