@@ -97,6 +97,19 @@ impl Status {
         status.causes(errors.iter().map(FieldError::cause).collect())
     }
 
+    /// A refusal without a machine's word.
+    pub fn plain(code: u16, message: impl Into<String>) -> Self {
+        Self::new(code, "", message)
+    }
+
+    /// 422 because of what stands in the query (`CreateOptions`, `UpdateOptions`, `PatchOptions`).
+    pub fn invalid_options(options: &str, errors: &[FieldError]) -> Self {
+        let message = format!("{options}.meta.k8s.io \"\" is invalid: {}", aggregate(errors));
+        let mut status = Self::new(422, "Invalid", message);
+        status.details = details("", "meta.k8s.io", options);
+        status.causes(errors.iter().map(FieldError::cause).collect())
+    }
+
     /// 400 in the caller's words.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "BadRequest", message)
@@ -251,9 +264,11 @@ impl Status {
             "metadata": {},
             "status": "Failure",
             "message": self.message,
-            "reason": self.reason,
         });
         if let Some(map) = out.as_object_mut() {
+            if !self.reason.is_empty() {
+                map.insert("reason".into(), self.reason.into());
+            }
             // A refusal about a bare path says that it has nothing to say of any object (apimachinery's `NewForbidden`).
             if !self.details.is_empty() || self.reason == "Forbidden" {
                 map.insert("details".into(), Value::Object(self.details.clone()));

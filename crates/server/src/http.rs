@@ -48,6 +48,8 @@ pub(crate) struct Call {
     pub form: Form,
     /// The body's media type, without parameters.
     pub media: String,
+    /// What the client calls itself.
+    pub agent: String,
     pub body: Bytes,
 }
 
@@ -171,8 +173,9 @@ impl Server {
         }
         let form = negotiate::form(accept)?;
         let media = negotiate::essence(text(header::CONTENT_TYPE));
+        let agent = text(header::USER_AGENT).unwrap_or_default().to_owned();
         let body = whole(body).await?;
-        let call = Call { caller, user, method: head.method, path, kind, query, form, media, body };
+        let call = Call { caller, user, method: head.method, path, kind, query, form, media, agent, body };
         if review.is_none() {
             return self.dispatch(call).await;
         }
@@ -194,6 +197,9 @@ impl Server {
             Method::DELETE => "DELETE",
             _ => return Err(Status::method_not_supported()),
         };
+        if matches!(verb, "POST" | "PUT" | "PATCH") {
+            call.check_write_options()?;
+        }
         if let Some(subresource) = call.path.subresource.clone() {
             if !call.kind.has(&subresource) || !call.path.rest.is_empty() {
                 return Err(Status::no_such_path());

@@ -26,6 +26,7 @@ mod discovery; // what there is
 mod health; // whether we are well
 mod openapi; // how it is written
 
+mod apply; // server-side apply, and who a write is counted for
 mod connect; // exec, attach, port-forward: passed on to nodes
 mod delete; // deleting, at once or in time
 mod log; // pods' logs, fetched from nodes

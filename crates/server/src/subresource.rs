@@ -6,6 +6,7 @@ use portolan_api::kinds::certificate;
 use portolan_api::{Status, meta, patch, scale, walk};
 use serde_json::{Value, json};
 
+use crate::apply::Owners;
 use crate::delete::Options;
 use crate::http::{Answer, Call, json as respond};
 use crate::server::Server;
@@ -59,7 +60,9 @@ impl Server {
                 .map_err(|errors| Status::invalid(call.kind, call.name(), &errors))?;
             Ok(new)
         };
-        let object = self.modify(call.subject(), Part::Main, call.dry_run()?, make).await?;
+        // An owner by way of the scale has no time in Kubernetes (managedfields `ScaleHandler.ToParent`).
+        let owners = Owners::Counted(call.author(""));
+        let object = self.modify_as(call.subject(), Part::Main, call.dry_run()?, owners, make).await?;
         Ok(respond(StatusCode::OK, &scale::to_scale(&object)))
     }
 
@@ -100,7 +103,9 @@ impl Server {
             }
             Ok(new)
         };
-        let object = self.modify(call.subject(), Part::Exact, call.dry_run()?, make).await?;
+        let now = meta::rfc3339(Timestamp::now());
+        let owners = Owners::Counted(call.author(&now));
+        let object = self.modify_as(call.subject(), Part::Exact, call.dry_run()?, owners, make).await?;
         call.written(StatusCode::OK, object, &[])
     }
 

@@ -7,10 +7,11 @@ use http::StatusCode;
 use jiff::Timestamp;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
-use portolan_api::{Kind, Status, meta, walk};
+use portolan_api::{Kind, Status, meta, ownership, walk};
 use portolan_store::{Compare, Op, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
+use crate::apply::{self, Owners, ourselves};
 use crate::delete::{removal, vanishes};
 use crate::http::{Answer, Call, json as respond, store_status, warn};
 use crate::object::{bare, stored};
@@ -97,8 +98,6 @@ impl Call {
                 _ => warnings.extend(unknown.iter().map(|field| format!("unknown field {field:?}"))),
             }
         }
-        // Who owns which field is not tracked here; what a client copied from elsewhere would mislead.
-        walk::remove(object, "metadata.managedFields");
         if let Some(namespace) = self.path.namespace.as_deref() {
             let claimed = meta::namespace(object);
             if !claimed.is_empty() && claimed != namespace {
@@ -135,16 +134,12 @@ impl Call {
             "application/merge-patch+json" => Way::Merge,
             "application/json-patch+json" => Way::Json,
             "application/strategic-merge-patch+json" => Way::Strategic,
-            "application/apply-patch+yaml" | "application/apply-patch+cbor" => {
-                let message = "server-side apply is not served yet: use kubectl apply without --server-side, or a \
-                               merge or strategic merge patch";
-                return Err(Status { message: message.into(), ..Status::unsupported_media_type(&[]) });
-            }
             _ => {
                 return Err(Status::unsupported_media_type(&[
                     "application/json-patch+json",
                     "application/merge-patch+json",
                     "application/strategic-merge-patch+json",
+                    apply::MEDIA,
                 ]));
             }
         };
@@ -180,19 +175,33 @@ impl Server {
             portolan_api::kinds::certificate::requested_by(&mut object, &call.user.user, &call.user.groups);
         }
         self.guard(call, Some(&object), None)?;
-        let (object, more) =
-            self.create_object(call.kind, call.path.namespace.as_deref(), object, dry_run).await?;
+        let now = meta::rfc3339(Timestamp::now());
+        let (namespace, owners) = (call.path.namespace.as_deref(), Owners::Counted(call.author(&now)));
+        let (object, more) = self.create_object_as(call.kind, namespace, object, dry_run, owners).await?;
         warnings.extend(more);
         call.written(StatusCode::CREATED, object, &warnings)
     }
 
-    /// Makes an object, and gives it back as it was stored, with warnings.
+    /// Makes an object of our own.
     pub(crate) async fn create_object(
         &self,
         kind: &'static Kind,
         namespace: Option<&str>,
         object: Value,
         dry_run: bool,
+    ) -> Result<(Value, Vec<String>), Status> {
+        let now = meta::rfc3339(Timestamp::now());
+        self.create_object_as(kind, namespace, object, dry_run, Owners::Counted(ourselves(&now))).await
+    }
+
+    /// Makes an object, and gives it back as it was stored, with warnings.
+    pub(crate) async fn create_object_as(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        object: Value,
+        dry_run: bool,
+        owners: Owners<'_>,
     ) -> Result<(Value, Vec<String>), Status> {
         if !matches!(meta::resource_version(&object), "" | "0") {
             return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
@@ -210,6 +219,7 @@ impl Server {
                 // The namespace as it is now is a condition of the write: none slips into one that is being emptied.
                 txn.compares.push(self.open_namespace(kind, &name, namespace).await?);
             }
+            owners.settle(kind, &mut new, &Value::Null);
             kind.prepare_create(&mut new);
             self.fill_token(kind, &mut new).await?;
             self.allocate(kind, &mut new, None, dry_run, &mut txn).await?;
@@ -299,17 +309,20 @@ impl Server {
         let mut body = call.json()?;
         let mut warnings = Vec::new();
         call.admit_replacement(&mut body, &mut warnings)?;
+        let now = meta::rfc3339(Timestamp::now());
+        let owners = Owners::Counted(call.author(&now));
         let make = |old: &Value| {
             self.guard(call, Some(&body), Some(old))?;
             Ok(body.clone())
         };
-        let changed = self.modify(call.subject(), Part::Main, dry_run, make).await;
+        let changed = self.modify_as(call.subject(), Part::Main, dry_run, owners, make).await;
         match changed {
             Err(status) if status.code == 404 && creates(call.kind, &body) => {
                 walk::set(&mut body, "metadata.name", call.name());
                 self.guard(call, Some(&body), None)?;
                 let namespace = call.path.namespace.as_deref();
-                let (object, more) = self.create_object(call.kind, namespace, body, dry_run).await?;
+                let (object, more) =
+                    self.create_object_as(call.kind, namespace, body, dry_run, owners).await?;
                 warnings.extend(more);
                 call.written(StatusCode::CREATED, object, &warnings)
             }
@@ -331,11 +344,13 @@ impl Server {
         let mut body = call.json()?;
         let mut warnings = Vec::new();
         call.admit_replacement(&mut body, &mut warnings)?;
+        let now = meta::rfc3339(Timestamp::now());
+        let owners = Owners::Counted(call.author(&now));
         let make = |old: &Value| {
             self.guard(call, Some(&body), Some(old))?;
             Ok(body.clone())
         };
-        let object = self.modify(call.subject(), Part::Status, call.dry_run()?, make).await?;
+        let object = self.modify_as(call.subject(), Part::Status, call.dry_run()?, owners, make).await?;
         call.written(StatusCode::OK, object, &warnings)
     }
 
@@ -345,6 +360,9 @@ impl Server {
     }
 
     async fn patch_part(&self, call: &Call, part: Part) -> Answer {
+        if call.media == apply::MEDIA {
+            return self.apply(call, part).await;
+        }
         let patch = call.patch()?;
         let warnings = parking_lot::Mutex::new(Vec::new());
         let make = |old: &Value| {
@@ -355,7 +373,9 @@ impl Server {
             *warnings.lock() = found;
             Ok(new)
         };
-        let object = self.modify(call.subject(), part, call.dry_run()?, make).await?;
+        let now = meta::rfc3339(Timestamp::now());
+        let owners = Owners::Counted(call.author(&now));
+        let object = self.modify_as(call.subject(), part, call.dry_run()?, owners, make).await?;
         let mut warnings = warnings.into_inner();
         if part == Part::Main {
             warnings.extend(call.kind.warnings(&object));
@@ -363,14 +383,26 @@ impl Server {
         call.written(StatusCode::OK, object, &warnings)
     }
 
-    /// Changes a stored object: `make` says what becomes of it, and is asked again when another write was faster. A
-    /// resource version that `make` puts in (or leaves) must be the stored one; that it leaves the old one is no demand,
-    /// since it is asked anew with the newer object. What changes nothing isn't written.
+    /// Changes a stored object; who owns its fields stays as it is.
     pub(crate) async fn modify(
         &self,
         subject: Subject<'_>,
         part: Part,
         dry_run: bool,
+        make: impl Fn(&Value) -> Result<Value, Status>,
+    ) -> Result<Value, Status> {
+        self.modify_as(subject, part, dry_run, Owners::Kept, make).await
+    }
+
+    /// Changes a stored object: `make` says what becomes of it, and is asked again when another write was faster. A
+    /// resource version that `make` puts in (or leaves) must be the stored one; that it leaves the old one is no demand,
+    /// since it is asked anew with the newer object. What changes nothing isn't written.
+    pub(crate) async fn modify_as(
+        &self,
+        subject: Subject<'_>,
+        part: Part,
+        dry_run: bool,
+        owners: Owners<'_>,
         make: impl Fn(&Value) -> Result<Value, Status>,
     ) -> Result<Value, Status> {
         let Subject { kind, name, .. } = subject;
@@ -379,6 +411,7 @@ impl Server {
             let (old, revision) = self.stored(kind, &key, name).await?;
             let mut new = make(&old)?;
             check_identity(kind, name, &new, &old)?;
+            owners.settle(kind, &mut new, &old);
             let mut txn =
                 Txn { compares: vec![Compare::ModRevision(key.clone(), revision)], ops: Vec::new() };
             let errors = match part {
@@ -399,6 +432,7 @@ impl Server {
                 return Err(Status::invalid(kind, name, &errors));
             }
             meta::set_resource_version(&mut new, revision.0);
+            ownership::keep_times(&mut new, &old);
             if new == old || dry_run {
                 return Ok(new);
             }

@@ -137,7 +137,7 @@ async fn patches_of_all_three_ways_apply() {
 
     let stale = json!({"metadata": {"resourceVersion": version(&made.body), "labels": {"x": "z"}}});
     assert_eq!(patch(&server, &path, "merge", &stale).await.code, 409);
-    let apply = call(&server, Method::PATCH, &path, "application/apply-patch+yaml", &json!({})).await;
+    let apply = call(&server, Method::PATCH, &path, "application/x-patch", &json!({})).await;
     assert_eq!(apply.code, 415);
 }
 
