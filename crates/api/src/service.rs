@@ -76,7 +76,10 @@ pub fn default(service: &mut Value) {
         walk::default(service, "spec.externalTrafficPolicy", "Cluster");
     }
     if needs_cluster_ip(service) {
-        walk::default(service, "spec.internalTrafficPolicy", "Cluster");
+        // A pointer in Kubernetes: the empty text is something, and refused.
+        if walk::at(service, "spec.internalTrafficPolicy").is_none() {
+            walk::set(service, "spec.internalTrafficPolicy", "Cluster");
+        }
     }
     if type_of(service) == "LoadBalancer" {
         walk::default(service, "spec.allocateLoadBalancerNodePorts", true);
@@ -112,7 +115,7 @@ fn drop_empty(service: &mut Value) {
         if let Some(port) = port.as_object_mut() {
             port.retain(|key, value| match key.as_str() {
                 "nodePort" => value != 0,
-                "name" | "appProtocol" => value != "",
+                "name" => value != "",
                 _ => true,
             });
         }
@@ -125,8 +128,8 @@ pub fn prepare_create(service: &mut Value) {
     change::seed_plural(service);
 }
 
-/// A changed Service keeps its status, gets back what was allocated and the client left out, and loses what its type no
-/// longer needs and the client did not touch.
+/// A changed Service keeps its status and gets back what was allocated and the client left out. Allocation comes next, and
+/// after it goes what the new type doesn't need.
 pub fn prepare_update(new: &mut Value, old: &Value) {
     let status = old.get("status").cloned().unwrap_or_else(|| json!({"loadBalancer": {}}));
     walk::set(new, "status", status);
@@ -135,7 +138,6 @@ pub fn prepare_update(new: &mut Value, old: &Value) {
     }
     change::patch_from_old(new, old);
     change::agree(new, old);
-    change::wipe(new, old);
 }
 
 #[cfg(test)]

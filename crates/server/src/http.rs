@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::Identity;
 use crate::body::{ServerBody, StreamError};
 use crate::negotiate::{self, Form};
+use crate::options::{self, Writing};
 use crate::path::{self, ObjectPath, Query, Target};
 use crate::server::Server;
 use crate::{discovery, health, openapi};
@@ -46,9 +47,15 @@ pub(crate) struct Call {
 pub(crate) type Answer = Result<Response<ServerBody>, Status>;
 
 impl Call {
-    /// Whether nothing may be written.
-    pub(crate) fn dry_run(&self) -> Result<bool, Status> {
-        dry_run(self.query.all("dryRun"))
+    /// Checks the parameters of a write; whether nothing may be written.
+    pub(crate) fn writing(&self) -> Result<bool, Status> {
+        let writing = match (&self.method, self.media.as_str()) {
+            (&Method::POST, _) => Writing::Create,
+            (&Method::PATCH, media) if media.starts_with("application/apply-patch") => Writing::Apply,
+            (&Method::PATCH, _) => Writing::Patch,
+            _ => Writing::Update,
+        };
+        options::writing(&self.query, writing)
     }
 
     /// The name in the path.
@@ -71,22 +78,6 @@ impl Call {
         serde_json::from_slice(&self.body)
             .map_err(|error| Status::bad_request(format!("the body is not valid JSON: {error}")))
     }
-}
-
-/// `dryRun` may be `All` or absent (apimachinery `ValidateDryRun`).
-pub(crate) fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
-    let mut dry = false;
-    for value in values {
-        match value {
-            "All" => dry = true,
-            "" => {}
-            other => {
-                let message = format!("dryRun: Unsupported value: {other:?}: supported values: \"All\"");
-                return Err(Status::bad_request(message));
-            }
-        }
-    }
-    Ok(dry)
 }
 
 impl Server {
@@ -251,7 +242,7 @@ pub(crate) fn refuse(status: Status) -> Response<ServerBody> {
     if code == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    response
+    warn(response, &status.warnings)
 }
 
 /// What a store's error is to a client.

@@ -58,7 +58,7 @@ impl Server {
                 .map_err(|errors| Status::invalid(call.kind, call.name(), &errors))?;
             Ok(new)
         };
-        let object = self.modify(call.subject(), Part::Main, call.dry_run()?, make).await?;
+        let object = self.modify(call.subject(), Part::Main, call.writing()?, make).await?;
         Ok(respond(StatusCode::OK, &scale::to_scale(&object)))
     }
 
@@ -76,7 +76,7 @@ impl Server {
             }
             Ok(new)
         };
-        let object = self.modify(call.subject(), Part::Exact, call.dry_run()?, make).await?;
+        let object = self.modify(call.subject(), Part::Exact, call.writing()?, make).await?;
         call.written(StatusCode::OK, object, &[])
     }
 
@@ -119,7 +119,7 @@ impl Server {
             walk::set(&mut new, "status.conditions", conditions);
             Ok(new)
         };
-        self.modify(call.subject(), Part::Exact, call.dry_run()?, make).await?;
+        self.modify(call.subject(), Part::Exact, call.writing()?, make).await?;
         Ok(respond(StatusCode::CREATED, &success(StatusCode::CREATED)))
     }
 

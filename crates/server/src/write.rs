@@ -7,8 +7,8 @@ use http::StatusCode;
 use jiff::Timestamp;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
-use portolan_api::{Kind, Status, meta, walk};
-use portolan_store::{Compare, Op, Revision, Txn, TxnOutcome};
+use portolan_api::{Kind, Status, meta, status, walk};
+use portolan_store::{Compare, Entry, Op, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
 use crate::delete::{removal, vanishes};
@@ -55,47 +55,56 @@ impl Call {
     }
 
     /// Checks that a body is of this path's kind and namespace and has no field that the kind doesn't know; what is
-    /// tolerated goes to `warnings`. `known` is an object whose unknown fields are no news.
+    /// tolerated goes to `warnings`. `refuse` says what a body that doesn't fit the kind is to the client.
     fn admit(
         &self,
         object: &mut Value,
-        known: Option<&Value>,
+        refuse: &dyn Fn(&Value, &str) -> Status,
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
         let kind = self.kind;
         if !object.is_object() {
-            return Err(Status::undecodable(kind, "the body is not a JSON object"));
+            return Err(refuse(object, "the body is not a JSON object"));
         }
         if walk::size(object, walk::DEPTH).is_none() {
             let why = format!("the object is nested more than {} levels deep", walk::DEPTH);
-            return Err(Status::undecodable(kind, &why));
+            return Err(refuse(&Value::Null, &why));
+        }
+        // Empty is the same as left out.
+        for field in ["apiVersion", "kind"] {
+            if walk::text(object, field).is_empty() && object[field].is_string() {
+                walk::remove(object, field);
+            }
         }
         let (version, name) = (object["apiVersion"].as_str(), object["kind"].as_str());
         if let Some(version) = version.filter(|version| !version.is_empty() && *version != kind.api_version())
         {
-            return Err(Status::bad_request(format!(
-                "the API version in the data ({version}) does not match the expected API version ({})",
-                kind.api_version()
-            )));
+            return Err(Status::another_kind(kind, name.unwrap_or(kind.kind), version));
         }
         if let Some(name) = name.filter(|name| !name.is_empty() && *name != kind.kind) {
-            return Err(Status::bad_request(format!(
-                "the kind in the data ({name}) does not match the expected kind ({})",
-                kind.kind
-            )));
+            return Err(Status::another_kind(kind, name, &kind.api_version()));
         }
         let strictness = self.query.get("fieldValidation").unwrap_or("Warn");
-        let mut unknown = kind.decode(object).map_err(|why| Status::undecodable(kind, &why))?;
-        if let Some(known) = known.filter(|_| !unknown.is_empty()) {
-            let before = kind.decode(known).unwrap_or_default();
-            unknown.retain(|field| !before.contains(field));
-        }
+        let unknown = kind.decode(object).map_err(|why| refuse(object, &why))?;
         if !unknown.is_empty() {
             match strictness {
-                "Strict" => return Err(Status::strict_decoding(kind, &unknown)),
+                "Strict" => return Err(refuse(object, &status::strict_decoding_error(&unknown))),
                 "Ignore" => {}
                 _ => warnings.extend(unknown.iter().map(|field| format!("unknown field {field:?}"))),
             }
+        }
+        // What the kind doesn't know isn't kept.
+        unknown.iter().rev().for_each(|field| walk::prune(object, field));
+        let twice = meta::dedup_owners(object);
+        if !twice.is_empty() {
+            // Patches are looked at once only, behind admission.
+            let when =
+                if self.method == http::Method::PATCH { " after mutating admission happens" } else { "" };
+            warnings.push(format!(
+                ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and \
+                 may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+                twice.join(", ")
+            ));
         }
         // Who owns which field is not tracked here; what a client copied from elsewhere would mislead.
         walk::remove(object, "metadata.managedFields");
@@ -112,7 +121,7 @@ impl Call {
 
     /// The same for a PUT: the name must be the path's.
     fn admit_replacement(&self, object: &mut Value, warnings: &mut Vec<String>) -> Result<(), Status> {
-        self.admit(object, None, warnings)?;
+        self.admit(object, &|_, why| Status::undecodable(self.kind, why), warnings)?;
         let name = meta::name(object);
         if !name.is_empty() && name != self.name() {
             return Err(Status::bad_request(format!(
@@ -121,6 +130,14 @@ impl Call {
             )));
         }
         Ok(())
+    }
+
+    /// A body in the place of what is there, if it is meant for that object.
+    fn replacement(&self, body: &Value) -> impl Fn(&Value) -> Result<Value, Status> {
+        |old| {
+            check_uid(self.kind, self.name(), body, old)?;
+            Ok(body.clone())
+        }
     }
 
     /// The body as a patch: a function of the object that it patches.
@@ -141,24 +158,26 @@ impl Call {
                 return Err(Status { message: message.into(), ..Status::unsupported_media_type(&[]) });
             }
             _ => {
-                return Err(Status::unsupported_media_type(&[
-                    "application/json-patch+json",
-                    "application/merge-patch+json",
-                    "application/strategic-merge-patch+json",
-                ]));
+                // The words of the router before Kubernetes' handlers.
+                let message = "415: Unsupported Media Type".into();
+                return Err(Status { message, ..Status::unsupported_media_type(&[]) });
             }
         };
-        let patch: Value = serde_json::from_slice(&self.body)
-            .map_err(|error| Status::bad_request(format!("the patch is not valid JSON: {error}")))?;
+        let patch: Result<Value, Status> = serde_json::from_slice(&self.body)
+            .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")));
         let kind = self.kind;
         Ok(move |old: &Value| {
+            // That there is nothing to patch is said first.
+            let patch = patch.as_ref().map_err(Clone::clone)?;
             let mut new = old.clone();
             match way {
-                Way::Merge => patch::merge(&mut new, &patch),
-                Way::Json => patch::json(&mut new, &patch),
-                Way::Strategic => patch::strategic(&mut new, &patch, kind),
-            }
-            .map_err(patch_status)?;
+                Way::Merge => patch::merge(&mut new, patch).map_err(patch_status),
+                Way::Json => patch::json(&mut new, patch).map_err(|error| match error {
+                    PatchError::Malformed(why) => Status::bad_request(format!("error decoding patch: {why}")),
+                    PatchError::Unapplicable(_) => Status::unprocessable(),
+                }),
+                Way::Strategic => patch::strategic(&mut new, patch, kind).map_err(patch_status),
+            }?;
             Ok(new)
         })
     }
@@ -172,12 +191,12 @@ impl Call {
 impl Server {
     /// POST to a collection.
     pub(crate) async fn create(&self, call: &Call) -> Answer {
-        let dry_run = call.dry_run()?;
+        let dry_run = call.writing()?;
         let mut object = call.json()?;
         let mut warnings = Vec::new();
-        call.admit(&mut object, None, &mut warnings)?;
-        let (object, more) =
-            self.create_object(call.kind, call.path.namespace.as_deref(), object, dry_run).await?;
+        call.admit(&mut object, &|_, why| Status::undecodable(call.kind, why), &mut warnings)?;
+        let made = self.create_object(call.kind, call.path.namespace.as_deref(), object, dry_run).await;
+        let (object, more) = made.map_err(|status| status.warned(&warnings))?;
         warnings.extend(more);
         call.written(StatusCode::CREATED, object, &warnings)
     }
@@ -190,9 +209,6 @@ impl Server {
         object: Value,
         dry_run: bool,
     ) -> Result<(Value, Vec<String>), Status> {
-        if !matches!(meta::resource_version(&object), "" | "0") {
-            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
-        }
         let generated = meta::name(&object).is_empty();
         let (mut names, mut rounds) = (0, 0);
         loop {
@@ -216,9 +232,14 @@ impl Server {
             if dry_run {
                 let (entry, _) = self.store.get(&key).await.map_err(store_status)?;
                 return match entry {
-                    Some(_) => Err(Status::already_exists(kind, &name)),
+                    Some(entry) => Err(exists(kind, &name, &entry)),
                     None => Ok((new, warnings)),
                 };
+            }
+            // Text that is no number counts as none, as in Kubernetes.
+            if meta::resource_version(&object).parse::<u64>().is_ok_and(|version| version != 0) {
+                let message = "resourceVersion should not be set on objects to be created";
+                return Err(Status::unexpected(message));
             }
             meta::clear_resource_version(&mut new);
             txn.ops.push(Op::Put(key, serde_json::to_vec(&new).unwrap_or_default().into()));
@@ -229,8 +250,10 @@ impl Server {
                 }
                 TxnOutcome::Refused { current, .. } if current.first().is_some_and(Option::is_some) => {
                     names += 1;
-                    if !generated || names >= NAMES {
-                        return Err(Status::already_exists(kind, &name));
+                    if let Some(Some(entry)) = current.first()
+                        && (!generated || names >= NAMES)
+                    {
+                        return Err(exists(kind, &name, entry));
                     }
                 }
                 // The namespace changed, or another Service was faster: look again.
@@ -277,6 +300,7 @@ impl Server {
         let _changes_hands = outcome.map_err(|refusal| match refusal {
             Refusal::Invalid(errors) => Status::invalid(kind, meta::name(new), &errors),
             Refusal::Internal(why) => Status::internal(why),
+            Refusal::Unexpected(why) => Status::unexpected(why),
         })?;
         // The difference of what is held says the same by keys: ports that share a number share a claim.
         let (before, after) = (old.map(claims::held).unwrap_or_default(), claims::held(new));
@@ -291,21 +315,22 @@ impl Server {
 
     /// PUT of an object.
     pub(crate) async fn update(&self, call: &Call) -> Answer {
-        let dry_run = call.dry_run()?;
+        let dry_run = call.writing()?;
         let mut body = call.json()?;
         let mut warnings = Vec::new();
         call.admit_replacement(&mut body, &mut warnings)?;
-        let changed = self.modify(call.subject(), Part::Main, dry_run, |_| Ok(body.clone())).await;
+        let changed = self.modify(call.subject(), Part::Main, dry_run, call.replacement(&body)).await;
         match changed {
             Err(status) if status.code == 404 && creates(call.kind, &body) => {
                 walk::set(&mut body, "metadata.name", call.name());
                 let namespace = call.path.namespace.as_deref();
-                let (object, more) = self.create_object(call.kind, namespace, body, dry_run).await?;
+                let made = self.create_object(call.kind, namespace, body, dry_run).await;
+                let (object, more) = made.map_err(|status| status.warned(&warnings))?;
                 warnings.extend(more);
                 call.written(StatusCode::CREATED, object, &warnings)
             }
             changed => {
-                let object = changed?;
+                let object = changed.map_err(|status| status.warned(&warnings))?;
                 warnings.extend(call.kind.warnings(&object));
                 call.written(StatusCode::OK, object, &warnings)
             }
@@ -319,10 +344,12 @@ impl Server {
 
     /// PUT of an object's status.
     pub(crate) async fn update_status(&self, call: &Call) -> Answer {
+        let dry_run = call.writing()?;
         let mut body = call.json()?;
         let mut warnings = Vec::new();
         call.admit_replacement(&mut body, &mut warnings)?;
-        let object = self.modify(call.subject(), Part::Status, call.dry_run()?, |_| Ok(body.clone())).await?;
+        let changed = self.modify(call.subject(), Part::Status, dry_run, call.replacement(&body)).await;
+        let object = changed.map_err(|status| status.warned(&warnings))?;
         call.written(StatusCode::OK, object, &warnings)
     }
 
@@ -333,16 +360,23 @@ impl Server {
 
     async fn patch_part(&self, call: &Call, part: Part) -> Answer {
         let patch = call.patch()?;
+        let dry_run = call.writing()?;
+        let strategic = call.media == "application/strategic-merge-patch+json";
         let warnings = parking_lot::Mutex::new(Vec::new());
         let make = |old: &Value| {
             let mut new = patch(old)?;
             let mut found = Vec::new();
-            call.admit(&mut new, Some(old), &mut found)?;
+            let refuse = |new: &Value, why: &str| match strategic {
+                true => Status::invalid_patch(String::from_utf8_lossy(&call.body), why),
+                false => Status::invalid_patch(new.to_string(), why),
+            };
+            call.admit(&mut new, &refuse, &mut found)?;
             *warnings.lock() = found;
             Ok(new)
         };
-        let object = self.modify(call.subject(), part, call.dry_run()?, make).await?;
+        let changed = self.modify(call.subject(), part, dry_run, make).await;
         let mut warnings = warnings.into_inner();
+        let object = changed.map_err(|status| status.warned(&warnings))?;
         if part == Part::Main {
             warnings.extend(call.kind.warnings(&object));
         }
@@ -364,7 +398,7 @@ impl Server {
         for _ in 0..ROUNDS {
             let (old, revision) = self.stored(kind, &key, name).await?;
             let mut new = make(&old)?;
-            check_identity(kind, name, &new, &old)?;
+            check_version(kind, name, &new, &old)?;
             let mut txn =
                 Txn { compares: vec![Compare::ModRevision(key.clone(), revision)], ops: Vec::new() };
             let errors = match part {
@@ -411,28 +445,45 @@ impl Server {
     }
 }
 
+/// The object that was to be made is there.
+fn exists(kind: &Kind, name: &str, entry: &Entry) -> Status {
+    let there = stored(&entry.value, entry.mod_revision.0).unwrap_or_default();
+    if meta::deletion_timestamp(&there).is_some() {
+        return Status::being_deleted(kind, name);
+    }
+    Status::already_exists(kind, name)
+}
+
 /// Whether this is the kind whose objects claim addresses and ports.
 pub(crate) fn is_service(kind: &Kind) -> bool {
     kind.group.is_empty() && kind.kind == "Service"
 }
 
 /// Whether a PUT of what isn't there makes it (`AllowCreateOnUpdate` of the strategies in kube-apiserver). Not one that
-/// is meant for an object that was there.
+/// is meant for a certain object that was there.
 fn creates(kind: &Kind, body: &Value) -> bool {
-    matches!(kind.kind, "Service" | "Endpoints" | "Lease" | "Event")
-        && meta::uid(body).is_empty()
-        && matches!(meta::resource_version(body), "" | "0")
+    matches!(kind.kind, "Service" | "Endpoints" | "Lease" | "Event") && meta::uid(body).is_empty()
 }
 
 /// A write that names a version or a UID is meant for that very object.
 pub(crate) fn check_identity(kind: &Kind, name: &str, new: &Value, old: &Value) -> Result<(), Status> {
-    let version = meta::resource_version(new);
-    if !matches!(version, "" | "0") && version != meta::resource_version(old) {
-        return Err(Status::modified(kind, name));
-    }
+    check_uid(kind, name, new, old)?;
+    check_version(kind, name, new, old)
+}
+
+/// The UID alone. A patch that changes it meets a rule of metadata instead.
+fn check_uid(kind: &Kind, name: &str, new: &Value, old: &Value) -> Result<(), Status> {
     let (uid, stored) = (meta::uid(new), meta::uid(old));
     if !uid.is_empty() && uid != stored {
         return Err(Status::uid_precondition(kind, name, uid, stored));
+    }
+    Ok(())
+}
+
+fn check_version(kind: &Kind, name: &str, new: &Value, old: &Value) -> Result<(), Status> {
+    let version = meta::resource_version(new);
+    if !matches!(version, "" | "0") && version != meta::resource_version(old) {
+        return Err(Status::modified(kind, name));
     }
     Ok(())
 }

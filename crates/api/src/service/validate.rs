@@ -29,6 +29,15 @@ fn word(errors: &mut Vec<FieldError>, service: &Value, path: &str, allowed: &[&s
     }
 }
 
+/// A field that holds one of a few words if it is there at all; the empty word is none of them.
+fn pointed(errors: &mut Vec<FieldError>, service: &Value, path: &str, allowed: &[&str]) {
+    if let Some(found) = walk::at(service, path).and_then(Value::as_str)
+        && !allowed.contains(&found)
+    {
+        errors.push(FieldError::not_supported(path, found, allowed));
+    }
+}
+
 /// What is wrong with a Service as it stands, after allocation.
 pub fn validate(service: &Value) -> Vec<FieldError> {
     validate_against(service, None)
@@ -205,8 +214,7 @@ fn ports(errors: &mut Vec<FieldError>, service: &Value) {
                 }
             }
         }
-        let app = walk::text(port, "appProtocol");
-        if !app.is_empty() {
+        if let Some(app) = walk::at(port, "appProtocol").and_then(Value::as_str) {
             errors.extend(meta::findings(&path("appProtocol"), app, meta::qualified_faults(app)));
         }
     }
@@ -270,12 +278,12 @@ pub(super) fn validate_addresses(service: &Value, old: Option<&Value>) -> Vec<Fi
             errors.push(FieldError::duplicate(&path, *family));
         }
     }
-    word(
+    // Absent is all right, empty is not: in Kubernetes the field is a pointer.
+    pointed(
         &mut errors,
         service,
         "spec.ipFamilyPolicy",
         &["PreferDualStack", "RequireDualStack", "SingleStack"],
-        false,
     );
     let had = old.map(|o| texts(o, IPS)).unwrap_or_default();
     let mut misplaced = false;
@@ -428,10 +436,12 @@ fn traffic(errors: &mut Vec<FieldError>, service: &Value) {
     } else if !meta::is_port(health) {
         errors.push(FieldError::invalid(HEALTH, health, meta::PORT_TEXT));
     }
-    let needed = needs_cluster_ip(service);
-    word(errors, service, "spec.internalTrafficPolicy", &["Cluster", "Local"], needed);
+    if needs_cluster_ip(service) && walk::at(service, "spec.internalTrafficPolicy").is_none() {
+        errors.push(FieldError::required("spec.internalTrafficPolicy", ""));
+    }
+    pointed(errors, service, "spec.internalTrafficPolicy", &["Cluster", "Local"]);
     if walk::at(service, "spec.trafficDistribution").is_some() {
-        let known = ["PreferClose", "PreferSameNode", "PreferSameZone"];
+        let known = ["PreferClose", "PreferSameZone", "PreferSameNode"];
         let found = walk::text(service, "spec.trafficDistribution");
         if !known.contains(&found) {
             errors.push(FieldError::not_supported("spec.trafficDistribution", found, &known));

@@ -34,7 +34,7 @@ pub fn warnings(service: &Value) -> Vec<String> {
     }
     let external = texts("spec.externalIPs");
     if !external.is_empty() {
-        out.push("spec.externalIPs is deprecated and will be removed in a future release".into());
+        out.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".into());
     }
     for (i, text) in external.iter().enumerate() {
         out.extend(ip::warnings(&format!("spec.externalIPs[{i}]"), text));

@@ -26,8 +26,9 @@ use std::io::Write as _;
 use draw::Drawer;
 use kinds::{OTHERS, SERVICES, Spec};
 use peer::Programs;
+use serde_json::Value;
 use step::{Doing, Step};
-use world::{Difference, PLENTY, SCARCE, Shape, World};
+use world::{Answers, Difference, PLENTY, SCARCE, Shape, World};
 
 const PROMISE: &str = "the real kube-apiserver gives the same answers";
 
@@ -49,6 +50,7 @@ struct Found {
     on_purpose: BTreeMap<&'static str, usize>,
     /// Unexplained: how often, and one example with what was asked before of the same kind.
     unexplained: BTreeMap<String, (usize, Vec<Step>)>,
+    order: Vec<String>,
 }
 
 /// Asks about Services in both clusters.
@@ -90,13 +92,15 @@ async fn run(
         if differences.is_empty() {
             continue;
         }
-        let entry = found.unexplained.entry(signature(&step, &differences)).or_default();
+        let signature = signature(&step, &answers, &differences);
+        let entry = found.unexplained.entry(signature.clone()).or_default();
         entry.0 += 1;
         if entry.0 == 1 {
             let mine = history.iter().filter(|before| before.kind.plural == step.kind.plural);
             let mine: Vec<Step> = mine.cloned().collect();
             let from = mine.len().saturating_sub(60);
             entry.1 = mine[from..].to_vec();
+            found.order.push(signature);
         }
         // The same again from here.
         world.remove(&step).await;
@@ -106,34 +110,43 @@ async fn run(
         }
     }
     let shrunk = number("PORTOLAN_SHRINK", 3) as usize;
-    let examples: Vec<(String, usize, Vec<Step>)> = found
-        .unexplained
-        .iter()
-        .filter(|(_, (_, steps))| !steps.is_empty())
-        .map(|(signature, (count, steps))| (signature.clone(), *count, steps.clone()))
+    // The most frequent first.
+    let mut examples: Vec<(String, usize, Vec<Step>)> = std::mem::take(&mut found.order)
+        .into_iter()
+        .map(|signature| {
+            let (count, steps) = found.unexplained[&signature].clone();
+            (signature, count, steps)
+        })
         .collect();
+    examples.sort_by_key(|(_, count, _)| std::cmp::Reverse(*count));
     for (index, (signature, count, steps)) in examples.into_iter().enumerate() {
         let shortest = if index < shrunk { shrink::shrink(&mut world, steps).await } else { steps };
         let shown = if index < shrunk { &shortest[..] } else { &shortest[shortest.len() - 1..] };
         let lines: Vec<String> = shown.iter().map(|step| format!("    {step}")).collect();
         say(&format!("{count} times {signature}\n  by\n{}", lines.join("\n")));
-        found.unexplained.get_mut(&signature).expect("it is there").1.clear();
     }
 }
 
 /// What differs, as a text that is alike for alike differences.
-fn signature(step: &Step, differences: &[Difference]) -> String {
-    let brief = |value: &serde_json::Value| {
+fn signature(step: &Step, answers: &Answers, differences: &[Difference]) -> String {
+    let brief = |value: &Value| {
         let text = value.to_string();
         let cut = text.char_indices().nth(700).map_or(text.len(), |(at, _)| at);
         text[..cut].to_owned()
     };
-    let lines: Vec<String> = differences
-        .iter()
-        .take(6)
-        .map(|d| format!("  {}\n    real {}\n    ours {}", d.place, brief(&d.real), brief(&d.ours)))
-        .collect();
-    format!("{} {}\n{}", step.kind.plural, step.subresource, lines.join("\n"))
+    let mut lines = vec![format!("{} {}", step.kind.plural, step.subresource)];
+    let (real, ours) = (&answers.real.body, &answers.ours.body);
+    if real["message"] != ours["message"] && real["kind"] == "Status" {
+        // The rest follows from it.
+        let say = |code: u16, body: &Value| format!("{code} {} {}", body["reason"], brief(&body["message"]));
+        lines.push(format!("    real {}", say(answers.real.code, real)));
+        lines.push(format!("    ours {}", say(answers.ours.code, ours)));
+    } else {
+        for d in differences.iter().take(6) {
+            lines.push(format!("  {}\n    real {}\n    ours {}", d.place, brief(&d.real), brief(&d.ours)));
+        }
+    }
+    lines.join("\n")
 }
 
 fn conclude(what: &str, seed: u64, found: &Found) {

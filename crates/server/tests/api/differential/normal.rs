@@ -69,9 +69,14 @@ pub fn normal(step: &Step, outcome: &mut Outcome, memory: &mut Memory) {
     };
     if let Some(base) = generated {
         let name = outcome.body["metadata"]["name"].as_str().map(str::to_owned);
-        if let Some(name) = name.filter(|name| name.starts_with(&base) && name.len() == base.len() + 5) {
+        if name.is_some_and(|name| name.starts_with(&base) && name.len() == base.len() + 5) {
             outcome.body["metadata"]["name"] = format!("{base}<random>").into();
-            let _ = name;
+        }
+        if let Some(message) = outcome.body["message"].as_str() {
+            outcome.body["message"] = unnamed(message, &base).into();
+        }
+        if let Some(name) = outcome.body["details"]["name"].as_str() {
+            outcome.body["details"]["name"] = unnamed(&format!("\"{name}\""), &base).into();
         }
     }
     walk(&mut outcome.body, "", step, &own, memory);
@@ -82,6 +87,22 @@ pub fn normal(step: &Step, outcome: &mut Outcome, memory: &mut Memory) {
     if gone && outcome.body["metadata"]["deletionTimestamp"].is_null() {
         memory.objects.remove(&own);
     }
+}
+
+/// Names that were made from a base, without what the dice made of it.
+fn unnamed(message: &str, base: &str) -> String {
+    let head = format!("\"{base}");
+    let mut parts = message.split(head.as_str());
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let random = part.len() > 5
+            && part.as_bytes()[5] == b'"'
+            && part.bytes().take(5).all(|b| b.is_ascii_alphanumeric());
+        out += &head;
+        out += if random { "<random>" } else { "" };
+        out += if random { &part[5..] } else { part };
+    }
+    out
 }
 
 /// The texts that explain columns are ours, and ages are of the moment.
@@ -186,7 +207,10 @@ fn renamed(word: &str, before: &str, object: &str, memory: &mut Memory) -> Optio
     if is_uid(word) {
         return Some("<uid>".into());
     }
-    if before.ends_with("ResourceVersion in object meta: ") || before.ends_with("current: ") {
+    if before.ends_with("ResourceVersion in object meta: ")
+        || before.ends_with("current: ")
+        || before.ends_with("ResourceVersion in record (")
+    {
         return Some("<version>".into());
     }
     // A column shows `port:nodePort/protocol`.
