@@ -111,6 +111,20 @@ fn drop_empty(service: &mut Value) {
             _ => true,
         });
     }
+    for path in ["status.loadBalancer.ingress", "status.conditions"] {
+        if walk::at(service, path).and_then(Value::as_array).is_some_and(Vec::is_empty) {
+            walk::remove(service, path);
+        }
+    }
+    for ingress in walk::list_mut(service, "status.loadBalancer.ingress") {
+        if let Some(ingress) = ingress.as_object_mut() {
+            ingress.retain(|key, value| match key.as_str() {
+                "ip" | "hostname" => value != "",
+                "ports" => value.as_array().is_none_or(|a| !a.is_empty()),
+                _ => true,
+            });
+        }
+    }
     for port in walk::list_mut(service, "spec.ports") {
         if let Some(port) = port.as_object_mut() {
             port.retain(|key, value| match key.as_str() {

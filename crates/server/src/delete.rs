@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::claims;
 use crate::http::{Answer, Call, json as respond};
 use crate::object::Selection;
-use crate::options::dry_run_errors;
+use crate::options::{self, dry_run_errors};
 use crate::read::{Page, object_key, render};
 use crate::server::Server;
 use crate::write::{Subject, is_service};
@@ -43,6 +43,10 @@ impl Options {
     fn read(call: &Call) -> Result<Options, Status> {
         let body = if call.body.is_empty() { json!({}) } else { call.json()? };
         let mut options = Options::from_value(&body)?;
+        // A body is all that is heeded then, also when it says nothing.
+        if !call.body.is_empty() {
+            return Ok(options);
+        }
         if options.grace_s.is_none() {
             let text = call.query.get("gracePeriodSeconds");
             let parsed = text.map(str::parse).transpose();
@@ -177,6 +181,7 @@ impl Server {
     /// DELETE of a collection.
     pub(crate) async fn delete_collection(&self, call: &Call) -> Answer {
         let options = Options::read(call)?;
+        options::listing(&call.query)?;
         let selection: Selection = call.selection()?;
         let page = self.page(call, &selection).await?;
         for object in &page.objects {

@@ -136,13 +136,13 @@ impl Server {
 
     /// GET of a collection.
     pub(crate) async fn list(&self, call: &Call) -> Answer {
+        options::listing(&call.query)?;
         let page = self.page(call, &call.selection()?).await?;
         Ok(render(call, &page))
     }
 
     /// The objects that a list asks for.
     pub(crate) async fn page(&self, call: &Call, selection: &Selection) -> Result<Page, Status> {
-        options::listing(&call.query)?;
         let limit = match call.query.get("limit").map(str::parse::<i64>) {
             None => 0,
             Some(Ok(limit)) => usize::try_from(limit).unwrap_or(0),
@@ -307,7 +307,9 @@ impl Token {
             // The token comes back from a client: it must not lead out of the collection that was asked for.
             .filter(|(_, start)| start.starts_with(&call.scope()));
         parsed.ok_or_else(|| {
-            Status::bad_request("continue key is not valid: it is not from a list of this collection")
+            Status::bad_request(
+                "invalid continue token: continue key is not valid: it is not from a list of this collection",
+            )
         })
     }
 }

@@ -7,7 +7,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
-use portolan_api::{Kind, Status, meta, status, walk};
+use portolan_api::{Kind, Status, decode, meta, status, walk};
 use portolan_store::{Compare, Entry, Op, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
@@ -70,6 +70,7 @@ impl Call {
             let why = format!("the object is nested more than {} levels deep", walk::DEPTH);
             return Err(refuse(&Value::Null, &why));
         }
+        decode::drop_nulls(object);
         // Empty is the same as left out.
         for field in ["apiVersion", "kind"] {
             if walk::text(object, field).is_empty() && object[field].is_string() {
@@ -122,14 +123,22 @@ impl Call {
     /// The same for a PUT: the name must be the path's.
     fn admit_replacement(&self, object: &mut Value, warnings: &mut Vec<String>) -> Result<(), Status> {
         self.admit(object, &|_, why| Status::undecodable(self.kind, why), warnings)?;
-        let name = meta::name(object);
-        if !name.is_empty() && name != self.name() {
-            return Err(Status::bad_request(format!(
+        self.check_name(object)
+    }
+
+    /// Checks that an object has the name in the path.
+    fn check_name(&self, object: &Value) -> Result<(), Status> {
+        match meta::name(object) {
+            "" => Err(Status::bad_request(format!(
+                "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                self.name()
+            ))),
+            name if name != self.name() => Err(Status::bad_request(format!(
                 "the name of the object ({name}) does not match the name on the URL ({})",
                 self.name()
-            )));
+            ))),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// A body in the place of what is there, if it is meant for that object.
@@ -175,6 +184,7 @@ impl Call {
                 Way::Json => patch::json(&mut new, patch).map_err(|error| match error {
                     PatchError::Malformed(why) => Status::bad_request(format!("error decoding patch: {why}")),
                     PatchError::Unapplicable(_) => Status::unprocessable(),
+                    PatchError::Unexpected(why) => Status::unexpected(why),
                 }),
                 Way::Strategic => patch::strategic(&mut new, patch, kind).map_err(patch_status),
             }?;
@@ -232,7 +242,7 @@ impl Server {
             if dry_run {
                 let (entry, _) = self.store.get(&key).await.map_err(store_status)?;
                 return match entry {
-                    Some(entry) => Err(exists(kind, &name, &entry)),
+                    Some(entry) => Err(exists(kind, &name, &entry).warned(&warnings)),
                     None => Ok((new, warnings)),
                 };
             }
@@ -253,7 +263,7 @@ impl Server {
                     if let Some(Some(entry)) = current.first()
                         && (!generated || names >= NAMES)
                     {
-                        return Err(exists(kind, &name, entry));
+                        return Err(exists(kind, &name, entry).warned(&warnings));
                     }
                 }
                 // The namespace changed, or another Service was faster: look again.
@@ -371,6 +381,7 @@ impl Server {
                 false => Status::invalid_patch(new.to_string(), why),
             };
             call.admit(&mut new, &refuse, &mut found)?;
+            call.check_name(&new)?;
             *warnings.lock() = found;
             Ok(new)
         };
@@ -492,6 +503,7 @@ fn check_version(kind: &Kind, name: &str, new: &Value, old: &Value) -> Result<()
 pub(crate) fn patch_status(error: PatchError) -> Status {
     match error {
         PatchError::Malformed(why) => Status::bad_request(why),
+        PatchError::Unexpected(why) => Status::unexpected(why),
         PatchError::Unapplicable(why) => Status { code: 422, reason: "Invalid", ..Status::bad_request(why) },
     }
 }

@@ -70,6 +70,7 @@ fn validate_change(new: &Value, old: &Value) -> Vec<FieldError> {
             "may not change once set",
         ));
     }
+    class(&mut errors, new);
     errors
 }
 
@@ -400,8 +401,15 @@ fn load_balancer(errors: &mut Vec<FieldError>, service: &Value, old: Option<&Val
     if !balanced && allocate.is_some() {
         errors.push(FieldError::forbidden("spec.allocateLoadBalancerNodePorts", ONLY_LOAD_BALANCER));
     }
+    // Of a change this has been said already.
+    if old.is_none() {
+        class(errors, service);
+    }
+}
+
+fn class(errors: &mut Vec<FieldError>, service: &Value) {
     if let Some(class) = walk::at(service, "spec.loadBalancerClass").and_then(Value::as_str) {
-        if balanced {
+        if type_of(service) == "LoadBalancer" {
             errors.extend(meta::findings("spec.loadBalancerClass", class, meta::qualified_faults(class)));
         } else {
             errors.push(FieldError::forbidden("spec.loadBalancerClass", ONLY_LOAD_BALANCER));

@@ -89,7 +89,12 @@ async fn run(
             }
             None => true,
         });
+        let made = [answers.real.made.as_str(), answers.ours.made.as_str()];
         if differences.is_empty() {
+            // Nobody comes back to a name that the dice made.
+            if step.name.is_empty() && matches!(step.doing, Doing::Create(_)) {
+                world.remove(&step, made).await;
+            }
             continue;
         }
         let signature = signature(&step, &answers, &differences);
@@ -103,7 +108,7 @@ async fn run(
             found.order.push(signature);
         }
         // The same again from here.
-        world.remove(&step).await;
+        world.remove(&step, made).await;
         drawer.forget(&step);
         if matches!(step.doing, Doing::DeleteAll) || step.name.is_empty() {
             world.clear(step.kind).await;

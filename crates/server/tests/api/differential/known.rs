@@ -8,9 +8,10 @@ use super::world::{Answers, Difference};
 const WORDS: &str = "words for what can't be decoded";
 const ONCE: &str = "a cause is named once";
 const UNNAMED: &str = "a Service without a name is told so";
+const KEYS: &str = "the store's keys are nobody's business";
 const STATUS: &str = "a status makes no object";
 /// All reasons. A test compares them with the document.
-pub const DIFFERENCES: [&str; 4] = [WORDS, ONCE, UNNAMED, STATUS];
+pub const DIFFERENCES: [&str; 5] = [WORDS, ONCE, UNNAMED, KEYS, STATUS];
 
 /// The reason for a difference, if it is on purpose.
 pub fn reason(step: &Step, answers: &Answers, difference: &Difference) -> Option<&'static str> {
@@ -32,12 +33,21 @@ pub fn reason(step: &Step, answers: &Answers, difference: &Difference) -> Option
             " \"\" is invalid: patch: Invalid value: ".into(),
             "error decoding patch: ".into(),
         ];
+        // Go's words for a number or a text in a place that wants something else.
+        let of_go =
+            real_said.starts_with("json: cannot unmarshal") || real_said.contains("illegal base64 data");
+        if of_go && real["reason"] == "BadRequest" {
+            return Some(WORDS);
+        }
         let alike = |head: &String| real_said.contains(head.as_str()) && ours_said.contains(head.as_str());
         // Fields that aren't known are named alike.
         if undecodable.iter().any(alike)
             && (answers.real.code == 422 || !real_said.contains("strict decoding error"))
         {
             return Some(WORDS);
+        }
+        if real_said.contains("StorageError: invalid object") && ours_said.contains("Precondition failed") {
+            return Some(KEYS);
         }
         if step.name.is_empty() && real_said.contains("spec.parentRef.name: Required value") {
             return Some(UNNAMED);

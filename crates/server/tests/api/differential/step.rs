@@ -73,6 +73,8 @@ pub struct Outcome {
     pub media: String,
     pub warnings: Vec<String>,
     pub body: Value,
+    /// The object's name as the server made it.
+    pub made: String,
 }
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
@@ -221,12 +223,15 @@ pub async fn call(
     let response = client.send(request).await.unwrap_or_else(|error| panic!("{uri}: {error}"));
     let (head, body) = response.into_parts();
     let bytes = body.collect().await.expect("a whole body").to_bytes();
+    let body =
+        serde_json::from_slice(&bytes).unwrap_or_else(|_| json!({"text": String::from_utf8_lossy(&bytes)}));
+    let named = body["rows"][0]["object"]["metadata"]["name"].as_str().or(body["metadata"]["name"].as_str());
     let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     Outcome {
         code: head.status.as_u16(),
         media: head.headers.get(header::CONTENT_TYPE).map(text).unwrap_or_default(),
         warnings: head.headers.get_all(header::WARNING).iter().map(text).collect(),
-        body: serde_json::from_slice(&bytes)
-            .unwrap_or_else(|_| json!({"text": String::from_utf8_lossy(&bytes)})),
+        made: named.unwrap_or_default().to_owned(),
+        body,
     }
 }

@@ -76,12 +76,14 @@ impl World {
         Answers { real, ours }
     }
 
-    /// Removes what a request was about, from both.
-    pub async fn remove(&mut self, step: &Step) {
-        if step.name.is_empty() || step.kind.is_given(&step.name) {
-            return;
-        }
-        for client in [self.real.clone(), self.ours.clone()] {
+    /// Removes what a request was about, from both; `made` are the names that they have made up.
+    pub async fn remove(&mut self, step: &Step, made: [&str; 2]) {
+        for (client, made) in [self.real.clone(), self.ours.clone()].into_iter().zip(made) {
+            let name = if step.name.is_empty() { made } else { step.name.as_str() };
+            if name.is_empty() || step.kind.is_given(name) {
+                continue;
+            }
+            let step = Step { name: name.to_owned(), ..step.clone() };
             let freed = json!({"metadata": {"finalizers": null}});
             let grace = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0});
             for doing in [Doing::Patch { way: "merge-patch", body: freed }, Doing::Delete(grace)] {
