@@ -333,6 +333,8 @@ impl Server {
         match changed {
             Err(status) if status.code == 404 && creates(call.kind, &body) => {
                 walk::set(&mut body, "metadata.name", call.name());
+                // Which version it was has no meaning here.
+                meta::clear_resource_version(&mut body);
                 let namespace = call.path.namespace.as_deref();
                 let made = self.create_object(call.kind, namespace, body, dry_run).await;
                 let (object, more) = made.map_err(|status| status.warned(&warnings))?;
