@@ -3,10 +3,11 @@
 use http::StatusCode;
 use jiff::Timestamp;
 use portolan_api::ownership::{self, Author};
-use portolan_api::{FieldError, Kind, Status, meta, walk};
+use portolan_api::{Kind, Status, meta, walk};
 use serde_json::Value;
 
 use crate::http::{Answer, Call};
+use crate::options;
 use crate::server::Server;
 use crate::write::Part;
 
@@ -43,50 +44,18 @@ pub(crate) fn ourselves(now: &str) -> Author<'_> {
     Author { manager: "kube-apiserver", subresource: "", now }
 }
 
-/// The most bytes of a manager's name (`FieldManagerMaxLength`).
-const LONGEST: usize = 128;
-
 impl Call {
     /// Who writes: `fieldManager`, or what the client calls itself in `User-Agent`, up to its version.
     pub(crate) fn author<'a>(&'a self, now: &'a str) -> Author<'a> {
         let asked = self.query.get("fieldManager").unwrap_or_default();
         let manager = if asked.is_empty() { self.agent.split('/').next().unwrap_or_default() } else { asked };
-        let end =
-            manager.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= LONGEST).last();
+        let end = manager
+            .char_indices()
+            .map(|(at, c)| at + c.len_utf8())
+            .take_while(|end| *end <= options::MANAGER)
+            .last();
         let manager = manager.get(..end.unwrap_or_default()).unwrap_or_default();
         Author { manager, subresource: self.path.subresource.as_deref().unwrap_or_default(), now }
-    }
-
-    /// Checks what all writes share: `fieldManager`, `fieldValidation` and `force` (apimachinery `ValidatePatchOptions`).
-    pub(crate) fn check_write_options(&self) -> Result<(), Status> {
-        let mut errors = Vec::new();
-        let manager = self.query.get("fieldManager").unwrap_or_default();
-        let applies = self.media == MEDIA;
-        let patches = self.method == http::Method::PATCH;
-        if patches && applies && manager.is_empty() {
-            errors.push(FieldError::required("fieldManager", "is required for apply patch"));
-        }
-        if patches && !applies && self.query.get("force").is_some() {
-            errors.push(FieldError::forbidden("force", "may not be specified for non-apply patch"));
-        }
-        if manager.len() > LONGEST {
-            errors.push(FieldError::too_long("fieldManager", LONGEST));
-        }
-        for (at, c) in manager.char_indices().filter(|(_, c)| c.is_control()) {
-            let why = format!("invalid character U+{:04X} (at position {at})", c as u32);
-            errors.push(FieldError::invalid("fieldManager", manager, why));
-        }
-        let validation = self.query.get("fieldValidation").unwrap_or_default();
-        let known = ["", "Ignore", "Strict", "Warn"];
-        if !known.contains(&validation) {
-            errors.push(FieldError::not_supported("fieldValidation", validation, &known));
-        }
-        let options = match self.method {
-            http::Method::POST => "CreateOptions",
-            http::Method::PUT => "UpdateOptions",
-            _ => "PatchOptions",
-        };
-        if errors.is_empty() { Ok(()) } else { Err(Status::invalid_options(options, &errors)) }
     }
 
     /// The configuration that is to be applied.
@@ -149,7 +118,7 @@ impl Call {
 impl Server {
     /// PATCH by apply: of an object or of its status.
     pub(crate) async fn apply(&self, call: &Call, part: Part) -> Answer {
-        let dry_run = call.dry_run()?;
+        let dry_run = call.writing()?;
         let (config, mut warnings) = call.configuration()?;
         let kind = call.kind;
         let of = ownership::type_of(kind).ok_or_else(|| Status::unsupported_media_type(&[]))?;
@@ -158,11 +127,17 @@ impl Server {
         let author = call.author(&now);
         // Who is overtaken by a deletion or a creation looks again.
         for _ in 0..4 {
-            let make = |old: &Value| ownership::apply(&config, old, kind, &of, author, force);
+            let make = |old: &Value| {
+                let new = ownership::apply(&config, old, kind, &of, author, force)?;
+                self.guard(call, Some(&new), Some(old))?;
+                Ok(new)
+            };
             match self.modify_as(call.subject(), part, dry_run, Owners::Made, make).await {
                 Err(status) if status.code == 404 && part == Part::Main => {
                     let mut object = ownership::apply(&config, &Value::Null, kind, &of, author, force)?;
                     walk::set(&mut object, "metadata.name", call.name());
+                    self.may_create(call).await?;
+                    self.guard(call, Some(&object), None)?;
                     let namespace = call.path.namespace.as_deref();
                     match self.create_object_as(kind, namespace, object, dry_run, Owners::Made).await {
                         Err(status) if status.reason == "AlreadyExists" => {}

@@ -18,6 +18,7 @@ use crate::body::{ServerBody, StreamError};
 use crate::certificate::Peer;
 use crate::connect::{self, Passing};
 use crate::negotiate::{self, Form};
+use crate::options::{self, Writing};
 use crate::path::{self, ObjectPath, Query, Target};
 use crate::server::Server;
 use crate::{discovery, health, openapi};
@@ -57,9 +58,15 @@ pub(crate) struct Call {
 pub(crate) type Answer = Result<Response<ServerBody>, Status>;
 
 impl Call {
-    /// Whether nothing may be written.
-    pub(crate) fn dry_run(&self) -> Result<bool, Status> {
-        dry_run(self.query.all("dryRun"))
+    /// Checks the parameters of a write; whether nothing may be written.
+    pub(crate) fn writing(&self) -> Result<bool, Status> {
+        let writing = match (&self.method, self.media.as_str()) {
+            (&Method::POST, _) => Writing::Create,
+            (&Method::PATCH, media) if media.starts_with("application/apply-patch") => Writing::Apply,
+            (&Method::PATCH, _) => Writing::Patch,
+            _ => Writing::Update,
+        };
+        options::writing(&self.query, writing)
     }
 
     /// The name in the path.
@@ -83,22 +90,6 @@ impl Call {
             _ => Err(Status::unsupported_media_type(&["application/json", protobuf::MEDIA])),
         }
     }
-}
-
-/// `dryRun` may be `All` or absent (apimachinery `ValidateDryRun`).
-pub(crate) fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
-    let mut dry = false;
-    for value in values {
-        match value {
-            "All" => dry = true,
-            "" => {}
-            other => {
-                let message = format!("dryRun: Unsupported value: {other:?}: supported values: \"All\"");
-                return Err(Status::bad_request(message));
-            }
-        }
-    }
-    Ok(dry)
 }
 
 impl Server {
@@ -197,9 +188,6 @@ impl Server {
             Method::DELETE => "DELETE",
             _ => return Err(Status::method_not_supported()),
         };
-        if matches!(verb, "POST" | "PUT" | "PATCH") {
-            call.check_write_options()?;
-        }
         if let Some(subresource) = call.path.subresource.clone() {
             if !call.kind.has(&subresource) || !call.path.rest.is_empty() {
                 return Err(Status::no_such_path());
@@ -301,7 +289,7 @@ pub(crate) fn refuse(status: Status) -> Response<ServerBody> {
     if code == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    response
+    warn(response, &status.warnings)
 }
 
 /// What a store's error is to a client.

@@ -18,9 +18,10 @@ mod impersonate; // asking as somebody else
 mod jwt; // signed tokens
 mod negotiate; // in which form the answer goes back
 mod nodes; // what a node may
-mod path;
+mod options; // what a request says beside its body
+mod path; // what a URL asks for
 mod rbac; // what roles allow
-mod review; // questions about all that // what a URL asks for
+mod review; // questions about all that
 
 mod discovery; // what there is
 mod health; // whether we are well

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::PatchError;
+use crate::fielderror::go_value;
 use crate::schema::{Shape, Type};
 
 const DIRECTIVE: &str = "$patch";
@@ -243,7 +244,9 @@ fn merge_list(
             continue;
         }
         let Some(id) = map.get(merge_key) else {
-            return Err(malformed(format!("map: {item} does not contain declared merge key: {merge_key}")));
+            let item = go_value(item);
+            let text = format!("map: {item} does not contain declared merge key: {merge_key}");
+            return Err(PatchError::Unexpected(text));
         };
         if word == Some("delete") {
             target.retain(|there| there.get(merge_key) != Some(id));
