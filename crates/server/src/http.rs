@@ -22,6 +22,7 @@ use crate::certificate::Peer;
 use crate::connect::{self, Passing};
 use crate::inflight::{self, Seats, TooMany};
 use crate::negotiate::{self, Form};
+use crate::options::{self, Writing};
 use crate::path::{self, ObjectPath, Query, Target};
 use crate::server::Server;
 use crate::{discovery, health, openapi};
@@ -54,6 +55,8 @@ pub(crate) struct Call {
     pub form: Form,
     /// The body's media type, without parameters.
     pub media: String,
+    /// What the client calls itself.
+    pub agent: String,
     pub body: Bytes,
 }
 
@@ -61,9 +64,15 @@ pub(crate) struct Call {
 pub(crate) type Answer = Result<Response<ServerBody>, Status>;
 
 impl Call {
-    /// Whether nothing may be written.
-    pub(crate) fn dry_run(&self) -> Result<bool, Status> {
-        dry_run(self.query.all("dryRun"))
+    /// Checks the parameters of a write; whether nothing may be written.
+    pub(crate) fn writing(&self) -> Result<bool, Status> {
+        let writing = match (&self.method, self.media.as_str()) {
+            (&Method::POST, _) => Writing::Create,
+            (&Method::PATCH, media) if media.starts_with("application/apply-patch") => Writing::Apply,
+            (&Method::PATCH, _) => Writing::Patch,
+            _ => Writing::Update,
+        };
+        options::writing(&self.query, writing)
     }
 
     /// The name in the path.
@@ -87,22 +96,6 @@ impl Call {
             _ => Err(Status::unsupported_media_type(&["application/json", protobuf::MEDIA])),
         }
     }
-}
-
-/// `dryRun` may be `All` or absent (apimachinery `ValidateDryRun`).
-pub(crate) fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
-    let mut dry = false;
-    for value in values {
-        match value {
-            "All" => dry = true,
-            "" => {}
-            other => {
-                let message = format!("dryRun: Unsupported value: {other:?}: supported values: \"All\"");
-                return Err(Status::bad_request(message));
-            }
-        }
-    }
-    Ok(dry)
 }
 
 impl Server {
@@ -218,8 +211,9 @@ impl Server {
         }
         let form = negotiate::form(accept)?;
         let media = negotiate::essence(text(header::CONTENT_TYPE));
+        let agent = text(header::USER_AGENT).unwrap_or_default().to_owned();
         let body = whole(body()?).await?;
-        let call = Call { caller, user, method: head.method, path, kind, query, form, media, body };
+        let call = Call { caller, user, method: head.method, path, kind, query, form, media, agent, body };
         if review.is_none() {
             return self.dispatch(call).await;
         }
@@ -362,7 +356,7 @@ pub(crate) fn refuse(status: Status) -> Response<ServerBody> {
     if code == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    response
+    warn(response, &status.warnings)
 }
 
 /// What a store's error is to a client.

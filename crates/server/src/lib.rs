@@ -20,14 +20,16 @@ mod inflight; // how much at once
 mod jwt; // signed tokens
 mod negotiate; // in which form the answer goes back
 mod nodes; // what a node may
-mod path;
+mod options; // what a request says beside its body
+mod path; // what a URL asks for
 mod rbac; // what roles allow
-mod review; // questions about all that // what a URL asks for
+mod review; // questions about all that
 
 mod discovery; // what there is
 mod health; // whether we are well
 mod openapi; // how it is written
 
+mod apply; // server-side apply, and who a write is counted for
 mod connect; // exec, attach, port-forward: passed on to nodes
 mod delete; // deleting, at once or in time
 mod log; // pods' logs, fetched from nodes
