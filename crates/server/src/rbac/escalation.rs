@@ -49,6 +49,12 @@ impl Index {
         };
         let refuse = |why: &str| Err(forbidden(GROUP, kind.plural, name, why));
         let (held, errors) = self.rules_for(user, namespace);
+        // What isn't there is named by the kind that is written, though it is a role.
+        let named = |error: &String| match error.split_once('.') {
+            Some(("role" | "clusterrole", rest)) => format!("{}.{rest}", kind.plural),
+            _ => error.clone(),
+        };
+        let errors: Vec<String> = errors.iter().map(named).collect();
         if kind.plural.ends_with("roles") {
             // At creation the request names nothing.
             let asked = if old.is_some() { name } else { "" };

@@ -5,6 +5,7 @@
 //! object that comes back. Where ours differs on purpose, the reason is one of [`known::DIFFERENCES`], and
 //! docs/reference/differences.md has it.
 
+mod access; // who may
 mod dice; // random numbers that a seed repeats
 mod draw; // requests
 mod kinds; // what they are about
