@@ -10,6 +10,7 @@
 //! - update and patch: the same with [`Kind::prepare_update`] and [`Kind::check_update`], which know the stored object;
 //! - `/status`: [`Kind::prepare_status_update`] and [`Kind::check_status_update`].
 
+pub mod cron;
 pub mod decode;
 pub mod duration;
 pub mod endpoint;
@@ -17,11 +18,16 @@ pub mod fielderror;
 pub mod ip;
 pub mod kind;
 pub mod kinds;
+pub mod limits;
 pub mod mergekeys;
 pub mod meta;
 pub mod patch;
 pub mod pod;
+pub mod protobuf;
+pub mod quantity;
+pub mod quota;
 pub mod scale;
+pub mod schema;
 pub mod selector;
 pub mod service;
 pub mod status;

@@ -9,7 +9,7 @@ mod summary;
 mod validate;
 
 pub use summary::{Summary, summary};
-pub use validate::{validate_change, validate_spec};
+pub use validate::{validate_change, validate_spec, validate_template};
 
 const CONTAINERS: [&str; 2] = ["initContainers", "containers"];
 

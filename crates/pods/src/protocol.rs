@@ -60,8 +60,13 @@ pub(crate) struct EchoOrder {
 pub(crate) enum Root {
     /// Nothing at all.
     Empty,
-    /// A directory, read-only.
-    Image(PathBuf),
+    /// A directory, under a layer of the container's own that it may write to.
+    Image {
+        /// The directory.
+        directory: PathBuf,
+        /// Without that layer (`readOnlyRootFilesystem`).
+        read_only: bool,
+    },
     /// The machine's root, read-only.
     Host,
 }

@@ -143,7 +143,7 @@ pub(crate) async fn run(client: Client, config: Config, shutdown: CancellationTo
 
     let (services, writer) = reflector::store();
     let recorder = Recorder::start(client.clone(), config.node_name.clone());
-    let images = Images::new(&config.images, config.allow_host_image);
+    let images = Images::new(&config.images, config.allow_host_image).map_err(anyhow::Error::msg)?;
     tracing::debug!(images = ?images.names(), "pods of this node can use");
     let runtime = Arc::new(Runtime {
         client: client.clone(),

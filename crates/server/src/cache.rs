@@ -75,6 +75,7 @@ pub(crate) struct Snapshot {
 
 /// The store's key prefix of a kind.
 pub(crate) fn prefix(kind: &Kind) -> String {
+    let kind = kind.stored();
     let group = if kind.group.is_empty() { "core" } else { kind.group };
     format!("/registry/{group}/{}/", kind.plural)
 }

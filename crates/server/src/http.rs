@@ -7,7 +7,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use parking_lot::Mutex;
-use portolan_api::{Kind, Status};
+use portolan_api::{Kind, Status, protobuf};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -60,18 +60,19 @@ impl Call {
 
     /// The body as JSON.
     pub(crate) fn json(&self) -> Result<Value, Status> {
+        self.read((&self.kind.api_version(), self.kind.kind))
+    }
+
+    /// The body as JSON: an object that, where it doesn't say what it is, is of this `apiVersion` and `kind`.
+    pub(crate) fn read(&self, expected: (&str, &str)) -> Result<Value, Status> {
         match self.media.as_str() {
-            "application/json" | "" => {}
-            "application/vnd.kubernetes.protobuf" => {
-                let message = "this server reads JSON, not protobuf: apply a manifest instead (kubectl create … \
-                               --dry-run=client -o yaml | kubectl apply -f -), or set the client's content type to \
-                               application/json (client-go: rest.Config.ContentType)";
-                return Err(Status { message: message.into(), ..Status::unsupported_media_type(&[]) });
+            "application/json" | "" => serde_json::from_slice(&self.body)
+                .map_err(|error| Status::bad_request(format!("the body is not valid JSON: {error}"))),
+            protobuf::MEDIA => {
+                protobuf::decode(&self.body, expected).map_err(|error| Status::bad_request(error.to_string()))
             }
-            _ => return Err(Status::unsupported_media_type(&["application/json"])),
+            _ => Err(Status::unsupported_media_type(&["application/json", protobuf::MEDIA])),
         }
-        serde_json::from_slice(&self.body)
-            .map_err(|error| Status::bad_request(format!("the body is not valid JSON: {error}")))
     }
 }
 
@@ -182,7 +183,8 @@ impl Server {
                 return Err(Status::no_such_path());
             }
             return match (verb, subresource.as_str()) {
-                ("GET", "status") => self.get(&call).await,
+                ("GET", "status" | "approval") => self.get(&call).await,
+                ("PUT" | "PATCH", "approval") => self.approve(&call).await,
                 ("PUT", "status") => self.update_status(&call).await,
                 ("PATCH", "status") => self.patch_status(&call).await,
                 ("GET", "scale") => self.get_scale(&call).await,

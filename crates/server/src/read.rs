@@ -121,7 +121,7 @@ impl Server {
     ) -> Result<(Value, Revision), Status> {
         let (entry, _) = self.store.get(key).await.map_err(store_status)?;
         let entry = entry.ok_or_else(|| Status::not_found(kind, name))?;
-        let value = stored(&entry.value, entry.mod_revision.0)
+        let value = stored(kind, &entry.value, entry.mod_revision.0)
             .ok_or_else(|| Status::internal(format!("{key} holds something that is no object")))?;
         Ok((value, entry.mod_revision))
     }

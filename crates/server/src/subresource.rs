@@ -1,7 +1,8 @@
-//! The subresources with rules of their own: scale, binding, eviction, finalize.
+//! The subresources with rules of their own: scale, approval, binding, eviction, finalize.
 
 use http::StatusCode;
 use jiff::Timestamp;
+use portolan_api::kinds::certificate;
 use portolan_api::{Status, meta, patch, scale, walk};
 use serde_json::{Value, json};
 
@@ -25,7 +26,7 @@ impl Server {
             Json(Value),
         }
         let body: Value = if call.method == http::Method::PUT {
-            call.json()?
+            call.read(("autoscaling/v1", "Scale"))?
         } else {
             serde_json::from_slice(&call.body)
                 .map_err(|error| Status::bad_request(format!("the patch is not valid JSON: {error}")))?
@@ -62,6 +63,29 @@ impl Server {
         Ok(respond(StatusCode::OK, &scale::to_scale(&object)))
     }
 
+    /// PUT or PATCH of a certificate request's `approval`: of all of it, the conditions change.
+    pub(crate) async fn approve(&self, call: &Call) -> Answer {
+        let body = if call.method == http::Method::PUT { Some(call.json()?) } else { None };
+        let patch = if body.is_none() { Some(call.patch()?) } else { None };
+        let (kind, name) = (call.kind, call.name());
+        let make = |old: &Value| {
+            let mut new = match (&body, &patch) {
+                (Some(body), _) => body.clone(),
+                (None, Some(patch)) => patch(old)?,
+                (None, None) => old.clone(),
+            };
+            check_identity(kind, name, &new, old)?;
+            kind.default(&mut new);
+            meta::keep_system_fields(&mut new, old);
+            certificate::prepare_approval(&mut new, old);
+            let mut errors = meta::validate_update(&new, old);
+            errors.extend(certificate::validate_approval(&new, old));
+            if errors.is_empty() { Ok(new) } else { Err(Status::invalid(kind, name, &errors)) }
+        };
+        let object = self.modify(call.subject(), Part::Exact, call.dry_run()?, make).await?;
+        call.written(StatusCode::OK, object, &[])
+    }
+
     /// PUT of a namespace's `finalize`: its content is gone, the last finalizers may go.
     pub(crate) async fn finalize(&self, call: &Call) -> Answer {
         let body = call.json()?;
@@ -82,7 +106,7 @@ impl Server {
 
     /// POST of a pod's `binding`: the scheduler's word.
     pub(crate) async fn bind(&self, call: &Call) -> Answer {
-        let body = call.json()?;
+        let body = call.read(("v1", "Binding"))?;
         let (kind, name) = (call.kind, call.name());
         let target = walk::text(&body, "target.kind");
         if !matches!(target, "" | "Node") {
@@ -125,7 +149,7 @@ impl Server {
 
     /// POST of a pod's `eviction`. No disruption budgets here yet: it is a deletion.
     pub(crate) async fn evict(&self, call: &Call) -> Answer {
-        let body = call.json()?;
+        let body = call.read(("policy/v1", "Eviction"))?;
         let none = json!({});
         let options = Options::from_value(walk::at(&body, "deleteOptions").unwrap_or(&none))?;
         // Which of the two it became, the evictor doesn't ask.

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::delete::{removal, vanishes};
 use crate::http::{Answer, Call, json as respond, store_status, warn};
-use crate::object::stored;
+use crate::object::{bare, stored};
 use crate::read::object_key;
 use crate::server::Server;
 use crate::{claims, random};
@@ -176,6 +176,9 @@ impl Server {
         let mut object = call.json()?;
         let mut warnings = Vec::new();
         call.admit(&mut object, None, &mut warnings)?;
+        if let (true, Some(who)) = (call.kind.has("approval"), &call.caller.identity) {
+            portolan_api::kinds::certificate::requested_by(&mut object, &who.user, &who.groups);
+        }
         let (object, more) =
             self.create_object(call.kind, call.path.namespace.as_deref(), object, dry_run).await?;
         warnings.extend(more);
@@ -220,8 +223,7 @@ impl Server {
                     None => Ok((new, warnings)),
                 };
             }
-            meta::clear_resource_version(&mut new);
-            txn.ops.push(Op::Put(key, serde_json::to_vec(&new).unwrap_or_default().into()));
+            txn.ops.push(Op::Put(key, bare(kind, &new)));
             match self.store.txn(txn).await.map_err(store_status)? {
                 TxnOutcome::Committed(revision) => {
                     meta::set_resource_version(&mut new, revision.0);
@@ -250,7 +252,7 @@ impl Server {
         let key = object_key(namespaces, None, namespace);
         let (entry, _) = self.store.get(&key).await.map_err(store_status)?;
         let entry = entry.ok_or_else(|| Status::not_found(namespaces, namespace))?;
-        let object = stored(&entry.value, entry.mod_revision.0).unwrap_or_default();
+        let object = stored(namespaces, &entry.value, entry.mod_revision.0).unwrap_or_default();
         if meta::deletion_timestamp(&object).is_some() {
             return Err(Status::namespace_terminating(kind, name, namespace));
         }
@@ -390,9 +392,7 @@ impl Server {
             if vanishes(kind, &new) {
                 txn = removal(kind, &key, &old, revision);
             } else {
-                let mut bare = new.clone();
-                meta::clear_resource_version(&mut bare);
-                txn.ops.push(Op::Put(key.clone(), serde_json::to_vec(&bare).unwrap_or_default().into()));
+                txn.ops.push(Op::Put(key.clone(), bare(kind, &new)));
             }
             if let Some(Revision(revision)) = self.commit(txn).await? {
                 meta::set_resource_version(&mut new, revision);
@@ -419,7 +419,9 @@ pub(crate) fn is_service(kind: &Kind) -> bool {
 /// Whether a PUT of what isn't there makes it (`AllowCreateOnUpdate` of the strategies in kube-apiserver). Not one that
 /// is meant for an object that was there.
 fn creates(kind: &Kind, body: &Value) -> bool {
-    matches!(kind.kind, "Service" | "Endpoints" | "Lease" | "Event")
+    let by_kind =
+        matches!(kind.kind, "Service" | "Endpoints" | "Lease" | "Event" | "LimitRange" | "RuntimeClass");
+    (by_kind || kind.group == "rbac.authorization.k8s.io")
         && meta::uid(body).is_empty()
         && matches!(meta::resource_version(body), "" | "0")
 }

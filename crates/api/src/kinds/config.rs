@@ -31,6 +31,7 @@ pub static CONFIG_MAP: Kind = Kind {
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::ConfigMap>,
+    conversion: None,
     strategy: Strategy {
         validate: validate_config_map,
         validate_update: |new, old| {
@@ -67,6 +68,7 @@ pub static SECRET: Kind = Kind {
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::Secret>,
+    conversion: None,
     strategy: Strategy {
         default: default_secret,
         validate: validate_secret,
@@ -109,16 +111,11 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::ServiceAccount>,
+    conversion: None,
     strategy: Strategy::PLAIN,
     fields: &[],
-    columns: &[
-        Column::object_name(),
-        Column::new("Secrets", "string", "How many secrets pods of this account may use."),
-        Column::new("Age", "string", AGE),
-    ],
-    cells: |o, now| {
-        vec![meta::name(o).into(), walk::list(o, "secrets").len().into(), duration::age(o, now).into()]
-    },
+    columns: &[Column::object_name(), Column::new("Age", "string", AGE)],
+    cells: |o, now| vec![meta::name(o).into(), duration::age(o, now).into()],
 };
 
 fn keys(errors: &mut Vec<FieldError>, object: &Value, field: &str) -> usize {

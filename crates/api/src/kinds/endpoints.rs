@@ -22,6 +22,7 @@ pub static ENDPOINTS: Kind = Kind {
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::Endpoints>,
+    conversion: None,
     strategy: Strategy {
         default: endpoint::default_endpoints,
         validate: endpoint::validate_endpoints,
@@ -55,6 +56,7 @@ pub static ENDPOINT_SLICE: Kind = Kind {
     generation: true,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::discovery::v1::EndpointSlice>,
+    conversion: None,
     strategy: Strategy {
         default: endpoint::default_slice,
         validate: endpoint::validate_slice,

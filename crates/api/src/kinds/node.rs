@@ -23,6 +23,7 @@ pub static NODE: Kind = Kind {
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::Node>,
+    conversion: None,
     strategy: Strategy {
         default,
         prepare_update: keep_status,

@@ -23,6 +23,7 @@ pub static POD: Kind = Kind {
     generation: true,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::Pod>,
+    conversion: None,
     strategy: Strategy {
         default: pod::default,
         prepare_create: pod::prepare_create,

@@ -23,6 +23,7 @@ pub static SERVICE: Kind = Kind {
     // RFC 1123 since 1.36 (RelaxedServiceNameValidation): a name may begin with a digit.
     names: NameRule::Label,
     decode: decode::strictly::<k8s_openapi::api::core::v1::Service>,
+    conversion: None,
     strategy: Strategy {
         default: service::default,
         prepare_create: service::prepare_create,
