@@ -373,7 +373,7 @@ pub async fn a_pods_ports_are_forwarded_with_their_ends_and_errors() {
 
 /// Several connections at once on one SPDY connection, one of them refused.
 async fn forwards<C: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(mut client: Spdy<C>) {
-    let mut open = async |client: &mut Spdy<C>, first: u32, port: &str| {
+    let open = async |client: &mut Spdy<C>, first: u32, port: &str| {
         let id = first.to_string();
         for (stream, kind) in [(first, "error"), (first + 2, "data")] {
             client.open(stream, &[("streamtype", kind), ("port", port), ("requestid", &id)]).await;
