@@ -39,17 +39,22 @@ items:
 
 #[test]
 fn kubectl_runs_programs_in_pods_and_reaches_their_ports() {
-    with_each_of("kubectl runs programs in pods and reaches their ports", "remote", &["--allow-host-image"], |k| {
-        k.applies(PODS);
-        k.run("wait --for=condition=Ready pod --all --timeout=60s");
-        for websockets in ["true", "false"] {
-            runs_programs(k, websockets);
-            forwards_ports(k, websockets);
-        }
-        copies_files(k);
-        attaches(k);
-        proxies(k);
-    });
+    with_each_of(
+        "kubectl runs programs in pods and reaches their ports",
+        "remote",
+        &["--allow-host-image"],
+        |k| {
+            k.applies(PODS);
+            k.run("wait --for=condition=Ready pod --all --timeout=60s");
+            for websockets in ["true", "false"] {
+                runs_programs(k, websockets);
+                forwards_ports(k, websockets);
+            }
+            copies_files(k);
+            attaches(k);
+            proxies(k);
+        },
+    );
 }
 
 /// `kubectl exec` of a shell's script in the container with programs.
@@ -119,7 +124,8 @@ impl Forward {
     fn begin(k: &Kubectl, websockets: &str, what: &str) -> Forward {
         let mut command = k.command(&format!("port-forward {what}"));
         command.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websockets);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("running kubectl");
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("running kubectl");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
         // Forwarding from 127.0.0.1:40123 -> 8000
@@ -172,9 +178,14 @@ fn forwards_ports(k: &Kubectl, websockets: &str) {
 
 fn proxies(k: &Kubectl) {
     let path = "get --raw /api/v1/namespaces/default";
-    for target in ["pods/files:8000", "pods/http:files:8000", "pods/files", "services/files:80", "services/files"] {
+    for target in
+        ["pods/files:8000", "pods/http:files:8000", "pods/files", "services/files:80", "services/files"]
+    {
         let answer = k.run(&format!("{path}/{target}/proxy/some/path?x=1"));
-        assert!(answer.contains("hostname: files\n") && answer.contains("path: /some/path?x=1\n"), "{answer}");
+        assert!(
+            answer.contains("hostname: files\n") && answer.contains("path: /some/path?x=1\n"),
+            "{answer}"
+        );
     }
     assert_eq!(k.run("get --raw /api/v1/nodes/node-1/proxy/healthz"), "ok\n");
     let refused = k.fails(&format!("{path}/pods/files:81/proxy/"), "");

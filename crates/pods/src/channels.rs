@@ -236,7 +236,8 @@ pub(crate) async fn over_spdy(
     let resizes = wanted.terminal && matches!(protocol, "v4.channel.k8s.io" | "v3.channel.k8s.io");
     let with_status = protocol == "v4.channel.k8s.io";
     let (mut stdin, mut stdout, mut stderr, mut error, mut sizes) = (None, None, None, None, None);
-    let expected = 1 + [wanted.stdin, wanted.stdout, wanted.stderr, resizes].iter().filter(|one| **one).count();
+    let expected =
+        1 + [wanted.stdin, wanted.stdout, wanted.stderr, resizes].iter().filter(|one| **one).count();
     let collect = async {
         for _ in 0..expected {
             let stream = connection.accept().await?;

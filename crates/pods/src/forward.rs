@@ -57,7 +57,10 @@ impl Target {
             })
         });
         let stream = connected.await.map_err(|error| error.to_string())??;
-        stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)).map_err(|error| error.to_string())
+        stream
+            .set_nonblocking(true)
+            .and_then(|()| TcpStream::from_std(stream))
+            .map_err(|error| error.to_string())
     }
 
     /// What a client reads on the error stream, in a kubelet's words.
@@ -79,7 +82,8 @@ pub(crate) async fn over_spdy(mut connection: Connection, target: Target) {
     while let Some(stream) = connection.accept().await {
         let now = tokio::time::Instant::now();
         pairs.retain(|_, (_, since)| now - *since < CREATION);
-        let Some(port) = stream.header("port").and_then(|port| port.parse::<u16>().ok()).filter(|port| *port > 0)
+        let Some(port) =
+            stream.header("port").and_then(|port| port.parse::<u16>().ok()).filter(|port| *port > 0)
         else {
             stream.reset();
             continue;
@@ -100,7 +104,8 @@ pub(crate) async fn over_spdy(mut connection: Connection, target: Target) {
                 continue;
             }
         }
-        if pair.data.is_some() && pair.error.is_some()
+        if pair.data.is_some()
+            && pair.error.is_some()
             && let Some((Pair { data: Some(data), error: Some(error) }, _)) = pairs.remove(&id)
         {
             tokio::spawn(forward(target.clone(), port, data, error));

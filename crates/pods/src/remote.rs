@@ -25,7 +25,8 @@ pub(crate) struct Streams {
 impl Streams {
     /// From a query; none at all is an error, whose text is a kubelet's.
     pub fn parse(query: &str) -> Result<Streams, &'static str> {
-        let flag = |name| parameters(query, name).first().is_some_and(|value| value == "1" || value == "true");
+        let flag =
+            |name| parameters(query, name).first().is_some_and(|value| value == "1" || value == "true");
         let terminal = flag("tty");
         let streams = Streams {
             stdin: flag("input"),
@@ -102,13 +103,9 @@ fn open(streams: Streams, with_terminal: bool) -> io::Result<(Ends, [OwnedFd; 3]
         let input = Descriptor::new(ours.try_clone()?)?;
         let output = Descriptor::new(ours)?;
         let inner = [theirs.try_clone()?, theirs.try_clone()?, theirs];
-        return Ok((
-            Ends { stdin: Some(input), stdout: Some(output), stderr: None, terminal: true },
-            inner,
-        ));
+        return Ok((Ends { stdin: Some(input), stdout: Some(output), stderr: None, terminal: true }, inner));
     }
-    let nothing =
-        || std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+    let nothing = || std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from);
     let (stdin_end, stdin) = if streams.stdin {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
         (read, Some(Descriptor::new(write)?))

@@ -242,7 +242,11 @@ impl Session {
 }
 
 /// Sends a line and descriptors with its first byte.
-fn send_with(stream: &std::os::unix::net::UnixStream, line: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
+fn send_with(
+    stream: &std::os::unix::net::UnixStream,
+    line: &[u8],
+    descriptors: &[OwnedFd],
+) -> io::Result<()> {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];

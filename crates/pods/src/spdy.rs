@@ -184,7 +184,8 @@ async fn hear<R: AsyncRead + Unpin>(
                 if !fin {
                     open.insert(id, data);
                 }
-                let _ = frames.send(Frame::SynReply { stream: id, fin: false, headers: Headers::new() }).await;
+                let _ =
+                    frames.send(Frame::SynReply { stream: id, fin: false, headers: Headers::new() }).await;
                 let stream = Stream { id, headers, data: received, frames: frames.clone() };
                 if accepted.send(stream).await.is_err() {
                     return;

@@ -29,8 +29,8 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
 use crate::protocol::{
-    Console, Exit, Launch, Order, PodDir, ROOT, Record, Report, Request, RunState, SOCKET, Sandbox, boot, read_json,
-    starttime, write_json,
+    Console, Exit, Launch, Order, PodDir, ROOT, Record, Report, Request, RunState, SOCKET, Sandbox, boot,
+    read_json, starttime, write_json,
 };
 use attachment::Attachment;
 use client::{Client, STREAMS};

@@ -39,11 +39,16 @@ enum Wish {
 /// The words of a header that holds a list, in one line or in several.
 fn words(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
     let lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect()
+    lines
+        .flat_map(|line| line.split(','))
+        .map(|word| word.trim().to_owned())
+        .filter(|word| !word.is_empty())
+        .collect()
 }
 
 fn wish(headers: &HeaderMap) -> Option<Wish> {
-    let has = |name: &HeaderName, word: &str| words(headers, name).iter().any(|one| one.eq_ignore_ascii_case(word));
+    let has =
+        |name: &HeaderName, word: &str| words(headers, name).iter().any(|one| one.eq_ignore_ascii_case(word));
     if !has(&CONNECTION, "upgrade") {
         return None;
     }
@@ -132,7 +137,10 @@ pub(crate) fn serve_remote(mut request: Request<Incoming>, asked: Asked) -> Resp
                 .iter()
                 .find_map(|wanted| channels::PROTOCOLS.into_iter().find(|known| known.name == *wanted));
             let Some(protocol) = found else {
-                return text(StatusCode::FORBIDDEN, format!("requested protocol(s) are not supported: {client:?}"));
+                return text(
+                    StatusCode::FORBIDDEN,
+                    format!("requested protocol(s) are not supported: {client:?}"),
+                );
             };
             tokio::spawn(async move {
                 if let Some(connection) = connection(upgrade).await {
@@ -198,7 +206,10 @@ pub(crate) fn serve_forward(
                     });
                     switch_to_websocket(&key, other)
                 }
-                None => text(StatusCode::FORBIDDEN, format!("requested protocol(s) are not supported: {client:?}")),
+                None => text(
+                    StatusCode::FORBIDDEN,
+                    format!("requested protocol(s) are not supported: {client:?}"),
+                ),
             }
         }
         Some(Wish::Spdy) => {
@@ -308,12 +319,18 @@ mod tests {
         let socket = [("connection", "Upgrade"), ("upgrade", "WebSocket"), ("sec-websocket-key", "k")];
         assert!(matches!(wish(&headers(&socket)), Some(Wish::WebSocket { .. })));
         assert!(wish(&headers(&socket[..2])).is_none(), "a WebSocket needs a key");
-        assert!(wish(&headers(&[("upgrade", "SPDY/3.1")])).is_none(), "an upgrade is a matter of this connection");
+        assert!(
+            wish(&headers(&[("upgrade", "SPDY/3.1")])).is_none(),
+            "an upgrade is a matter of this connection"
+        );
     }
 
     #[test]
     fn the_client_s_first_choice_that_we_speak_is_taken() {
-        let asked = headers(&[("x-stream-protocol-version", "v9.x"), ("x-stream-protocol-version", "v4.channel.k8s.io, v3.channel.k8s.io")]);
+        let asked = headers(&[
+            ("x-stream-protocol-version", "v9.x"),
+            ("x-stream-protocol-version", "v4.channel.k8s.io, v3.channel.k8s.io"),
+        ]);
         assert_eq!(spdy_protocol(&asked, &channels::SPDY_PROTOCOLS).ok(), Some("v4.channel.k8s.io"));
         let refused = spdy_protocol(&asked, &[FORWARD]).expect_err("nothing in common");
         assert_eq!(refused.status(), StatusCode::FORBIDDEN);

@@ -102,7 +102,8 @@ impl Server {
         let query = &passing.query;
         let path = if what == "portforward" {
             let ports: Vec<&str> = query.all("ports").collect();
-            let ports = if ports.is_empty() { String::new() } else { format!("?port={}", encode(&ports.join(","))) };
+            let ports =
+                if ports.is_empty() { String::new() } else { format!("?port={}", encode(&ports.join(","))) };
             format!("/portForward/{}/{}{ports}", meta::namespace(&pod), meta::name(&pod))
         } else {
             let container = log::container(&pod, query.get("container"))?;
@@ -144,11 +145,12 @@ impl Server {
 
 /// The options of exec and attach in the words of a kubelet (`registry/core/pod`, streamParams).
 fn remote_options(what: &str, query: &Query) -> String {
-    let mut pairs: Vec<String> = [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")]
-        .into_iter()
-        .filter(|(name, _)| query.option(name))
-        .map(|(_, own)| format!("{own}=1"))
-        .collect();
+    let mut pairs: Vec<String> =
+        [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")]
+            .into_iter()
+            .filter(|(name, _)| query.option(name))
+            .map(|(_, own)| format!("{own}=1"))
+            .collect();
     if what == "exec" {
         pairs.extend(query.all("command").map(|word| format!("command={}", encode(word))));
     }
@@ -164,8 +166,18 @@ pub(crate) fn wants_upgrade(headers: &HeaderMap) -> bool {
 /// What belongs to the connection with us (RFC 9110 section 7.6.1), or is between the client and us: its credentials.
 pub(crate) fn travels(name: &HeaderName) -> bool {
     let ours = [
-        "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
-        "transfer-encoding", "upgrade", "host", "authorization", "content-length",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "host",
+        "authorization",
+        "content-length",
     ];
     !ours.contains(&name.as_str()) && !name.as_str().starts_with("impersonate-")
 }
@@ -264,9 +276,17 @@ mod tests {
 
     #[test]
     fn options_are_told_in_a_kubelets_words() {
-        let query = Query::parse("command=sh&command=-c&command=echo+a%26b&container=web&stdin=true&stdout=true&stderr=false");
-        assert_eq!(remote_options("exec", &query), "input=1&output=1&command=sh&command=-c&command=echo%20a%26b");
-        assert_eq!(remote_options("attach", &Query::parse("tty=true&stdin=1&stdout=")), "input=1&output=1&tty=1");
+        let query = Query::parse(
+            "command=sh&command=-c&command=echo+a%26b&container=web&stdin=true&stdout=true&stderr=false",
+        );
+        assert_eq!(
+            remote_options("exec", &query),
+            "input=1&output=1&command=sh&command=-c&command=echo%20a%26b"
+        );
+        assert_eq!(
+            remote_options("attach", &Query::parse("tty=true&stdin=1&stdout=")),
+            "input=1&output=1&tty=1"
+        );
     }
 
     #[test]

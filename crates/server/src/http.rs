@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::Identity;
 use crate::body::{ServerBody, StreamError};
+use crate::connect::{self, Passing};
 use crate::negotiate::{self, Form};
 use crate::path::{self, ObjectPath, Query, Target};
-use crate::connect::{self, Passing};
 use crate::server::Server;
 use crate::{discovery, health, openapi};
 

@@ -125,7 +125,12 @@ impl Server {
         let namespace = meta::namespace(&pod);
         let path = format!("/containerLogs/{namespace}/{}/{container}{options}", meta::name(&pod));
         let request = locate(&node, path, &self.config.node_log_token)?;
-        let stream = self.config.node_logs.fetch(request).await.map_err(|(code, text)| refusal(call.name(), code, text))?;
+        let stream = self
+            .config
+            .node_logs
+            .fetch(request)
+            .await
+            .map_err(|(code, text)| refusal(call.name(), code, text))?;
         let until = call.caller.drain.clone().cancelled_owned();
         Ok(plain(ServerBody::stream(stream.take_until(until).boxed())))
     }
@@ -144,7 +149,9 @@ pub(crate) fn container(pod: &Value, asked: Option<&str>) -> Result<String, Stat
         (names("spec.containers"), names("spec.initContainers"), names("spec.ephemeralContainers"));
     let pod = meta::name(pod);
     match asked {
-        Some(name) if [&usual, &init, &ephemeral].iter().any(|names| names.contains(&name)) => Ok(name.to_owned()),
+        Some(name) if [&usual, &init, &ephemeral].iter().any(|names| names.contains(&name)) => {
+            Ok(name.to_owned())
+        }
         Some(name) => Err(Status::bad_request(format!("container {name} is not valid for pod {pod}"))),
         None => match usual.as_slice() {
             [only] => Ok((*only).to_owned()),
@@ -165,9 +172,10 @@ fn log_options(call: &Call) -> Result<String, Status> {
     let query = &call.query;
     let number = |name: &str| match query.get(name) {
         None => Ok(None),
-        Some(text) => text.parse::<i64>().map(Some).map_err(|_| {
-            Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
-        }),
+        Some(text) => text
+            .parse::<i64>()
+            .map(Some)
+            .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
     };
     let mut errors = Vec::new();
     let (tail, limit, seconds) = (number("tailLines")?, number("limitBytes")?, number("sinceSeconds")?);

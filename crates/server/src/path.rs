@@ -149,11 +149,6 @@ impl Query {
         let first = self.0.iter().find(|(key, _)| key == name);
         first.is_some_and(|(_, value)| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
-
-    /// All pairs.
-    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
-    }
 }
 
 /// Undoes percent encoding (RFC 3986 section 2.1); bytes that aren't UTF-8 are replaced.

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::BodyExt as _;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use portolan_api::{Status, meta, walk};
@@ -15,12 +15,16 @@ use tokio::net::TcpStream;
 use crate::body::{ServerBody, StreamError};
 use crate::connect::{Duplex, Passing, is_of_upgrade, travels, upgrade, wants_upgrade};
 use crate::http::Answer;
+use crate::links;
 use crate::log::{self, LogRequest};
 use crate::read::object_key;
 use crate::server::Server;
 
 /// How long a connection may take to come about, as kube-apiserver's dialer.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The largest page whose links are rewritten: it is held whole for that.
+const LARGEST_PAGE: usize = 16 << 20;
 
 /// Headers of a backend that would speak for us (`corsRemovingTransport`).
 const CORS: [&str; 4] = [
@@ -83,7 +87,9 @@ impl Backend {
             Backend::Port { at, https } => (*at, *https),
         };
         let connect = async {
-            let stream = TcpStream::connect(at).await.map_err(|error| format!("dial tcp {at}: connect: {}", lower(&error)))?;
+            let stream = TcpStream::connect(at)
+                .await
+                .map_err(|error| format!("dial tcp {at}: connect: {}", lower(&error)))?;
             let _ = stream.set_nodelay(true);
             if !https {
                 return Ok(Box::new(stream) as Box<dyn Duplex>);
@@ -150,6 +156,23 @@ fn rewrite(location: &str, prefix: &str, authority: &str, asked: &str) -> String
     if path.starts_with(prefix) { path.to_owned() } else { format!("{prefix}{path}") }
 }
 
+/// Whether links in it are to be found and rewritten. What is compressed passes as it is.
+fn is_page(headers: &HeaderMap) -> bool {
+    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let plain = headers.get(header::CONTENT_ENCODING).is_none_or(|coding| coding == "identity");
+    plain && media.split(';').next().unwrap_or_default().trim() == "text/html"
+}
+
+/// Passes on what a backend says of its answer.
+fn pass_headers(from: &HeaderMap, to: &mut HeaderMap) {
+    for (name, value) in from {
+        let length = *name == header::CONTENT_LENGTH;
+        if (travels(name) || length) && !CORS.contains(&name.as_str()) {
+            to.append(name, value.clone());
+        }
+    }
+}
+
 impl Server {
     /// One request to what a pod, a Service's pods or a node serve.
     pub(crate) async fn proxy(&self, mut passing: Passing) -> Answer {
@@ -177,8 +200,10 @@ impl Server {
         // Over HTTP/2 the host is in the URI (`:authority`).
         let asked = match passing.head.headers.get(header::HOST) {
             Some(host) => host.clone(),
-            None => HeaderValue::from_str(passing.head.uri.authority().map_or(&authority, |own| own.as_str()))
-                .map_err(Status::internal)?,
+            None => {
+                HeaderValue::from_str(passing.head.uri.authority().map_or(&authority, |own| own.as_str()))
+                    .map_err(Status::internal)?
+            }
         };
         let mut request = Request::new(passing.take_body());
         *request.method_mut() = passing.head.method.clone();
@@ -216,7 +241,20 @@ impl Server {
         // Ends with the body, or when the body is dropped.
         tokio::spawn(connection);
         let answer = sender.send_request(request).await.map_err(|error| unreachable(error.to_string()))?;
-        let (head, body) = answer.into_parts();
+        let (mut head, body) = answer.into_parts();
+        let asked = asked.to_str().unwrap_or_default();
+        let whole = passing.head.method != Method::HEAD && head.headers.get(header::LOCATION).is_none();
+        if whole && is_page(&head.headers) {
+            let page = Limited::new(body, LARGEST_PAGE).collect().await;
+            let page = page.map_err(|error| unreachable(error.to_string()))?.to_bytes();
+            let text = String::from_utf8_lossy(&page);
+            let text = links::rewrite(&text, |link| rewrite(link, prefix, &authority, asked));
+            head.headers.remove(header::CONTENT_LENGTH);
+            let mut response = Response::new(ServerBody::whole(text));
+            *response.status_mut() = head.status;
+            pass_headers(&head.headers, response.headers_mut());
+            return Ok(response);
+        }
         let stream = body.into_data_stream().map(move |chunk| {
             // The sender lives as long as the stream, else hyper would take the connection for unused.
             let _keep = &sender;
@@ -225,15 +263,10 @@ impl Server {
         let until = passing.caller.drain.clone().cancelled_owned();
         let mut response = Response::new(ServerBody::stream(stream.take_until(until).boxed()));
         *response.status_mut() = head.status;
-        for (name, value) in &head.headers {
-            let length = *name == header::CONTENT_LENGTH;
-            if (travels(name) || length) && !CORS.contains(&name.as_str()) {
-                response.headers_mut().append(name, value.clone());
-            }
-        }
+        pass_headers(&head.headers, response.headers_mut());
         let location = head.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
         if let Some(location) = location {
-            let location = rewrite(location, prefix, &authority, asked.to_str().unwrap_or_default());
+            let location = rewrite(location, prefix, &authority, asked);
             let location = HeaderValue::from_str(&location).map_err(Status::internal)?;
             response.headers_mut().insert(header::LOCATION, location);
         }
@@ -270,7 +303,13 @@ impl Server {
             .and_then(|port| walk::int(port, "containerPort"));
         let port = match (id.port, first) {
             ("", Some(port)) => u16::try_from(port).unwrap_or_default(),
-            ("", None) => if id.https { 443 } else { 80 },
+            ("", None) => {
+                if id.https {
+                    443
+                } else {
+                    80
+                }
+            }
             (port, _) => number(port)?,
         };
         let ip = pod_ips(&pod).next().filter(|ip| allowed(*ip));
@@ -282,7 +321,8 @@ impl Server {
         let mut port = id.port.to_owned();
         if let Ok(number) = id.port.parse::<i64>() {
             let service = self.named(passing, id.name).await?;
-            let found = walk::list(&service, "spec.ports").iter().find(|p| walk::int(p, "port") == Some(number));
+            let found =
+                walk::list(&service, "spec.ports").iter().find(|p| walk::int(p, "port") == Some(number));
             let found = found.ok_or_else(|| {
                 let message = format!("no service port {number} found for service {:?}", id.name);
                 Status::unavailable(message)
@@ -408,7 +448,9 @@ mod tests {
              "ports": [{"name": "web", "port": 8080}, {"name": "admin", "port": 9090}]},
             {"addresses": [pod("10.0.0.3", "c")], "ports": [{"name": "admin", "port": 9091}]},
         ]});
-        let at = |port| -> Vec<String> { choices(&endpoints, port).iter().map(|c| format!("{} {}", c.pod, c.at)).collect() };
+        let at = |port| -> Vec<String> {
+            choices(&endpoints, port).iter().map(|c| format!("{} {}", c.pod, c.at)).collect()
+        };
         assert_eq!(at("web"), ["a 10.0.0.1:8080"]);
         assert_eq!(at("admin"), ["a 10.0.0.1:9090", "c 10.0.0.3:9091"]);
         assert!(at("").is_empty());

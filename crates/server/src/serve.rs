@@ -79,7 +79,8 @@ pub async fn serve(
                     Ok::<_, Infallible>(server.answer(Caller { identity, drain }, request).await)
                 }
             });
-            let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+            let connection =
+                builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
             if let Err(error) = watcher.watch(connection).await {
                 tracing::debug!(%error, "connection");
             }

@@ -136,7 +136,8 @@ impl Decoder {
         if opcode >= CLOSE && length > 125 {
             return Err(Error::Protocol);
         }
-        let length = usize::try_from(length).ok().filter(|length| *length <= LONGEST).ok_or(Error::TooLong)?;
+        let length =
+            usize::try_from(length).ok().filter(|length| *length <= LONGEST).ok_or(Error::TooLong)?;
         if self.buffer.len() < head + length {
             return Ok(None);
         }

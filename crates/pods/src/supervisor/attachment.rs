@@ -72,7 +72,11 @@ impl Attachment {
     }
 
     /// What to wait for.
-    pub fn interest<'a>(&'a self, container: Option<&'a OwnedFd>, all: &mut Vec<(BorrowedFd<'a>, PollFlags)>) {
+    pub fn interest<'a>(
+        &'a self,
+        container: Option<&'a OwnedFd>,
+        all: &mut Vec<(BorrowedFd<'a>, PollFlags)>,
+    ) {
         for out in self.outputs.iter().filter(|out| !out.pending.is_empty()) {
             if let Some(pipe) = &out.pipe {
                 all.push((pipe.as_fd(), PollFlags::OUT));

@@ -90,7 +90,10 @@ fn command(argv: &[String], env: &[(String, String)], terminal: bool) -> io::Err
     }
     let error = command.envs(env.iter().cloned()).exec();
     if error.kind() == io::ErrorKind::NotFound && !program.contains('/') {
-        return io::Error::new(error.kind(), format!("exec: {program:?}: executable file not found in $PATH"));
+        return io::Error::new(
+            error.kind(),
+            format!("exec: {program:?}: executable file not found in $PATH"),
+        );
     }
     io::Error::new(error.kind(), format!("exec: {program:?}: {error}"))
 }

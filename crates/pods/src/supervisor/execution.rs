@@ -81,7 +81,9 @@ pub(super) fn start(
     terminal: bool,
 ) -> io::Result<Execution> {
     let (news, news_end) = pipe_with(PipeFlags::CLOEXEC)?;
-    let Some(waiter) = fork()? else { wait_for(process, launch, command, standard, news_end.as_fd(), terminal) };
+    let Some(waiter) = fork()? else {
+        wait_for(process, launch, command, standard, news_end.as_fd(), terminal)
+    };
     drop(news_end);
     // The other end closes when the program has been started, or a reason was given why it can't be.
     let mut said = Vec::new();
@@ -142,6 +144,7 @@ fn wait_for(
             ended => break ended.ok().flatten().map(|(_, status)| status),
         }
     };
-    let code = status.and_then(|status| status.exit_status().or(status.terminating_signal().map(|n| 128 + n)));
+    let code =
+        status.and_then(|status| status.exit_status().or(status.terminating_signal().map(|n| 128 + n)));
     exit_now(code.unwrap_or(126))
 }

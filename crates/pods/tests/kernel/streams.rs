@@ -23,7 +23,8 @@ async fn ask(world: &World, method: &str, path: &str, headers: &str) -> (u16, St
     let address = "192.0.2.1:10250".parse().expect("an address");
     let mut connection =
         tls::connect(address, fingerprint.expect("a fingerprint")).await.expect("the node answers");
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: node\r\nAuthorization: Bearer {TOKEN}\r\n{headers}\r\n");
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: node\r\nAuthorization: Bearer {TOKEN}\r\n{headers}\r\n");
     connection.write_all(head.as_bytes()).await.expect("sent");
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
@@ -189,7 +190,8 @@ impl<C: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Spdy<C> {
                 Some(Frame::SynReply { .. } | Frame::GoAway { .. } | Frame::Ping(7)) => {}
                 Some(other) => panic!("{other:?}"),
                 None => {
-                    let read = tokio::time::timeout(Duration::from_secs(20), self.connection.read(&mut buffer));
+                    let read =
+                        tokio::time::timeout(Duration::from_secs(20), self.connection.read(&mut buffer));
                     let length = read.await.expect("something within 20 s").expect("read");
                     assert_ne!(length, 0, "the connection ends before {streams:?}");
                     self.decoder.push(&buffer[..length]);
@@ -271,22 +273,35 @@ pub async fn what_can_not_be_run_is_said() {
     let mut spec = shell("true");
     spec["restartPolicy"] = json!("Never");
     let key = world.create("ended", spec);
-    world.api.until("it has ended", 10, |api| {
-        api.get(&key).filter(|pod| pod["status"]["phase"] == "Succeeded")
-    }).await;
-    let upgrade = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n";
+    world
+        .api
+        .until("it has ended", 10, |api| api.get(&key).filter(|pod| pod["status"]["phase"] == "Succeeded"))
+        .await;
+    let upgrade =
+        "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n";
     for (path, headers, code, said) in [
         ("/exec/default/ended/sh?output=1&command=ls", upgrade, 500, "container not found (\"sh\")"),
         ("/attach/default/ended/sh?output=1", upgrade, 500, "container sh not found in pod ended_default"),
         ("/exec/default/none/sh?output=1&command=ls", upgrade, 404, "pod does not exist"),
         ("/exec/default/web/no-such-uid/sh?output=1&command=ls", upgrade, 404, "pod does not exist"),
-        ("/exec/default/web/sh?command=ls", upgrade, 400, "you must specify at least 1 of stdin, stdout, stderr"),
+        (
+            "/exec/default/web/sh?command=ls",
+            upgrade,
+            400,
+            "you must specify at least 1 of stdin, stdout, stderr",
+        ),
         ("/exec/default/web/sh?output=1&command=ls", "", 400, "Upgrade request required"),
         ("/portForward/default/none", upgrade, 404, "pod does not exist"),
-        ("/portForward/default/web", upgrade, 403, "unable to upgrade: unable to negotiate protocol: \
-            client supports [v4.channel.k8s.io], server accepts [portforward.k8s.io]"),
+        (
+            "/portForward/default/web",
+            upgrade,
+            403,
+            "unable to upgrade: unable to negotiate protocol: \
+            client supports [v4.channel.k8s.io], server accepts [portforward.k8s.io]",
+        ),
     ] {
-        let (answered, _, mut connection) = ask(&world, "POST", path, &format!("{headers}Content-Length: 0\r\n")).await;
+        let (answered, _, mut connection) =
+            ask(&world, "POST", path, &format!("{headers}Content-Length: 0\r\n")).await;
         let mut text = vec![0; said.len()];
         connection.read_exact(&mut text).await.expect("a text");
         assert_eq!((answered, String::from_utf8_lossy(&text).as_ref()), (code, said), "{path}");

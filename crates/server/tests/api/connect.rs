@@ -35,7 +35,9 @@ async fn node() -> (u16, String) {
                 let answer = if asked.contains("refused") {
                     "HTTP/1.1 500 Internal Server Error\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nnot!".into()
                 } else {
-                    format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Own: 1\r\n\r\n{asked}")
+                    format!(
+                        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Own: 1\r\n\r\n{asked}"
+                    )
                 };
                 stream.write_all(answer.as_bytes()).await.expect("answered");
                 let mut buffer = [0; 100];
@@ -72,7 +74,8 @@ async fn over_tls(server: Arc<Server>) -> impl AsyncFn() -> TlsStream<TcpStream>
     }
 }
 
-const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n";
+const UPGRADE: &str =
+    "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n";
 
 #[tokio::test]
 async fn an_upgrade_goes_through_to_the_node_that_runs_the_pod() {
@@ -97,7 +100,8 @@ async fn an_upgrade_goes_through_to_the_node_that_runs_the_pod() {
         ),
     ] {
         let mut client = connect().await;
-        let request = format!("{asked} HTTP/1.1\r\nHost: api\r\nAuthorization: Bearer letmein\r\n{UPGRADE}\r\n");
+        let request =
+            format!("{asked} HTTP/1.1\r\nHost: api\r\nAuthorization: Bearer letmein\r\n{UPGRADE}\r\n");
         client.write_all(request.as_bytes()).await.expect("sent");
         let answer = head(&mut client).await;
         assert!(answer.starts_with("HTTP/1.1 101") && answer.contains("x-own: 1"), "{answer}");
@@ -114,7 +118,8 @@ async fn an_upgrade_goes_through_to_the_node_that_runs_the_pod() {
 
     let mut client = connect().await;
     let path = "/api/v1/namespaces/default/pods/refused/exec?command=ls&stdout=true";
-    let request = format!("POST {path} HTTP/1.1\r\nHost: api\r\nAuthorization: Bearer letmein\r\n{UPGRADE}\r\n");
+    let request =
+        format!("POST {path} HTTP/1.1\r\nHost: api\r\nAuthorization: Bearer letmein\r\n{UPGRADE}\r\n");
     client.write_all(request.as_bytes()).await.expect("sent");
     assert!(head(&mut client).await.starts_with("HTTP/1.1 500"));
     let mut text = [0; 4];

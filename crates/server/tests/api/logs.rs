@@ -81,8 +81,14 @@ async fn a_container_must_be_named_where_there_are_several() {
     }
     assert_eq!(get(&server, &core("pods/two/log?container=b")).await.code, 200);
     for (query, text) in [
-        ("tailLines=-1", "PodLogOptions \"two\" is invalid: tailLines: Invalid value: -1: must be greater than or equal to 0"),
-        ("limitBytes=0", "PodLogOptions \"two\" is invalid: limitBytes: Invalid value: 0: must be greater than 0"),
+        (
+            "tailLines=-1",
+            "PodLogOptions \"two\" is invalid: tailLines: Invalid value: -1: must be greater than or equal to 0",
+        ),
+        (
+            "limitBytes=0",
+            "PodLogOptions \"two\" is invalid: limitBytes: Invalid value: 0: must be greater than 0",
+        ),
         (
             "sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z",
             "PodLogOptions \"two\" is invalid: : Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified",

@@ -11,12 +11,21 @@ fn headers() -> impl Strategy<Value = Headers> {
 fn frame() -> impl Strategy<Value = Frame> {
     let stream = || 0u32..0x8000_0000;
     prop_oneof![
-        (stream(), any::<bool>(), headers())
-            .prop_map(|(stream, fin, headers)| Frame::SynStream { stream, fin, headers }),
-        (stream(), any::<bool>(), headers())
-            .prop_map(|(stream, fin, headers)| Frame::SynReply { stream, fin, headers }),
-        (stream(), any::<bool>(), headers())
-            .prop_map(|(stream, fin, headers)| Frame::Headers { stream, fin, headers }),
+        (stream(), any::<bool>(), headers()).prop_map(|(stream, fin, headers)| Frame::SynStream {
+            stream,
+            fin,
+            headers
+        }),
+        (stream(), any::<bool>(), headers()).prop_map(|(stream, fin, headers)| Frame::SynReply {
+            stream,
+            fin,
+            headers
+        }),
+        (stream(), any::<bool>(), headers()).prop_map(|(stream, fin, headers)| Frame::Headers {
+            stream,
+            fin,
+            headers
+        }),
         (stream(), any::<bool>(), proptest::collection::vec(any::<u8>(), 0..5000))
             .prop_map(|(stream, fin, data)| Frame::Data { stream, fin, data: data.into() }),
         (stream(), any::<u32>()).prop_map(|(stream, status)| Frame::Reset { stream, status }),
