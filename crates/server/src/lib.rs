@@ -32,6 +32,7 @@ mod openapi; // how it is written
 mod apply; // server-side apply, and who a write is counted for
 mod connect; // exec, attach, port-forward: passed on to nodes
 mod delete; // deleting, at once or in time
+mod links; // those of a page that came through a proxy
 mod log; // pods' logs, fetched from nodes
 mod proxy; // HTTP to pods, Services and nodes, passed through
 mod read; // get and list
