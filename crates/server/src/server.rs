@@ -50,6 +50,7 @@ impl Server {
         let claims = Claims::open(store.clone(), close.clone()).await?;
         let services = ServiceConfig {
             cidrs: config.service_cidrs.clone(),
+            ready: Vec::new(),
             node_ports: config.node_ports.first..=config.node_ports.last,
         };
         if let Some(events) = caches.iter().find(|cache| cache.kind.kind == "Event") {
