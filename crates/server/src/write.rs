@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use jiff::Timestamp;
+use portolan_api::kinds::service_cidr;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
 use portolan_api::{Kind, Status, decode, meta, ownership, status, walk};
-use portolan_store::{Compare, Entry, Op, Revision, Txn, TxnOutcome};
+use portolan_store::{Compare, Entry, Op, Range, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
 use crate::apply::{self, Owners, ourselves};
+use crate::cache::prefix;
 use crate::delete::{removal, vanishes};
 use crate::http::{Answer, Call, json as respond, store_status, warn};
 use crate::object::{bare, stored};
@@ -240,11 +242,13 @@ impl Server {
             owners.settle(kind, &mut new, &Value::Null);
             kind.prepare_create(&mut new);
             self.fill_token(kind, &mut new).await?;
+            self.admit_new(kind, &mut new)?;
             self.allocate(kind, &mut new, None, dry_run, &mut txn).await?;
             let errors = kind.check_create(&new);
             if !errors.is_empty() {
                 return Err(Status::invalid(kind, &name, &errors));
             }
+            self.charge(kind, &new, None, dry_run, &mut txn).await?;
             let warnings = kind.warnings(&new);
             if dry_run {
                 let (entry, _) = self.store.get(&key).await.map_err(store_status)?;
@@ -312,7 +316,8 @@ impl Server {
         self.claims.reach(self.store.revision().await.map_err(store_status)?.0).await;
         let owner = format!("{}/{}", meta::namespace(new), meta::name(new));
         let taken = |claim: &service::Claim| self.claims.taken(claim, &owner);
-        let outcome = service::allocate(new, old, &self.services, dry_run, &taken, &mut random::below);
+        let (services, ranges) = self.ready_ranges().await?;
+        let outcome = service::allocate(new, old, &services, dry_run, &taken, &mut random::below);
         let _changes_hands = outcome.map_err(|refusal| match refusal {
             Refusal::Invalid(errors) => Status::invalid(kind, meta::name(new), &errors),
             Refusal::Internal(why) => Status::internal(why),
@@ -323,10 +328,29 @@ impl Server {
         let (before, after): (BTreeSet<_>, BTreeSet<_>) = (before, after);
         for key in after.difference(&before) {
             txn.compares.push(Compare::Absent(key.clone()));
-            txn.ops.push(Op::Put(key.clone(), claims::value(&owner)));
+            txn.ops.push(Op::Put(key.clone(), claims::value(key, new)));
+        }
+        if after.difference(&before).next().is_some() {
+            // No address comes from a range that is going.
+            txn.compares.extend(ranges);
         }
         txn.ops.extend(before.difference(&after).map(|key| Op::Delete(key.clone())));
         Ok(())
+    }
+
+    /// The ranges that give addresses now, and the conditions that they still do.
+    async fn ready_ranges(&self) -> Result<(service::ServiceConfig, Vec<Compare>), Status> {
+        let kind: &'static Kind = &service_cidr::SERVICE_CIDR;
+        let entries = self.store.range(Range::prefix(&prefix(kind))).await.map_err(store_status)?.entries;
+        let (mut services, mut compares) = (self.services.clone(), Vec::new());
+        for entry in entries {
+            let Some(object) = stored(kind, &entry.value, entry.mod_revision.0) else { continue };
+            if service_cidr::is_ready(&object) {
+                services.ready.extend(service_cidr::ranges(&object));
+                compares.push(Compare::ModRevision(entry.key, entry.mod_revision));
+            }
+        }
+        Ok((services, compares))
     }
 
     /// PUT of an object.
@@ -470,6 +494,9 @@ impl Server {
             };
             if !errors.is_empty() {
                 return Err(Status::invalid(kind, name, &errors));
+            }
+            if part == Part::Main {
+                self.charge(kind, &new, Some(&old), dry_run, &mut txn).await?;
             }
             meta::set_resource_version(&mut new, revision.0);
             ownership::keep_times(&mut new, &old);
