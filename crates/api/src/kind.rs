@@ -89,19 +89,21 @@ pub fn keep_status(new: &mut Value, old: &Value) {
     keep(new, old, "status");
 }
 
-/// Keeps everything but `status` and the free parts of metadata in an update through `/status`.
+/// Keeps the desired state in an update through `/status`. What clients own of metadata may change there, as in Kubernetes.
 pub fn keep_all_but_status(new: &mut Value, old: &Value) {
     keep(new, old, "spec");
-    // Kubernetes lets `/status` change labels, annotations and finalizers of most kinds, and nothing else of metadata.
-    if let (Some(n), Some(o)) = (new.get_mut("metadata").and_then(Value::as_object_mut), old.get("metadata"))
-    {
-        match o.get("ownerReferences") {
-            Some(refs) => {
-                n.insert("ownerReferences".into(), refs.clone());
-            }
-            None => {
-                n.shift_remove("ownerReferences");
-            }
+}
+
+/// Keeps a field of metadata too: what some kinds don't let `/status` change.
+pub fn keep_meta(new: &mut Value, old: &Value, field: &str) {
+    let before = old.get("metadata").and_then(|meta| meta.get(field)).cloned();
+    let Some(meta) = new.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    match before {
+        Some(value) => {
+            meta.insert(field.into(), value);
+        }
+        None => {
+            meta.shift_remove(field);
         }
     }
 }

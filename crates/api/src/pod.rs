@@ -173,6 +173,8 @@ pub fn prepare_create(pod: &mut Value) {
 /// Through `/status` neither the specification changes nor what follows from it.
 pub fn prepare_status_update(new: &mut Value, old: &Value) {
     crate::kind::keep_all_but_status(new, old);
+    // Old kubelets spoilt them (registry/core/pod/strategy.go).
+    crate::kind::keep_meta(new, old, "ownerReferences");
     if let Some(class) = walk::at(old, "status.qosClass") {
         walk::set(new, "status.qosClass", class.clone());
     }

@@ -82,6 +82,14 @@ impl Status {
         Self::conflict(kind, name, why)
     }
 
+    /// 409 because no name could be made that is free.
+    pub fn no_unique_name(kind: &Kind, name: &str) -> Self {
+        let mut status = Self::already_exists(kind, name);
+        status.message.push_str(", the server was not able to generate a unique name for the object");
+        status.details.insert("retryAfterSeconds".into(), 1.into());
+        status
+    }
+
     /// 409 because the object that was to be made is there, on its way out.
     pub fn being_deleted(kind: &Kind, name: &str) -> Self {
         let status = Self::already_exists(kind, name);

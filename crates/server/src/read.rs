@@ -143,16 +143,8 @@ impl Server {
 
     /// The objects that a list asks for.
     pub(crate) async fn page(&self, call: &Call, selection: &Selection) -> Result<Page, Status> {
-        let limit = match call.query.get("limit").map(str::parse::<i64>) {
-            None => 0,
-            Some(Ok(limit)) => usize::try_from(limit).unwrap_or(0),
-            Some(Err(_)) => {
-                let text = call.query.get("limit").unwrap_or_default();
-                // Go's words for what is no number.
-                let why = format!("strconv.ParseInt: parsing {text:?}: invalid syntax");
-                return Err(Status::bad_request(why));
-            }
-        };
+        let limit = call.query.get("limit").and_then(|text| text.parse().ok()).unwrap_or(0_i64);
+        let limit = usize::try_from(limit).unwrap_or(0);
         let revision = call.revision()?;
         let policy = call.query.get("resourceVersionMatch");
         if let Some(token) = call.query.get("continue") {

@@ -312,8 +312,8 @@ pub(super) fn validate_addresses(service: &Value, old: Option<&Value>) -> Vec<Fi
         return errors;
     }
     let parsed: Vec<_> = ips.iter().map(|t| ip::parse(t)).collect();
-    let count = |v4: bool| parsed.iter().flatten().filter(|ip| ip.is_ipv4() == v4).count();
-    if ips.len() > 1 && (count(true) > 1 || count(false) > 1) {
+    let any = |v4: bool| parsed.iter().flatten().any(|ip| ip.is_ipv4() == v4);
+    if ips.len() > 1 && !(any(true) && any(false)) {
         errors.push(FieldError::invalid(
             IPS,
             show(service, IPS),

@@ -25,6 +25,7 @@ use std::io::Write as _;
 
 use draw::Drawer;
 use kinds::{OTHERS, SERVICES, Spec};
+pub use peer::Member;
 use peer::Programs;
 use serde_json::Value;
 use step::{Doing, Step};

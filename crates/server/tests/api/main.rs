@@ -3,6 +3,7 @@
 mod support; // a server over a store in memory
 
 mod differential; // the real kube-apiserver beside ours
+mod etcd; // two servers on one etcd
 mod faults; // a store that fails
 mod logs; // pods' logs, from a node that is faked and from one over TLS
 mod reads; // lists, pages, tables
