@@ -93,6 +93,30 @@ pub fn range_faults(path: &str, text: &str, had: &[&str]) -> Vec<FieldError> {
     Vec::new()
 }
 
+/// What is wrong with an address in a field that knows only the canonical spelling (apimachinery `IsValidIP`).
+pub fn canonical_faults(path: &str, text: &str) -> Vec<FieldError> {
+    let mut errors = faults(path, text, &[]);
+    if let (true, Some(ip)) = (errors.is_empty(), parse(text))
+        && ip.to_string() != text
+    {
+        let canonical = quote(&ip.to_string());
+        errors.push(FieldError::invalid(path, text, format!("must be in canonical form ({canonical})")));
+    }
+    errors
+}
+
+/// The same for a range (apimachinery `IsValidCIDR`).
+pub fn canonical_range_faults(path: &str, text: &str) -> Vec<FieldError> {
+    let mut errors = range_faults(path, text, &[]);
+    if let (true, Ok(net)) = (errors.is_empty(), text.parse::<IpNet>())
+        && net.to_string() != text
+    {
+        let canonical = quote(&net.to_string());
+        errors.push(FieldError::invalid(path, text, format!("must be in canonical form ({canonical})")));
+    }
+    errors
+}
+
 /// A warning for an address that is not written in its one canonical way.
 pub fn warnings(path: &str, text: &str) -> Vec<String> {
     match sloppy(text) {

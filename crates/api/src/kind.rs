@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::fielderror::FieldError;
 use crate::meta::NameRule;
-use crate::{decode, kinds, meta};
+use crate::schema;
+use crate::{decode, kinds, meta, walk};
 
 /// One column of a Table (`meta.k8s.io/v1 TableColumnDefinition`).
 #[derive(Clone, Copy, Debug)]
@@ -166,7 +167,7 @@ pub struct Kind {
     pub categories: &'static [&'static str],
     /// Whether objects live in a namespace.
     pub namespaced: bool,
-    /// `status`, `scale`, `log`, `eviction`, `binding`, `finalize`.
+    /// `status`, `scale`, `log`, `eviction`, `binding`, `finalize`, `exec`, `attach`, `portforward`, `proxy`.
     pub subresources: &'static [&'static str],
     /// Whether `metadata.generation` counts changes of the desired state.
     pub generation: bool,
@@ -182,9 +183,73 @@ pub struct Kind {
     pub columns: &'static [Column],
     /// The cells of an object's row.
     pub cells: fn(&Value, now: jiff::Timestamp) -> Vec<Value>,
+    /// Set if the objects are those of another kind, seen in another shape.
+    pub conversion: Option<Conversion>,
 }
 
+/// One object in two shapes: an Event of the core group is an Event of `events.k8s.io`. It is stored in one of them.
+#[derive(Clone, Copy)]
+pub struct Conversion {
+    /// The kind that is stored.
+    pub stored: &'static Kind,
+    /// A stored object in this kind's shape.
+    pub show: fn(&Value) -> Value,
+    /// An object of this kind in the stored shape.
+    pub keep: fn(&Value) -> Value,
+}
+
+/// What kube-apiserver shows of kinds that have no columns of their own (`NewDefaultTableConvertor`).
+const NAME_AND_BIRTH: &[Column] =
+    &[Column::object_name(), Column::new("Created At", "date", "When the object was made.")];
+
 impl Kind {
+    /// A namespaced kind without anything particular: the base that table entries change with `..`.
+    pub const fn of<T: serde::de::DeserializeOwned>(
+        group: &'static str,
+        version: &'static str,
+        (kind, list_kind): (&'static str, &'static str),
+        (plural, singular): (&'static str, &'static str),
+    ) -> Kind {
+        Kind {
+            group,
+            version,
+            kind,
+            list_kind,
+            plural,
+            singular,
+            short_names: &[],
+            categories: &[],
+            namespaced: true,
+            subresources: &[],
+            generation: false,
+            names: NameRule::Subdomain,
+            decode: decode::strictly::<T>,
+            strategy: Strategy::PLAIN,
+            fields: &[],
+            columns: NAME_AND_BIRTH,
+            cells: |o, _| vec![meta::name(o).into(), walk::text(o, "metadata.creationTimestamp").into()],
+            conversion: None,
+        }
+    }
+
+    /// The kind whose objects are stored: itself, if it isn't another kind's second shape.
+    pub fn stored(&self) -> &Kind {
+        self.conversion.map_or(self, |conversion| conversion.stored)
+    }
+
+    /// A stored object in this kind's shape.
+    pub fn show(&self, object: Value) -> Value {
+        match self.conversion {
+            Some(conversion) => (conversion.show)(&object),
+            None => object,
+        }
+    }
+
+    /// An object of this kind in the shape that is stored.
+    pub fn keep(&self, object: &Value) -> Value {
+        self.conversion.map_or_else(|| object.clone(), |conversion| (conversion.keep)(object))
+    }
+
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.into() } else { format!("{}/{}", self.group, self.version) }
@@ -213,6 +278,11 @@ impl Kind {
     /// Fills in `apiVersion` and `kind`, drops nulls, fills in defaults.
     pub fn default(&self, object: &mut Value) {
         decode::normalize(object);
+        // What is empty is there or not as in Go's structs.
+        if let (Some(of), Some(map)) = (schema::of_kind(self), object.as_object()) {
+            *object = Value::Object(schema::go::typed_fields(map, of.get()));
+            decode::drop_nulls(object);
+        }
         if let Some(map) = object.as_object_mut() {
             map.entry("kind").or_insert_with(|| self.kind.into());
             map.entry("apiVersion").or_insert_with(|| self.api_version().into());

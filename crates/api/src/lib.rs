@@ -10,18 +10,26 @@
 //! - update and patch: the same with [`Kind::prepare_update`] and [`Kind::check_update`], which know the stored object;
 //! - `/status`: [`Kind::prepare_status_update`] and [`Kind::check_status_update`].
 
+pub mod cron;
 pub mod decode;
 pub mod duration;
 pub mod endpoint;
 pub mod fielderror;
+pub mod fieldset;
 pub mod ip;
 pub mod kind;
 pub mod kinds;
-pub mod mergekeys;
+pub mod limits;
 pub mod meta;
+pub mod ownership;
 pub mod patch;
 pub mod pod;
+pub mod protobuf;
+pub mod quantity;
+pub mod quota;
+pub mod review;
 pub mod scale;
+pub mod schema;
 pub mod selector;
 pub mod service;
 pub mod status;

@@ -174,6 +174,8 @@ pub fn keep_system_fields(new: &mut Value, old: &Value) {
             }
         }
     }
+    // Long out of use, and kept by nobody.
+    meta.shift_remove("selfLink");
     for field in ["uid", "name", "namespace"] {
         let absent = meta.get(field).and_then(Value::as_str).is_none_or(str::is_empty);
         if let (true, Some(value)) = (absent, old_meta.get(field)) {

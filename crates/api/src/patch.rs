@@ -4,8 +4,7 @@ use json_patch::{AddOperation, PatchOperation};
 use serde_json::{Map, Value};
 
 use crate::kind::Kind;
-use crate::mergekeys;
-use crate::walk;
+use crate::{schema, walk};
 
 mod strategic;
 
@@ -111,7 +110,9 @@ pub fn strategic(object: &mut Value, patch: &Value, kind: &Kind) -> Result<(), P
         Value::Object(map) => map.clone(),
         _ => Map::new(),
     };
-    if strategic::merge_map(&mut copy, patch, mergekeys::shape(kind.kind))? == strategic::Fate::Gone {
+    let known = schema::of_kind(kind);
+    let ground = known.as_ref().map_or(strategic::Ground::Bare, |known| strategic::Ground::Type(known.get()));
+    if strategic::merge_map(&mut copy, patch, ground)? == strategic::Fate::Gone {
         copy.clear();
     }
     *object = Value::Object(copy);

@@ -1,4 +1,4 @@
-//! The `scale` subresource: a Deployment or ReplicaSet seen as a number of replicas, and back.
+//! The `scale` subresource: a workload seen as a number of replicas, and back.
 
 use serde_json::{Value, json};
 
@@ -14,10 +14,14 @@ pub fn to_scale(object: &Value) -> Value {
             walk::set(&mut meta, field, value.clone());
         }
     }
-    let selector = walk::at(object, "spec.selector")
-        .and_then(|s| LabelSelector::from_object(s).ok())
-        .map(|s| s.to_string())
-        .unwrap_or_default();
+    let selector = match walk::at(object, "spec.selector") {
+        // A ReplicationController's is a plain map.
+        Some(map) if walk::text(object, "kind") == "ReplicationController" => {
+            LabelSelector::from_map(map).to_string()
+        }
+        Some(selector) => LabelSelector::from_object(selector).map(|s| s.to_string()).unwrap_or_default(),
+        None => String::new(),
+    };
     let mut status = json!({"replicas": walk::int(object, "status.replicas").unwrap_or(0)});
     if !selector.is_empty() {
         walk::set(&mut status, "selector", selector);

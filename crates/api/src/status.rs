@@ -90,10 +90,9 @@ impl Status {
         status
     }
 
-    /// 409 because the object that was to be made is there, on its way out.
-    pub fn being_deleted(kind: &Kind, name: &str) -> Self {
-        let status = Self::already_exists(kind, name);
-        Self { message: format!("object is being deleted: {}", status.message), ..status }
+    /// The same refusal, of an object that is on its way out.
+    pub fn on_its_way_out(self) -> Self {
+        Self { message: format!("object is being deleted: {}", self.message), ..self }
     }
 
     /// 409 because the UID that the client expects is not the stored one.
@@ -141,6 +140,11 @@ impl Status {
         status.causes(errors.iter().map(FieldError::cause).collect())
     }
 
+    /// A refusal without a machine's word.
+    pub fn plain(code: u16, message: impl Into<String>) -> Self {
+        Self::new(code, "", message)
+    }
+
     /// 422 because of the parameters of a request: `CreateOptions`, `DeleteOptions`, `ListOptions` …
     pub fn invalid_options(options: &str, errors: &[FieldError]) -> Self {
         let message = format!("{options}.meta.k8s.io \"\" is invalid: {}", aggregate(errors));
@@ -162,7 +166,7 @@ impl Status {
 
     /// 500 with no reason, for what Kubernetes' server doesn't expect.
     pub fn unexpected(message: impl Into<String>) -> Self {
-        Self::new(500, "", message)
+        Self::plain(500, message)
     }
 
     /// 400 in the caller's words.
@@ -335,8 +339,9 @@ impl Status {
             if !self.reason.is_empty() {
                 map.insert("reason".into(), self.reason.into());
             }
-            // Kubernetes leaves them empty where it knows no resource, and out where it never has any.
-            if !self.details.is_empty() || matches!(self.code, 415 | 422) {
+            // Kubernetes leaves them empty where it knows no resource (apimachinery's `NewForbidden`), and out where it never
+            // has any.
+            if !self.details.is_empty() || matches!(self.code, 415 | 422) || self.reason == "Forbidden" {
                 map.insert("details".into(), Value::Object(self.details.clone()));
             }
             map.insert("code".into(), self.code.into());

@@ -1,10 +1,21 @@
-//! What Deployments and ReplicaSets mean: a number of pods alike, and how they are exchanged.
+//! What the workloads mean: a number of pods alike, and how they are exchanged. Here Deployments and ReplicaSets, and what
+//! all workloads share.
 
 use serde_json::{Value, json};
 
 use crate::fielderror::FieldError;
 use crate::selector::{LabelSelector, validate_object};
-use crate::{meta, pod, walk};
+use crate::{pod, walk};
+
+mod daemon;
+mod job;
+mod replication;
+mod stateful;
+
+pub use daemon::*;
+pub use job::*;
+pub use replication::*;
+pub use stateful::*;
 
 fn default_template(object: &mut Value) {
     if let Some(spec) = walk::at_mut(object, "spec.template.spec") {
@@ -41,65 +52,71 @@ pub fn prepare_create_deployment(object: &mut Value) {
     walk::set(object, "status", json!({}));
 }
 
-fn not_negative(errors: &mut Vec<FieldError>, object: &Value, path: &str) {
+/// Checks that a number is none below zero.
+pub(crate) fn not_negative(errors: &mut Vec<FieldError>, object: &Value, path: &str) {
     if let Some(n) = walk::int(object, path).filter(|n| *n < 0) {
         errors.push(FieldError::invalid(path, n, "must be greater than or equal to 0"));
     }
 }
 
-fn selector_and_template(errors: &mut Vec<FieldError>, object: &Value, kind: &str) {
+/// Checks a label selector that must select something, and gives it.
+fn selector(errors: &mut Vec<FieldError>, object: &Value, kind: &str) -> Option<LabelSelector> {
     const SELECTOR: &str = "spec.selector";
-    let mut chosen = None;
-    match walk::at(object, SELECTOR) {
-        None => errors.push(FieldError::required(SELECTOR, "")),
-        Some(selector) => {
-            let faults = validate_object(selector, SELECTOR);
-            let empty = walk::map(selector, "matchLabels").is_empty()
-                && walk::list(selector, "matchExpressions").is_empty();
-            if empty {
-                let text = format!("empty selector is invalid for {kind}");
-                errors.push(FieldError::invalid(SELECTOR, selector.clone(), text));
-            } else if faults.is_empty() {
-                chosen = LabelSelector::from_object(selector).ok();
-            }
-            errors.extend(faults);
-        }
-    }
-    let Some(template) = walk::at(object, "spec.template") else {
-        errors.push(FieldError::required("spec.template", ""));
-        return;
+    let Some(selector) = walk::at(object, SELECTOR) else {
+        errors.push(FieldError::required(SELECTOR, ""));
+        return None;
     };
+    let faults = validate_object(selector, SELECTOR);
+    let empty =
+        walk::map(selector, "matchLabels").is_empty() && walk::list(selector, "matchExpressions").is_empty();
+    let good = faults.is_empty() && !empty;
+    if empty {
+        let text = format!("empty selector is invalid for {kind}");
+        errors.push(FieldError::invalid(SELECTOR, selector.clone(), text));
+    }
+    errors.extend(faults);
+    good.then(|| LabelSelector::from_object(selector).ok()).flatten()
+}
+
+/// Checks that a template's labels are selected.
+fn selected(errors: &mut Vec<FieldError>, template: &Value, selector: Option<&LabelSelector>) {
     let labels = walk::map(template, "metadata.labels");
-    if let Some(selector) = chosen
-        && !selector.matches(labels)
-    {
+    if selector.is_some_and(|selector| !selector.matches(labels)) {
         errors.push(FieldError::invalid(
             "spec.template.metadata.labels",
             if labels.is_empty() { Value::Null } else { Value::Object(labels.clone()) },
             "`selector` does not match template `labels`",
         ));
     }
-    errors.extend(meta::validate_labels(labels, "spec.template.labels"));
-    errors.extend(meta::validate_annotations(
-        walk::map(template, "metadata.annotations"),
-        "spec.template.annotations",
-    ));
-    let spec = template.get("spec").unwrap_or(&Value::Null);
-    errors.extend(pod::validate_spec(spec, "spec.template.spec"));
-    let policy = walk::text(spec, "restartPolicy");
+}
+
+/// Checks what pods that shall always run may not ask for; `kind` is how the text names the owner.
+fn runs_forever(errors: &mut Vec<FieldError>, template: &Value, kind: &str) {
+    let policy = walk::text(template, "spec.restartPolicy");
     if matches!(policy, "Never" | "OnFailure") {
         errors.push(FieldError::not_supported("spec.template.spec.restartPolicy", policy, &["Always"]));
     }
-    if walk::at(spec, "activeDeadlineSeconds").is_some() {
+    if walk::at(template, "spec.activeDeadlineSeconds").is_some() {
         errors.push(FieldError::forbidden(
             "spec.template.spec.activeDeadlineSeconds",
-            "activeDeadlineSeconds in ReplicaSet is not Supported",
+            format!("activeDeadlineSeconds in {kind} is not Supported"),
         ));
     }
 }
 
-/// The number or share at a path; findings if it is neither.
-fn share(errors: &mut Vec<FieldError>, object: &Value, path: &str) -> Option<i64> {
+fn selector_and_template(errors: &mut Vec<FieldError>, object: &Value, kind: &str) {
+    let chosen = selector(errors, object, kind);
+    let Some(template) = walk::at(object, "spec.template") else {
+        errors.push(FieldError::required("spec.template", ""));
+        return;
+    };
+    selected(errors, template, chosen.as_ref());
+    errors.extend(pod::validate_template(template, "spec.template"));
+    runs_forever(errors, template, "ReplicaSet");
+}
+
+/// The number or share at a path; findings if it is neither (`ValidatePositiveIntOrPercent`).
+pub(crate) fn share(errors: &mut Vec<FieldError>, object: &Value, path: &str) -> Option<i64> {
     let value = walk::at(object, path)?;
     if let Some(n) = value.as_i64() {
         if n < 0 {
@@ -120,6 +137,15 @@ fn share(errors: &mut Vec<FieldError>, object: &Value, path: &str) -> Option<i64
             ));
             None
         }
+    }
+}
+
+/// Checks that a share is not more than the whole.
+pub(crate) fn at_most_whole(errors: &mut Vec<FieldError>, object: &Value, path: &str, share: Option<i64>) {
+    if let Some(value) = walk::at(object, path).filter(|v| v.is_string())
+        && share.is_some_and(|n| n > 100)
+    {
+        errors.push(FieldError::invalid(path, value.clone(), "must not be greater than 100%"));
     }
 }
 
@@ -149,15 +175,7 @@ pub fn validate_deployment(object: &Value) -> Vec<FieldError> {
                     "may not be 0 when `maxSurge` is 0",
                 ));
             }
-            if walk::at(object, &unavailable).is_some_and(Value::is_string)
-                && missing.is_some_and(|n| n > 100)
-            {
-                errors.push(FieldError::invalid(
-                    &unavailable,
-                    walk::at(object, &unavailable).cloned().unwrap_or_default(),
-                    "must not be greater than 100%",
-                ));
-            }
+            at_most_whole(&mut errors, object, &unavailable, missing);
         }
         other => errors.push(FieldError::not_supported(
             "spec.strategy.type",

@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 
 use crate::env::{Sources, environment, expand};
 use crate::files::{self, prepare_etc, prepare_volumes, references};
-use crate::image::Image;
-use crate::protocol::{Confinement, EchoOrder, Launch, PodDir, Program, Root};
+use crate::image::{Image, Settings};
+use crate::protocol::{Confinement, Console, EchoOrder, Launch, PodDir, Program, Root};
 use crate::runtime::Runtime;
 
 /// Why a container can't be started.
@@ -124,7 +124,9 @@ pub(crate) async fn launch(
         pod_ips: addresses.to_vec(),
         host_ips: runtime.config.node_addresses.clone(),
     };
-    let env = environment(pod, container, &sources).map_err(Problem::Config)?;
+    let mut env = environment(pod, container, &sources).map_err(Problem::Config)?;
+    let mut confinement = confinement(pod, container);
+    let mut directory = container.working_dir.clone().unwrap_or_default();
     let (program, root, mounts) = match image {
         Image::Echo { abrupt } => {
             let (tcp, udp) = echo_ports(container);
@@ -134,9 +136,16 @@ pub(crate) async fn launch(
             let order = EchoOrder { tcp, udp, addresses: addresses.to_vec(), abrupt, grace };
             (Program::Echo(order), Root::Empty, Vec::new())
         }
-        Image::Host | Image::Directory(_) => {
-            let command = container.command.iter().flatten().chain(container.args.iter().flatten());
-            let argv: Vec<String> = command.map(|word| expand(word, &env)).collect();
+        Image::Host | Image::Directory { .. } => {
+            let (root, settings) = match image {
+                Image::Directory { root, settings } => (Some(root), settings),
+                _ => (None, Settings::default()),
+            };
+            // Expanded is what the manifest says: the image's own words are taken as they are.
+            let of = |words: &Option<Vec<String>>| -> Vec<String> {
+                words.iter().flatten().map(|word| expand(word, &env)).collect()
+            };
+            let argv = settings.words(&of(&container.command), &of(&container.args));
             if argv.is_empty() {
                 return Err(Problem::Config(format!(
                     "container {}: image {reference:?} has no program of its own; set command",
@@ -150,14 +159,35 @@ pub(crate) async fn launch(
             let host_paths = runtime.config.allow_host_image;
             mounts
                 .extend(prepare_volumes(dir, pod, container, &sources, host_paths).map_err(Problem::Config)?);
-            let root = match image {
-                Image::Directory(directory) => Root::Image(directory),
-                _ => Root::Host,
+            let path_is_ours = !container.env.iter().flatten().any(|variable| variable.name == "PATH");
+            for variable in settings.env.iter().flatten() {
+                let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+                if !env.contains_key(name) || name == "PATH" && path_is_ours {
+                    env.insert(name.to_owned(), value.to_owned());
+                }
+            }
+            if directory.is_empty() {
+                directory = settings.working_dir.clone();
+            }
+            let root = match root {
+                Some(root) => {
+                    if confinement.user.is_none() {
+                        let (user, group) = settings.ids(&root).map_err(Problem::Config)?;
+                        confinement.user = user;
+                        confinement.group = confinement.group.or(group);
+                    }
+                    let own = container.security_context.as_ref();
+                    let read_only = own.and_then(|own| own.read_only_root_filesystem).unwrap_or(false);
+                    Root::Image { directory: root, read_only }
+                }
+                None => Root::Host,
             };
             (Program::Exec(argv), root, mounts)
         }
     };
-    let directory = container.working_dir.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
+    if directory.is_empty() {
+        directory = "/".to_owned();
+    }
     Ok(Launch {
         name: container.name.clone(),
         id: String::new(),
@@ -169,7 +199,12 @@ pub(crate) async fn launch(
         env: env.into_iter().collect(),
         directory: PathBuf::from(directory),
         mounts,
-        confinement: confinement(pod, container),
+        confinement,
+        console: Console {
+            stdin: container.stdin.unwrap_or(false),
+            once: container.stdin_once.unwrap_or(false),
+            terminal: container.tty.unwrap_or(false),
+        },
     })
 }
 

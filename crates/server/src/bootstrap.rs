@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use portolan_api::kinds::class::SYSTEM_PRIORITIES;
 use portolan_api::{Kind, Status, find, walk};
 use serde_json::{Value, json};
 
@@ -20,6 +21,12 @@ pub(crate) async fn run(server: &Server) -> Result<()> {
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         create(server, server.namespaces(), None, object).await?;
     }
+    let classes = kind("scheduling.k8s.io", "priorityclasses")?;
+    for (name, value, description) in SYSTEM_PRIORITIES {
+        let object = json!({"metadata": {"name": name}, "value": value, "description": description});
+        create(server, classes, None, object).await?;
+    }
+    crate::rbac::reconcile(server).await?;
     let config = &server.config;
     let Some(primary) = config.service_cidrs.first() else {
         return Err(Error::Config {

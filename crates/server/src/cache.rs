@@ -75,6 +75,7 @@ pub(crate) struct Snapshot {
 
 /// The store's key prefix of a kind.
 pub(crate) fn prefix(kind: &Kind) -> String {
+    let kind = kind.stored();
     let group = if kind.group.is_empty() { "core" } else { kind.group };
     format!("/registry/{group}/{}/", kind.plural)
 }
@@ -185,6 +186,11 @@ impl Cache {
             tracing::error!(%key, "the store holds something that is no object; leaving it out");
         }
         object
+    }
+
+    /// The object under a key, as far as the cache knows.
+    pub(crate) fn get(&self, key: &str) -> Option<Arc<Object>> {
+        self.state.read().objects.get(key).cloned()
     }
 
     /// Where the cache is.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::claims;
 use crate::http::{Answer, Call, json as respond};
-use crate::object::Selection;
+use crate::object::{Selection, bare};
 use crate::options::{self, dry_run_errors};
 use crate::read::{Page, object_key, render};
 use crate::server::Server;
@@ -41,7 +41,7 @@ enum Policy {
 impl Options {
     /// From the body, else from the query.
     fn read(call: &Call) -> Result<Options, Status> {
-        let body = if call.body.is_empty() { json!({}) } else { call.json()? };
+        let body = if call.body.is_empty() { json!({}) } else { call.read(("v1", "DeleteOptions"))? };
         let mut options = Options::from_value(&body)?;
         // A body is all that is heeded then, also when it says nothing.
         if !call.body.is_empty() {
@@ -169,6 +169,7 @@ impl Server {
     pub(crate) async fn delete(&self, call: &Call) -> Answer {
         let options = Options::read(call)?;
         let kind = call.kind;
+        self.guard(call, None, None)?;
         match self.delete_object(call.subject(), &options).await? {
             Deleted::Going(object) => Ok(respond(StatusCode::OK, &call.show(object))),
             Deleted::Gone(object) if returns_object(kind) => Ok(respond(StatusCode::OK, &call.show(object))),
@@ -230,11 +231,9 @@ impl Server {
             let txn = if gone {
                 removal(kind, &key, &old, revision)
             } else {
-                let mut bare = new.clone();
-                meta::clear_resource_version(&mut bare);
                 Txn {
                     compares: vec![Compare::ModRevision(key.clone(), revision)],
-                    ops: vec![Op::Put(key.clone(), serde_json::to_vec(&bare).unwrap_or_default().into())],
+                    ops: vec![Op::Put(key.clone(), bare(kind, &new))],
                 }
             };
             let Some(Revision(revision)) = self.commit(txn).await? else { continue };
@@ -273,5 +272,19 @@ fn hold(object: &mut Value, policy: Option<Policy>) {
 
 /// Kinds whose deletion answers with the object instead of a Status (`ReturnDeletedObject` in kube-apiserver's storages).
 fn returns_object(kind: &Kind) -> bool {
-    kind.group.is_empty() && matches!(kind.kind, "Pod" | "Service" | "ServiceAccount" | "Namespace")
+    match kind.group {
+        "" => matches!(
+            kind.kind,
+            "Pod"
+                | "Service"
+                | "ServiceAccount"
+                | "Namespace"
+                | "ResourceQuota"
+                | "PersistentVolume"
+                | "PersistentVolumeClaim"
+                | "PodTemplate"
+        ),
+        "storage.k8s.io" => kind.kind != "CSIStorageCapacity",
+        _ => false,
+    }
 }

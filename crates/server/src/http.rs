@@ -1,17 +1,22 @@
 //! One request through the server: who asks, for what, by which verb; and the answer's head.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use portolan_api::{Kind, Status};
+use parking_lot::Mutex;
+use portolan_api::{Kind, Status, protobuf};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::attributes::Attributes;
 use crate::auth::Identity;
 use crate::body::{ServerBody, StreamError};
+use crate::certificate::Peer;
+use crate::connect::{self, Passing};
 use crate::negotiate::{self, Form};
 use crate::options::{self, Writing};
 use crate::path::{self, ObjectPath, Query, Target};
@@ -24,8 +29,10 @@ const BODY_LIMIT: usize = 3 << 20;
 /// Who sends a request, and until when an answer may go on.
 #[derive(Clone)]
 pub(crate) struct Caller {
-    /// None: anonymous.
-    pub identity: Option<Identity>,
+    /// Who it is, as far as the connection tells.
+    pub peer: Peer,
+    /// From where; none from within the process.
+    pub address: Option<IpAddr>,
     /// Cancelled when the listener drains: watches then end.
     pub drain: CancellationToken,
 }
@@ -33,6 +40,8 @@ pub(crate) struct Caller {
 /// A request for an object or a collection, read whole.
 pub(crate) struct Call {
     pub caller: Caller,
+    /// In whose name it is answered.
+    pub user: Identity,
     pub method: Method,
     pub path: ObjectPath,
     pub kind: &'static Kind,
@@ -40,6 +49,8 @@ pub(crate) struct Call {
     pub form: Form,
     /// The body's media type, without parameters.
     pub media: String,
+    /// What the client calls itself.
+    pub agent: String,
     pub body: Bytes,
 }
 
@@ -65,18 +76,19 @@ impl Call {
 
     /// The body as JSON.
     pub(crate) fn json(&self) -> Result<Value, Status> {
+        self.read((&self.kind.api_version(), self.kind.kind))
+    }
+
+    /// The body as JSON: an object that, where it doesn't say what it is, is of this `apiVersion` and `kind`.
+    pub(crate) fn read(&self, expected: (&str, &str)) -> Result<Value, Status> {
         match self.media.as_str() {
-            "application/json" | "" => {}
-            "application/vnd.kubernetes.protobuf" => {
-                let message = "this server reads JSON, not protobuf: apply a manifest instead (kubectl create … \
-                               --dry-run=client -o yaml | kubectl apply -f -), or set the client's content type to \
-                               application/json (client-go: rest.Config.ContentType)";
-                return Err(Status { message: message.into(), ..Status::unsupported_media_type(&[]) });
+            "application/json" | "" => serde_json::from_slice(&self.body)
+                .map_err(|error| Status::bad_request(format!("the body is not valid JSON: {error}"))),
+            protobuf::MEDIA => {
+                protobuf::decode(&self.body, expected).map_err(|error| Status::bad_request(error.to_string()))
             }
-            _ => return Err(Status::unsupported_media_type(&["application/json"])),
+            _ => Err(Status::unsupported_media_type(&["application/json", protobuf::MEDIA])),
         }
-        serde_json::from_slice(&self.body)
-            .map_err(|error| Status::bad_request(format!("the body is not valid JSON: {error}")))
     }
 }
 
@@ -88,19 +100,18 @@ impl Server {
         request: Request<B>,
     ) -> Response<ServerBody>
     where
-        B: Body<Data = Bytes> + Send,
+        B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<StreamError>,
     {
-        let user = caller.identity.as_ref().map_or("anonymous", |identity| identity.user.as_str()).to_owned();
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let response = self.route(caller, request).await.unwrap_or_else(refuse);
-        tracing::debug!(user, %method, %uri, code = response.status().as_u16(), "answered");
+        tracing::debug!(%method, %uri, code = response.status().as_u16(), "answered");
         response
     }
 
     async fn route<B>(self: &Arc<Self>, caller: Caller, request: Request<B>) -> Answer
     where
-        B: Body<Data = Bytes> + Send,
+        B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<StreamError>,
     {
         let (head, body) = request.into_parts();
@@ -109,11 +120,17 @@ impl Server {
         let text = |name| head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let accept = text(header::ACCEPT);
 
-        // What anybody may see: that we live, and which version (RBAC's `system:public-info-viewer`).
+        let request = Attributes::of(&head.method, head.uri.path(), &query);
+        let user = self.authenticate(&caller.peer, &head.headers).await?;
+        let user = self.impersonate(&user, &head.headers, &request).await?.unwrap_or(user);
+        self.permit(&user, &request).await?;
+
         match &target {
             Target::Version => return Ok(json(StatusCode::OK, &self.version())),
             Target::Health(check) => return Ok(health::answer(self, check, &query).await),
-            _ if caller.identity.is_none() => return Err(Status::unauthorized()),
+            Target::KeySet => return Ok(self.accounts.key_set()),
+            Target::OpenIdConfiguration => return Ok(self.accounts.discovery(&self.config)),
+            Target::NodeCertificate => return self.node_certificate(&user, &head.method, body).await,
             _ => {}
         }
         let path = match target {
@@ -130,25 +147,57 @@ impl Server {
                 };
             }
         };
-        let kind =
-            portolan_api::find(&path.group, &path.version, &path.plural).ok_or_else(Status::no_such_path)?;
+        let (group, version, plural) = (&path.group, &path.version, &path.plural);
+        let review = portolan_api::review::find(group, version, plural);
+        let kind = review.or_else(|| portolan_api::find(group, version, plural));
+        let kind = kind.ok_or_else(Status::no_such_path)?;
         if path.namespace.is_some() && !kind.namespaced {
             return Err(Status::no_such_path());
         }
+        // What becomes a connection isn't read here.
+        if let Some(subresource) = &path.subresource
+            && connect::passes(subresource)
+            && kind.has(subresource)
+        {
+            let body = Mutex::new(body.map_err(Into::into).boxed_unsync());
+            return self.pass(Passing { caller, kind, path, query, head, body }).await;
+        }
         let form = negotiate::form(accept)?;
         let media = negotiate::essence(text(header::CONTENT_TYPE));
-        let body = match Limited::new(body, BODY_LIMIT).collect().await {
-            Ok(collected) => collected.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => {
-                let message = format!("Request entity too large: limit is {BODY_LIMIT}");
-                return Err(Status::too_large(message));
-            }
-            Err(error) => return Err(Status::bad_request(format!("reading the request's body: {error}"))),
-        };
-        self.dispatch(Call { caller, method: head.method, path, kind, query, form, media, body }).await
+        let agent = text(header::USER_AGENT).unwrap_or_default().to_owned();
+        let body = whole(body).await?;
+        let call = Call { caller, user, method: head.method, path, kind, query, form, media, agent, body };
+        if review.is_none() {
+            return self.dispatch(call).await;
+        }
+        // A review is made, and that is all that can be done with it.
+        let nameable = call.path.namespace.is_some() || !kind.namespaced;
+        match call.method {
+            Method::POST if nameable && call.path.name.is_none() => self.review(&call).await,
+            _ => Err(Status::method_not_supported()),
+        }
     }
 
     async fn dispatch(self: &Arc<Self>, call: Call) -> Answer {
+        let retiring = call.kind.group.is_empty() && call.kind.kind == "Endpoints";
+        let answer = self.dispatch_to(call).await;
+        if !retiring {
+            return answer;
+        }
+        // Said with every answer, before all else (apiserver endpoints/installer.go, deprecated APIs).
+        let mut response = answer.unwrap_or_else(refuse);
+        let headers = response.headers_mut();
+        let others: Vec<HeaderValue> = headers.get_all(header::WARNING).iter().cloned().collect();
+        headers.remove(header::WARNING);
+        let text = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
+        let mut response = warn(response, &[text.into()]);
+        for other in others {
+            response.headers_mut().append(header::WARNING, other);
+        }
+        Ok(response)
+    }
+
+    async fn dispatch_to(self: &Arc<Self>, call: Call) -> Answer {
         let method = call.method.clone();
         let verb = match method {
             Method::GET | Method::HEAD => "GET",
@@ -158,18 +207,23 @@ impl Server {
             Method::DELETE => "DELETE",
             _ => return Err(Status::method_not_supported()),
         };
+        if matches!(verb, "POST" | "PUT" | "PATCH") {
+            call.writing()?;
+        }
         if let Some(subresource) = call.path.subresource.clone() {
             if !call.kind.has(&subresource) || !call.path.rest.is_empty() {
                 return Err(Status::no_such_path());
             }
             return match (verb, subresource.as_str()) {
-                ("GET", "status") => self.get(&call).await,
+                ("GET", "status" | "approval") => self.get(&call).await,
+                ("PUT" | "PATCH", "approval") => self.approve(&call).await,
                 ("PUT", "status") => self.update_status(&call).await,
                 ("PATCH", "status") => self.patch_status(&call).await,
                 ("GET", "scale") => self.get_scale(&call).await,
                 ("PUT" | "PATCH", "scale") => self.write_scale(&call).await,
                 ("GET", "log") => self.log(&call).await,
                 ("PUT", "finalize") => self.finalize(&call).await,
+                ("POST", "token") => self.token(&call).await,
                 ("POST", "binding") => self.bind(&call).await,
                 ("POST", "eviction") => self.evict(&call).await,
                 _ => Err(Status::method_not_supported()),
@@ -198,6 +252,21 @@ impl Server {
             "gitCommit": "", "gitTreeState": "", "buildDate": "1970-01-01T00:00:00Z",
             "goVersion": "", "compiler": "rustc", "platform": format!("linux/{}", std::env::consts::ARCH),
         })
+    }
+}
+
+/// A request's body, read whole.
+pub(crate) async fn whole<B>(body: B) -> Result<Bytes, Status>
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<StreamError>,
+{
+    match Limited::new(body, BODY_LIMIT).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(Status::too_large(format!("Request entity too large: limit is {BODY_LIMIT}")))
+        }
+        Err(error) => Err(Status::bad_request(format!("reading the request's body: {error}"))),
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct Object {
 impl Object {
     /// Makes an object of what the store holds.
     pub(crate) fn decode(kind: &Kind, key: &Arc<str>, value: &Bytes, revision: u64) -> Option<Object> {
-        Some(Object::new(kind, key.clone(), &stored(value, revision)?, revision))
+        Some(Object::new(kind, key.clone(), &stored(kind, value, revision)?, revision))
     }
 
     fn new(kind: &Kind, key: Arc<str>, value: &Value, revision: u64) -> Object {
@@ -82,13 +82,21 @@ impl Object {
 }
 
 /// The tree of what the store holds under a key, with its revision as `resourceVersion`.
-pub(crate) fn stored(value: &Bytes, revision: u64) -> Option<Value> {
-    let mut value: Value = serde_json::from_slice(value).ok()?;
+pub(crate) fn stored(kind: &Kind, value: &Bytes, revision: u64) -> Option<Value> {
+    let value: Value = serde_json::from_slice(value).ok()?;
     if !value.is_object() {
         return None;
     }
+    let mut value = kind.show(value);
     meta::set_resource_version(&mut value, revision);
     Some(value)
+}
+
+/// What the store holds of an object: its JSON in the kind's stored shape, without the version that the store gives.
+pub(crate) fn bare(kind: &Kind, object: &Value) -> Bytes {
+    let mut object = kind.keep(object);
+    meta::clear_resource_version(&mut object);
+    serde_json::to_vec(&object).unwrap_or_default().into()
 }
 
 /// What a list or a watch asks for.

@@ -123,7 +123,7 @@ impl Server {
     ) -> Result<(Value, Revision), Status> {
         let (entry, _) = self.store.get(key).await.map_err(store_status)?;
         let entry = entry.ok_or_else(|| Status::not_found(kind, name))?;
-        let value = stored(&entry.value, entry.mod_revision.0)
+        let value = stored(kind, &entry.value, entry.mod_revision.0)
             .ok_or_else(|| Status::internal(format!("{key} holds something that is no object")))?;
         Ok((value, entry.mod_revision))
     }
@@ -136,6 +136,9 @@ impl Server {
 
     /// GET of a collection.
     pub(crate) async fn list(&self, call: &Call) -> Answer {
+        // Selectors that can't be read are said first.
+        LabelSelector::parse(call.query.get("labelSelector").unwrap_or_default())
+            .map_err(|error| Status::bad_request(error.to_string()))?;
         options::listing(&call.query)?;
         let page = self.page(call, &call.selection()?).await?;
         Ok(render(call, &page))

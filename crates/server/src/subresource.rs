@@ -1,10 +1,12 @@
-//! The subresources with rules of their own: scale, binding, eviction, finalize.
+//! The subresources with rules of their own: scale, approval, binding, eviction, finalize.
 
 use http::StatusCode;
 use jiff::Timestamp;
+use portolan_api::kinds::certificate;
 use portolan_api::{Status, meta, patch, scale, walk};
 use serde_json::{Value, json};
 
+use crate::apply::Owners;
 use crate::delete::Options;
 use crate::http::{Answer, Call, json as respond};
 use crate::server::Server;
@@ -25,7 +27,7 @@ impl Server {
             Json(Value),
         }
         let body: Value = if call.method == http::Method::PUT {
-            call.json()?
+            call.read(("autoscaling/v1", "Scale"))?
         } else {
             serde_json::from_slice(&call.body)
                 .map_err(|error| Status::bad_request(format!("the patch is not valid JSON: {error}")))?
@@ -58,8 +60,33 @@ impl Server {
                 .map_err(|errors| Status::invalid(call.kind, call.name(), &errors))?;
             Ok(new)
         };
-        let object = self.modify(call.subject(), Part::Main, call.writing()?, make).await?;
+        // An owner by way of the scale has no time in Kubernetes (managedfields `ScaleHandler.ToParent`).
+        let owners = Owners::Counted(call.author(""));
+        let object = self.modify_as(call.subject(), Part::Main, call.writing()?, owners, make).await?;
         Ok(respond(StatusCode::OK, &scale::to_scale(&object)))
+    }
+
+    /// PUT or PATCH of a certificate request's `approval`: of all of it, the conditions change.
+    pub(crate) async fn approve(&self, call: &Call) -> Answer {
+        let body = if call.method == http::Method::PUT { Some(call.json()?) } else { None };
+        let patch = if body.is_none() { Some(call.patch()?) } else { None };
+        let (kind, name) = (call.kind, call.name());
+        let make = |old: &Value| {
+            let mut new = match (&body, &patch) {
+                (Some(body), _) => body.clone(),
+                (None, Some(patch)) => patch(old)?,
+                (None, None) => old.clone(),
+            };
+            check_identity(kind, name, &new, old)?;
+            kind.default(&mut new);
+            meta::keep_system_fields(&mut new, old);
+            certificate::prepare_approval(&mut new, old);
+            let mut errors = meta::validate_update(&new, old);
+            errors.extend(certificate::validate_approval(&new, old));
+            if errors.is_empty() { Ok(new) } else { Err(Status::invalid(kind, name, &errors)) }
+        };
+        let object = self.modify(call.subject(), Part::Exact, call.writing()?, make).await?;
+        call.written(StatusCode::OK, object, &[])
     }
 
     /// PUT of a namespace's `finalize`: its content is gone, the last finalizers may go.
@@ -76,13 +103,15 @@ impl Server {
             }
             Ok(new)
         };
-        let object = self.modify(call.subject(), Part::Exact, call.writing()?, make).await?;
+        let now = meta::rfc3339(Timestamp::now());
+        let owners = Owners::Counted(call.author(&now));
+        let object = self.modify_as(call.subject(), Part::Exact, call.writing()?, owners, make).await?;
         call.written(StatusCode::OK, object, &[])
     }
 
     /// POST of a pod's `binding`: the scheduler's word.
     pub(crate) async fn bind(&self, call: &Call) -> Answer {
-        let body = call.json()?;
+        let body = call.read(("v1", "Binding"))?;
         let (kind, name) = (call.kind, call.name());
         let target = walk::text(&body, "target.kind");
         if !matches!(target, "" | "Node") {
@@ -125,7 +154,8 @@ impl Server {
 
     /// POST of a pod's `eviction`. No disruption budgets here yet: it is a deletion.
     pub(crate) async fn evict(&self, call: &Call) -> Answer {
-        let body = call.json()?;
+        let body = call.read(("policy/v1", "Eviction"))?;
+        self.guard(call, Some(&body), None)?;
         let none = json!({});
         let options = Options::from_value(walk::at(&body, "deleteOptions").unwrap_or(&none))?;
         // Which of the two it became, the evictor doesn't ask.

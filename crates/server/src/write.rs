@@ -7,13 +7,14 @@ use http::StatusCode;
 use jiff::Timestamp;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
-use portolan_api::{Kind, Status, decode, meta, status, walk};
+use portolan_api::{Kind, Status, decode, meta, ownership, status, walk};
 use portolan_store::{Compare, Entry, Op, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
+use crate::apply::{self, Owners, ourselves};
 use crate::delete::{removal, vanishes};
 use crate::http::{Answer, Call, json as respond, store_status, warn};
-use crate::object::stored;
+use crate::object::{bare, stored};
 use crate::read::object_key;
 use crate::server::Server;
 use crate::{claims, random};
@@ -84,11 +85,14 @@ impl Call {
             let status = Status::another_kind(kind, name, version);
             if self.method == http::Method::PATCH { refuse(object, &status.message) } else { status }
         };
-        if let Some(version) = version.filter(|version| !version.is_empty() && *version != kind.api_version())
+        // A strategic merge knows by itself what it merges.
+        let said = self.media != "application/strategic-merge-patch+json";
+        if let Some(version) =
+            version.filter(|_| said).filter(|version| !version.is_empty() && *version != kind.api_version())
         {
             return Err(refuse_kind(name.unwrap_or(kind.kind), version));
         }
-        if let Some(name) = name.filter(|name| !name.is_empty() && *name != kind.kind) {
+        if let Some(name) = name.filter(|_| said).filter(|name| !name.is_empty() && *name != kind.kind) {
             return Err(refuse_kind(name, &kind.api_version()));
         }
         let strictness = self.query.get("fieldValidation").unwrap_or("Warn");
@@ -116,8 +120,6 @@ impl Call {
                 twice.join(", ")
             ));
         }
-        // Who owns which field is not tracked here; what a client copied from elsewhere would mislead.
-        walk::remove(object, "metadata.managedFields");
         if let Some(namespace) = self.path.namespace.as_deref() {
             let claimed = meta::namespace(object);
             if !claimed.is_empty() && claimed != namespace {
@@ -150,14 +152,6 @@ impl Call {
         }
     }
 
-    /// A body in the place of what is there, if it is meant for that object.
-    fn replacement(&self, body: &Value) -> impl Fn(&Value) -> Result<Value, Status> {
-        |old| {
-            check_uid(self.kind, self.name(), body, old)?;
-            Ok(body.clone())
-        }
-    }
-
     /// The body as a patch: a function of the object that it patches.
     pub(crate) fn patch(&self) -> Result<impl Fn(&Value) -> Result<Value, Status> + use<>, Status> {
         #[derive(Clone, Copy)]
@@ -170,11 +164,6 @@ impl Call {
             "application/merge-patch+json" => Way::Merge,
             "application/json-patch+json" => Way::Json,
             "application/strategic-merge-patch+json" => Way::Strategic,
-            "application/apply-patch+yaml" | "application/apply-patch+cbor" => {
-                let message = "server-side apply is not served yet: use kubectl apply without --server-side, or a \
-                               merge or strategic merge patch";
-                return Err(Status { message: message.into(), ..Status::unsupported_media_type(&[]) });
-            }
             _ => {
                 // The words of the router before Kubernetes' handlers.
                 let message = "415: Unsupported Media Type".into();
@@ -217,19 +206,38 @@ impl Server {
         let mut object = call.json()?;
         let mut warnings = Vec::new();
         call.admit(&mut object, &|_, why| Status::undecodable(call.kind, why), &mut warnings)?;
-        let made = self.create_object(call.kind, call.path.namespace.as_deref(), object, dry_run).await;
+        if call.kind.has("approval") {
+            portolan_api::kinds::certificate::requested_by(&mut object, &call.user.user, &call.user.groups);
+        }
+        self.guard(call, Some(&object), None)?;
+        let now = meta::rfc3339(Timestamp::now());
+        let (namespace, owners) = (call.path.namespace.as_deref(), Owners::Counted(call.author(&now)));
+        let made = self.create_object_as(call.kind, namespace, object, dry_run, owners).await;
         let (object, more) = made.map_err(|status| status.warned(&warnings))?;
         warnings.extend(more);
         call.written(StatusCode::CREATED, object, &warnings)
     }
 
-    /// Makes an object, and gives it back as it was stored, with warnings.
+    /// Makes an object of our own.
     pub(crate) async fn create_object(
         &self,
         kind: &'static Kind,
         namespace: Option<&str>,
         object: Value,
         dry_run: bool,
+    ) -> Result<(Value, Vec<String>), Status> {
+        let now = meta::rfc3339(Timestamp::now());
+        self.create_object_as(kind, namespace, object, dry_run, Owners::Counted(ourselves(&now))).await
+    }
+
+    /// Makes an object, and gives it back as it was stored, with warnings.
+    pub(crate) async fn create_object_as(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        object: Value,
+        dry_run: bool,
+        owners: Owners<'_>,
     ) -> Result<(Value, Vec<String>), Status> {
         let generated = meta::name(&object).is_empty();
         let (mut names, mut rounds) = (0, 0);
@@ -244,7 +252,9 @@ impl Server {
                 // The namespace as it is now is a condition of the write: none slips into one that is being emptied.
                 txn.compares.push(self.open_namespace(kind, &name, namespace).await?);
             }
+            owners.settle(kind, &mut new, &Value::Null);
             kind.prepare_create(&mut new);
+            self.fill_token(kind, &mut new).await?;
             self.allocate(kind, &mut new, None, dry_run, &mut txn).await?;
             let errors = kind.check_create(&new);
             if !errors.is_empty() {
@@ -263,8 +273,7 @@ impl Server {
                 let message = "resourceVersion should not be set on objects to be created";
                 return Err(Status::unexpected(message));
             }
-            meta::clear_resource_version(&mut new);
-            txn.ops.push(Op::Put(key, serde_json::to_vec(&new).unwrap_or_default().into()));
+            txn.ops.push(Op::Put(key, bare(kind, &new)));
             match self.store.txn(txn).await.map_err(store_status)? {
                 TxnOutcome::Committed(revision) => {
                     meta::set_resource_version(&mut new, revision.0);
@@ -295,7 +304,7 @@ impl Server {
         let key = object_key(namespaces, None, namespace);
         let (entry, _) = self.store.get(&key).await.map_err(store_status)?;
         let entry = entry.ok_or_else(|| Status::not_found(namespaces, namespace))?;
-        let object = stored(&entry.value, entry.mod_revision.0).unwrap_or_default();
+        let object = stored(namespaces, &entry.value, entry.mod_revision.0).unwrap_or_default();
         if meta::deletion_timestamp(&object).is_some() {
             return Err(Status::namespace_terminating(kind, name, namespace));
         }
@@ -341,14 +350,22 @@ impl Server {
         let mut body = call.json()?;
         let mut warnings = Vec::new();
         call.admit_replacement(&mut body, &mut warnings)?;
-        let changed = self.modify(call.subject(), Part::Main, dry_run, call.replacement(&body)).await;
+        let now = meta::rfc3339(Timestamp::now());
+        let owners = Owners::Counted(call.author(&now));
+        let make = |old: &Value| {
+            check_uid(call.kind, call.name(), &body, old)?;
+            self.guard(call, Some(&body), Some(old))?;
+            Ok(body.clone())
+        };
+        let changed = self.modify_as(call.subject(), Part::Main, dry_run, owners, make).await;
         match changed {
             Err(status) if status.code == 404 && creates(call.kind, &body) => {
                 walk::set(&mut body, "metadata.name", call.name());
                 // Which version it was has no meaning here.
                 meta::clear_resource_version(&mut body);
+                self.guard(call, Some(&body), None)?;
                 let namespace = call.path.namespace.as_deref();
-                let made = self.create_object(call.kind, namespace, body, dry_run).await;
+                let made = self.create_object_as(call.kind, namespace, body, dry_run, owners).await;
                 let (object, more) = made.map_err(|status| status.warned(&warnings))?;
                 warnings.extend(more);
                 call.written(StatusCode::CREATED, object, &warnings)
@@ -372,7 +389,14 @@ impl Server {
         let mut body = call.json()?;
         let mut warnings = Vec::new();
         call.admit_replacement(&mut body, &mut warnings)?;
-        let changed = self.modify(call.subject(), Part::Status, dry_run, call.replacement(&body)).await;
+        let now = meta::rfc3339(Timestamp::now());
+        let owners = Owners::Counted(call.author(&now));
+        let make = |old: &Value| {
+            check_uid(call.kind, call.name(), &body, old)?;
+            self.guard(call, Some(&body), Some(old))?;
+            Ok(body.clone())
+        };
+        let changed = self.modify_as(call.subject(), Part::Status, dry_run, owners, make).await;
         let object = changed.map_err(|status| status.warned(&warnings))?;
         call.written(StatusCode::OK, object, &warnings)
     }
@@ -383,6 +407,9 @@ impl Server {
     }
 
     async fn patch_part(&self, call: &Call, part: Part) -> Answer {
+        if call.media == apply::MEDIA {
+            return self.apply(call, part).await;
+        }
         let patch = call.patch()?;
         let dry_run = call.writing()?;
         let strategic = call.media == "application/strategic-merge-patch+json";
@@ -396,10 +423,13 @@ impl Server {
             };
             call.admit(&mut new, &refuse, &mut found)?;
             call.check_name(&new)?;
+            self.guard(call, Some(&new), Some(old))?;
             *warnings.lock() = found;
             Ok(new)
         };
-        let changed = self.modify(call.subject(), part, dry_run, make).await;
+        let now = meta::rfc3339(Timestamp::now());
+        let owners = Owners::Counted(call.author(&now));
+        let changed = self.modify_as(call.subject(), part, dry_run, owners, make).await;
         let mut warnings = warnings.into_inner();
         let object = changed.map_err(|status| status.warned(&warnings))?;
         if part == Part::Main {
@@ -408,14 +438,26 @@ impl Server {
         call.written(StatusCode::OK, object, &warnings)
     }
 
-    /// Changes a stored object: `make` says what becomes of it, and is asked again when another write was faster. A
-    /// resource version that `make` puts in (or leaves) must be the stored one; that it leaves the old one is no demand,
-    /// since it is asked anew with the newer object. What changes nothing isn't written.
+    /// Changes a stored object; who owns its fields stays as it is.
     pub(crate) async fn modify(
         &self,
         subject: Subject<'_>,
         part: Part,
         dry_run: bool,
+        make: impl Fn(&Value) -> Result<Value, Status>,
+    ) -> Result<Value, Status> {
+        self.modify_as(subject, part, dry_run, Owners::Kept, make).await
+    }
+
+    /// Changes a stored object: `make` says what becomes of it, and is asked again when another write was faster. A
+    /// resource version that `make` puts in (or leaves) must be the stored one; that it leaves the old one is no demand,
+    /// since it is asked anew with the newer object. What changes nothing isn't written.
+    pub(crate) async fn modify_as(
+        &self,
+        subject: Subject<'_>,
+        part: Part,
+        dry_run: bool,
+        owners: Owners<'_>,
         make: impl Fn(&Value) -> Result<Value, Status>,
     ) -> Result<Value, Status> {
         let Subject { kind, name, .. } = subject;
@@ -424,11 +466,13 @@ impl Server {
             let (old, revision) = self.stored(kind, &key, name).await?;
             let mut new = make(&old)?;
             check_version(kind, name, &new, &old)?;
+            owners.settle(kind, &mut new, &old);
             let mut txn =
                 Txn { compares: vec![Compare::ModRevision(key.clone(), revision)], ops: Vec::new() };
             let errors = match part {
                 Part::Main => {
                     kind.prepare_update(&mut new, &old);
+                    self.fill_token(kind, &mut new).await?;
                     self.allocate(kind, &mut new, Some(&old), dry_run, &mut txn).await?;
                     kind.count_generation(&mut new, &old);
                     kind.check_update(&new, &old)
@@ -443,15 +487,14 @@ impl Server {
                 return Err(Status::invalid(kind, name, &errors));
             }
             meta::set_resource_version(&mut new, revision.0);
+            ownership::keep_times(&mut new, &old);
             if new == old || dry_run {
                 return Ok(new);
             }
             if vanishes(kind, &new) {
                 txn = removal(kind, &key, &old, revision);
             } else {
-                let mut bare = new.clone();
-                meta::clear_resource_version(&mut bare);
-                txn.ops.push(Op::Put(key.clone(), serde_json::to_vec(&bare).unwrap_or_default().into()));
+                txn.ops.push(Op::Put(key.clone(), bare(kind, &new)));
             }
             if let Some(Revision(revision)) = self.commit(txn).await? {
                 meta::set_resource_version(&mut new, revision);
@@ -473,14 +516,12 @@ impl Server {
 /// The object that was to be made is there.
 fn exists(kind: &Kind, new: &Value, entry: &Entry) -> Status {
     let name = meta::name(new);
-    let there = stored(&entry.value, entry.mod_revision.0).unwrap_or_default();
-    if !walk::text(new, "metadata.generateName").is_empty() {
-        return Status::no_unique_name(kind, name);
-    }
-    if meta::deletion_timestamp(&there).is_some() {
-        return Status::being_deleted(kind, name);
-    }
-    Status::already_exists(kind, name)
+    let there = stored(kind, &entry.value, entry.mod_revision.0).unwrap_or_default();
+    let status = match walk::text(new, "metadata.generateName") {
+        "" => Status::already_exists(kind, name),
+        _ => Status::no_unique_name(kind, name),
+    };
+    if meta::deletion_timestamp(&there).is_some() { status.on_its_way_out() } else { status }
 }
 
 /// Whether this is the kind whose objects claim addresses and ports.
@@ -491,7 +532,9 @@ pub(crate) fn is_service(kind: &Kind) -> bool {
 /// Whether a PUT of what isn't there makes it (`AllowCreateOnUpdate` of the strategies in kube-apiserver). Not one that
 /// is meant for a certain object that was there.
 fn creates(kind: &Kind, body: &Value) -> bool {
-    matches!(kind.kind, "Service" | "Endpoints" | "Lease" | "Event") && meta::uid(body).is_empty()
+    let by_kind =
+        matches!(kind.kind, "Service" | "Endpoints" | "Lease" | "Event" | "LimitRange" | "RuntimeClass");
+    (by_kind || kind.group == "rbac.authorization.k8s.io") && meta::uid(body).is_empty()
 }
 
 /// A write that names a version or a UID is meant for that very object.

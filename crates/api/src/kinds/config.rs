@@ -31,6 +31,7 @@ pub static CONFIG_MAP: Kind = Kind {
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::ConfigMap>,
+    conversion: None,
     strategy: Strategy {
         validate: validate_config_map,
         validate_update: |new, old| {
@@ -67,16 +68,18 @@ pub static SECRET: Kind = Kind {
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::Secret>,
+    conversion: None,
     strategy: Strategy {
         default: default_secret,
         validate: validate_secret,
         validate_update: |new, old| {
-            let mut errors = validate_secret(new);
+            let mut errors = Vec::new();
             let kind = walk::text(new, "type");
             if kind != walk::text(old, "type") {
                 errors.push(FieldError::invalid("type", kind, "field is immutable"));
             }
             frozen(&mut errors, new, old, &["data"]);
+            errors.extend(validate_secret(new));
             errors
         },
         ..Strategy::PLAIN
@@ -105,20 +108,15 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
     short_names: &["sa"],
     categories: &[],
     namespaced: true,
-    subresources: &[],
+    subresources: &["token"],
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::ServiceAccount>,
+    conversion: None,
     strategy: Strategy::PLAIN,
     fields: &[],
-    columns: &[
-        Column::object_name(),
-        Column::new("Secrets", "string", "How many secrets pods of this account may use."),
-        Column::new("Age", "string", AGE),
-    ],
-    cells: |o, now| {
-        vec![meta::name(o).into(), walk::list(o, "secrets").len().into(), duration::age(o, now).into()]
-    },
+    columns: &[Column::object_name(), Column::new("Age", "string", AGE)],
+    cells: |o, now| vec![meta::name(o).into(), duration::age(o, now).into()],
 };
 
 fn keys(errors: &mut Vec<FieldError>, object: &Value, field: &str) -> usize {
@@ -132,7 +130,8 @@ fn keys(errors: &mut Vec<FieldError>, object: &Value, field: &str) -> usize {
             || !key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
         {
             errors.push(FieldError::invalid(&path, key.as_str(), KEY_TEXT));
-        } else if key.starts_with("..") {
+        }
+        if key.starts_with("..") {
             let text = if key == ".." { "must not be '..'" } else { "must not start with '..'" };
             errors.push(FieldError::invalid(&path, key.as_str(), text));
         } else if key == "." {
@@ -179,6 +178,28 @@ fn validate_secret(object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if keys(&mut errors, object, "data") / 4 * 3 > MAX_SIZE {
         errors.push(FieldError::too_long("data", MAX_SIZE));
+    }
+    let data = walk::map(object, "data");
+    let mut needed = |keys: &[&str]| {
+        for key in keys.iter().filter(|key| !data.contains_key(**key)) {
+            errors.push(FieldError::required(format!("data[{key}]"), ""));
+        }
+    };
+    match walk::text(object, "type") {
+        "kubernetes.io/service-account-token" => {
+            const OWNER: &str = "kubernetes.io/service-account.name";
+            if meta::annotation(object, OWNER).is_none_or(str::is_empty) {
+                errors.push(FieldError::required(format!("metadata.annotations[{OWNER}]"), ""));
+            }
+        }
+        "kubernetes.io/dockercfg" => needed(&[".dockercfg"]),
+        "kubernetes.io/dockerconfigjson" => needed(&[".dockerconfigjson"]),
+        "kubernetes.io/basic-auth" if !data.contains_key("username") && !data.contains_key("password") => {
+            needed(&["username", "password"]);
+        }
+        "kubernetes.io/ssh-auth" => needed(&["ssh-privatekey"]),
+        "kubernetes.io/tls" => needed(&["tls.crt", "tls.key"]),
+        _ => {}
     }
     errors
 }

@@ -22,13 +22,11 @@ pub static ENDPOINTS: Kind = Kind {
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::Endpoints>,
+    conversion: None,
     strategy: Strategy {
         default: endpoint::default_endpoints,
         validate: endpoint::validate_endpoints,
         validate_update: |new, _| endpoint::validate_endpoints(new),
-        warnings: |_| {
-            vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into()]
-        },
         ..Strategy::PLAIN
     },
     fields: &[],
@@ -55,6 +53,7 @@ pub static ENDPOINT_SLICE: Kind = Kind {
     generation: true,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::discovery::v1::EndpointSlice>,
+    conversion: None,
     strategy: Strategy {
         default: endpoint::default_slice,
         validate: endpoint::validate_slice,

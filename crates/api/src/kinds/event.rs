@@ -1,9 +1,9 @@
-//! Events.
+//! Events, in the shape of the core group, which is stored, and in that of `events.k8s.io`.
 
 use serde_json::Value;
 
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Kind, Strategy};
+use crate::kind::{Column, Conversion, Kind, Strategy};
 use crate::meta::{self, NameRule};
 use crate::{decode, duration, walk};
 
@@ -22,6 +22,7 @@ pub static EVENT: Kind = Kind {
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::Event>,
+    conversion: None,
     strategy: Strategy { validate, validate_update: |new, _| validate(new), ..Strategy::PLAIN },
     fields: &[
         ("involvedObject.kind", |o| walk::text(o, "involvedObject.kind").to_owned()),
@@ -39,31 +40,192 @@ pub static EVENT: Kind = Kind {
         }),
         ("type", |o| walk::text(o, "type").to_owned()),
     ],
-    columns: &[
-        Column::new("Last Seen", "string", "When it was last seen."),
-        Column::new("Type", "string", "Normal or Warning."),
-        Column::new("Reason", "string", "What happened, in one word."),
-        Column::new("Object", "string", "The object this event is about."),
-        Column::wide("Subobject", "string", "The part of the object."),
-        Column::wide("Source", "string", "Who reports it."),
-        Column::new("Message", "string", "What happened, in a sentence."),
-        Column::wide("First Seen", "string", "When it was first seen."),
-        Column::wide("Count", "string", "How often it was seen."),
-        Column { format: "name", ..Column::wide("Name", "string", "Name of the event") },
-    ],
+    columns: COLUMNS,
     cells,
 };
 
+const COLUMNS: &[Column] = &[
+    Column::new("Last Seen", "string", "When it was last seen."),
+    Column::new("Type", "string", "Normal or Warning."),
+    Column::new("Reason", "string", "What happened, in one word."),
+    Column::new("Object", "string", "The object this event is about."),
+    Column::wide("Subobject", "string", "The part of the object."),
+    Column::wide("Source", "string", "Who reports it."),
+    Column::new("Message", "string", "What happened, in a sentence."),
+    Column::wide("First Seen", "string", "When it was first seen."),
+    Column::wide("Count", "string", "How often it was seen."),
+    Column { format: "name", ..Column::wide("Name", "string", "Name of the event") },
+];
+
+/// The entry of `events.k8s.io` Event: the same objects.
+pub static EVENT_OF_EVENTS: Kind = Kind {
+    short_names: &["ev"],
+    strategy: Strategy {
+        validate: |o| {
+            let stored = to_core(o);
+            let mut errors = validate_as(&stored, "reportingController");
+            errors.extend(series(&stored));
+            if walk::text(o, "eventTime").is_empty() {
+                errors.push(FieldError::required("eventTime", ""));
+            }
+            let kind = walk::text(o, "type");
+            if !matches!(kind, "Normal" | "Warning") {
+                errors.push(FieldError::invalid("type", "", format!("has invalid value: {kind}")));
+            }
+            for (field, name) in [
+                ("firstTimestamp", "firstTimestamp"),
+                ("lastTimestamp", "lastTimestamp"),
+                ("count", "count"),
+                ("source.component", "source"),
+                ("source.host", "source"),
+            ] {
+                if walk::at(&stored, field).is_some_and(|v| *v != Value::from(0) && *v != Value::from("")) {
+                    errors.push(FieldError::invalid(name, "", "needs to be unset"));
+                }
+            }
+            errors
+        },
+        validate_update: |new, old| {
+            let (new, old) = (to_core(new), to_core(old));
+            let mut errors = validate_as(&new, "reportingController");
+            if new.get("series") != old.get("series") {
+                errors.extend(series(&new));
+            }
+            for field in [
+                "involvedObject",
+                "reason",
+                "message",
+                "source",
+                "firstTimestamp",
+                "lastTimestamp",
+                "count",
+                "type",
+                "eventTime",
+                "action",
+                "related",
+                "reportingComponent",
+                "reportingInstance",
+            ] {
+                if new.get(field) != old.get(field) {
+                    let name = if field == "reportingComponent" { "reportingController" } else { field };
+                    let value = new.get(field).cloned().unwrap_or_default();
+                    errors.push(FieldError::invalid(name, value, "field is immutable"));
+                }
+            }
+            errors
+        },
+        ..Strategy::PLAIN
+    },
+    fields: &[
+        ("reason", |o| walk::text(o, "reason").to_owned()),
+        ("regarding.kind", |o| walk::text(o, "regarding.kind").to_owned()),
+        ("regarding.namespace", |o| walk::text(o, "regarding.namespace").to_owned()),
+        ("regarding.name", |o| walk::text(o, "regarding.name").to_owned()),
+        ("regarding.uid", |o| walk::text(o, "regarding.uid").to_owned()),
+        ("regarding.apiVersion", |o| walk::text(o, "regarding.apiVersion").to_owned()),
+        ("regarding.resourceVersion", |o| walk::text(o, "regarding.resourceVersion").to_owned()),
+        ("regarding.fieldPath", |o| walk::text(o, "regarding.fieldPath").to_owned()),
+        ("reportingController", |o| walk::text(o, "reportingController").to_owned()),
+        ("type", |o| walk::text(o, "type").to_owned()),
+    ],
+    columns: COLUMNS,
+    cells: |o, now| cells(&to_core(o), now),
+    conversion: Some(Conversion { stored: &EVENT, show: from_core, keep: to_core }),
+    ..Kind::of::<k8s_openapi::api::events::v1::Event>(
+        "events.k8s.io",
+        "v1",
+        ("Event", "EventList"),
+        ("events", "event"),
+    )
+};
+
+/// Fields that the two shapes call by different names: first in the core group, then in `events.k8s.io`.
+const NAMES: [(&str, &str); 7] = [
+    ("involvedObject", "regarding"),
+    ("message", "note"),
+    ("reportingComponent", "reportingController"),
+    ("source", "deprecatedSource"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+];
+
+fn renamed(object: &Value, version: &str, other: impl Fn(&str) -> Option<&'static str>) -> Value {
+    let Some(map) = object.as_object() else { return object.clone() };
+    let mut out: serde_json::Map<String, Value> = map
+        .iter()
+        .map(|(key, value)| (other(key).map_or_else(|| key.clone(), String::from), value.clone()))
+        .collect();
+    if let Some(field) = out.get_mut("apiVersion") {
+        *field = version.into();
+    }
+    Value::Object(out)
+}
+
+fn from_core(object: &Value) -> Value {
+    renamed(object, "events.k8s.io/v1", |key| {
+        NAMES.iter().find(|(core, _)| *core == key).map(|(_, name)| *name)
+    })
+}
+
+fn to_core(object: &Value) -> Value {
+    renamed(object, "v1", |key| NAMES.iter().find(|(_, name)| *name == key).map(|(core, _)| *core))
+}
+
+fn series(event: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if let Some(series) = walk::at(event, "series") {
+        if walk::int(series, "count").unwrap_or(0) < 2 {
+            errors.push(FieldError::invalid("series.count", "", "should be at least 2"));
+        }
+        if walk::text(series, "lastObservedTime").is_empty() {
+            errors.push(FieldError::required("series.lastObservedTime", ""));
+        }
+    }
+    errors
+}
+
 fn validate(object: &Value) -> Vec<FieldError> {
+    validate_as(object, "reportingComponent")
+}
+
+/// The rules of both shapes; `controller` is how the field that names the reporter is called in the text.
+fn validate_as(object: &Value, controller: &str) -> Vec<FieldError> {
     let about = walk::text(object, "involvedObject.namespace");
     let own = meta::namespace(object);
-    // What is about an object of no namespace is told in `default` (or, by older clients, in `kube-system`).
-    let fits = if about.is_empty() { matches!(own, "default" | "kube-system" | "") } else { about == own };
-    if fits {
-        Vec::new()
-    } else {
-        vec![FieldError::invalid("involvedObject.namespace", about, "does not match event.namespace")]
+    let astray = || FieldError::invalid("involvedObject.namespace", about, "does not match event.namespace");
+    let mut errors = Vec::new();
+    if walk::text(object, "eventTime").is_empty() {
+        // What is about an object of no namespace is told in `default`.
+        let fits = if about.is_empty() { matches!(own, "default" | "") } else { about == own };
+        if !fits {
+            errors.push(astray());
+        }
+        return errors;
     }
+    if about.is_empty() && !matches!(own, "default" | "kube-system") {
+        errors.push(astray());
+    }
+    let name = walk::text(object, "reportingComponent");
+    if name.is_empty() {
+        errors.push(FieldError::required(controller, ""));
+    }
+    errors.extend(meta::findings(controller, name, meta::qualified_faults(name)));
+    for (field, path, needed, max) in [
+        ("reportingInstance", "reportingInstance", true, 128),
+        ("action", "action", true, 128),
+        ("reason", "reason", true, 128),
+        ("message", "message", false, 1024),
+    ] {
+        let text = walk::text(object, field);
+        if needed && text.is_empty() {
+            errors.push(FieldError::required(path, ""));
+        }
+        if text.len() > max {
+            errors.push(FieldError::invalid(path, "", format!("can have at most {max} characters")));
+        }
+    }
+    errors
 }
 
 fn cells(object: &Value, now: jiff::Timestamp) -> Vec<Value> {

@@ -23,6 +23,7 @@ pub static LEASE: Kind = Kind {
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::coordination::v1::Lease>,
+    conversion: None,
     strategy: Strategy { validate, validate_update: |new, _| validate(new), ..Strategy::PLAIN },
     fields: &[],
     columns: &[

@@ -24,6 +24,7 @@ pub static NAMESPACE: Kind = Kind {
     generation: false,
     names: NameRule::Label,
     decode: decode::strictly::<k8s_openapi::api::core::v1::Namespace>,
+    conversion: None,
     strategy: Strategy {
         default,
         prepare_create,

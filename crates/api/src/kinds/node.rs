@@ -19,10 +19,11 @@ pub static NODE: Kind = Kind {
     short_names: &["no"],
     categories: &[],
     namespaced: false,
-    subresources: &["status"],
+    subresources: &["proxy", "status"],
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::Node>,
+    conversion: None,
     strategy: Strategy {
         default,
         prepare_update: keep_status,

@@ -18,11 +18,12 @@ pub static SERVICE: Kind = Kind {
     short_names: &["svc"],
     categories: &["all"],
     namespaced: true,
-    subresources: &["status"],
+    subresources: &["proxy", "status"],
     generation: false,
     // RFC 1123 since 1.36 (RelaxedServiceNameValidation): a name may begin with a digit.
     names: NameRule::Label,
     decode: decode::strictly::<k8s_openapi::api::core::v1::Service>,
+    conversion: None,
     strategy: Strategy {
         default: service::default,
         prepare_create: service::prepare_create,

@@ -149,7 +149,7 @@ fn rows_read_as_kubectl_prints_them() {
             json!({"metadata": {"name": "c"}, "type": "Opaque", "data": {"a": "1"}}),
             "c Opaque 1 10m",
         ),
-        ("serviceaccounts", json!({"metadata": {"name": "c"}}), "c 0 10m"),
+        ("serviceaccounts", json!({"metadata": {"name": "c"}}), "c 10m"),
         ("leases", json!({"metadata": {"name": "l"}, "spec": {"holderIdentity": "h"}}), "l h 10m"),
         (
             "endpoints",

@@ -5,7 +5,6 @@ use serde_json::Value;
 use super::AGE;
 use crate::kind::{Column, Kind, Strategy, keep_all_but_status, keep_meta, keep_status};
 use crate::meta::{self, NameRule};
-use crate::selector::LabelSelector;
 use crate::{decode, duration, walk, workload};
 
 /// A Deployment's labels are not for `/status` (registry/apps/deployment/strategy.go).
@@ -29,6 +28,7 @@ pub static DEPLOYMENT: Kind = Kind {
     generation: true,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::apps::v1::Deployment>,
+    conversion: None,
     strategy: Strategy {
         default: workload::default_deployment,
         prepare_create: workload::prepare_create_deployment,
@@ -79,6 +79,7 @@ pub static REPLICA_SET: Kind = Kind {
     generation: true,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::apps::v1::ReplicaSet>,
+    conversion: None,
     strategy: Strategy {
         default: workload::default_replica_set,
         prepare_create: workload::prepare_create_replica_set,
@@ -115,10 +116,6 @@ pub static REPLICA_SET: Kind = Kind {
 };
 
 fn template(object: &Value) -> Vec<Value> {
-    let containers = walk::list(object, "spec.template.spec.containers");
-    let join = |field: &str| containers.iter().map(|c| walk::text(c, field)).collect::<Vec<_>>().join(",");
-    let selector = walk::at(object, "spec.selector")
-        .and_then(|s| LabelSelector::from_object(s).ok())
-        .map_or_else(|| "<none>".to_owned(), |s| s.to_string());
-    vec![join("name").into(), join("image").into(), selector.into()]
+    let [names, images] = super::containers(object, "spec.template.spec");
+    vec![names, images, super::selector_text(walk::at(object, "spec.selector"))]
 }

@@ -12,6 +12,10 @@ pub enum NameRule {
     Subdomain,
     /// RFC 1123 label, at most 63 bytes.
     Label,
+    /// What can be one part of a URL's path.
+    PathSegment,
+    /// An address, written in its one canonical way.
+    Address,
 }
 
 const LABEL_TEXT: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must \
@@ -71,6 +75,39 @@ pub fn subdomain_faults(text: &str) -> Vec<String> {
     }
     out
 }
+
+/// What keeps a text from being one part of a URL's path (apimachinery `IsPathSegmentName`).
+pub fn path_segment_faults(text: &str) -> Vec<String> {
+    if matches!(text, "." | "..") {
+        return vec![format!("may not be '{text}'")];
+    }
+    let within = ["/", "%"].into_iter().filter(|part| text.contains(part));
+    within.map(|part| format!("may not contain '{part}'")).collect()
+}
+
+/// What keeps a text from being a domain and a path, as `example.com/controller` (apimachinery `IsDomainPrefixedPath`).
+pub fn domain_prefixed_path_faults(path: &str, text: &str) -> Vec<FieldError> {
+    if text.is_empty() {
+        return vec![FieldError::required(path, "")];
+    }
+    let (domain, rest) = text.split_once('/').unwrap_or((text, ""));
+    if rest.is_empty() || domain.is_empty() {
+        let detail = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+        return vec![FieldError::invalid(path, text, detail)];
+    }
+    let mut errors = findings(path, domain, subdomain_faults(domain));
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "/-._~!$&'()*+,;=:@%".contains(c);
+    if !rest.chars().all(allowed) {
+        errors.push(FieldError::invalid(
+            path,
+            rest,
+            format!("Invalid path (regex used for validation is '{PATH_SHAPE}')"),
+        ));
+    }
+    errors
+}
+
+const PATH_SHAPE: &str = r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+";
 
 fn qualified_shape(text: &str) -> bool {
     let b = text.as_bytes();
@@ -164,6 +201,10 @@ impl NameRule {
         match self {
             Self::Subdomain => subdomain_faults(text),
             Self::Label => label_faults(text),
+            Self::PathSegment => path_segment_faults(text),
+            Self::Address => {
+                crate::ip::canonical_faults("", text).into_iter().map(|finding| finding.detail).collect()
+            }
         }
     }
 }

@@ -20,6 +20,17 @@ fn not_negative(errors: &mut Vec<FieldError>, value: &Value, at: &str, field: &s
     }
 }
 
+/// What is wrong with a pod template at `at` (`ValidatePodTemplateSpec`).
+pub fn validate_template(template: &Value, at: &str) -> Vec<FieldError> {
+    let labels = walk::map(template, "metadata.labels");
+    let mut errors = meta::validate_labels(labels, &format!("{at}.labels"));
+    let annotations = walk::map(template, "metadata.annotations");
+    errors.extend(meta::validate_annotations(annotations, &format!("{at}.annotations")));
+    let spec = template.get("spec").unwrap_or(&Value::Null);
+    errors.extend(validate_spec(spec, &format!("{at}.spec")));
+    errors
+}
+
 /// What is wrong with a pod's specification at `at` (`spec`, or `spec.template.spec`).
 pub fn validate_spec(spec: &Value, at: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();

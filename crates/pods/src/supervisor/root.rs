@@ -38,14 +38,17 @@ pub(crate) fn enter(place: &Path, launch: &Launch) -> io::Result<()> {
     let privileged = launch.confinement.privileged;
     match &launch.root {
         Root::Empty => tmpfs(place, c"size=64k,mode=0755", false)?,
-        Root::Image(directory) => {
-            mount_bind_recursive(directory, place)
-                .map_err(failed(format_args!("mount the image's directory {}", directory.display())))?;
-            furnish(place, launch)?;
+        Root::Image { directory, read_only } => {
+            let writable = !read_only && layer(directory, place, launch)?;
+            if !writable {
+                mount_bind_recursive(directory, place)
+                    .map_err(failed(format_args!("mount the image's directory {}", directory.display())))?;
+            }
+            furnish(place, launch, writable)?;
         }
         Root::Host => {
             mount_bind_recursive("/", place).map_err(failed("mount the machine's root"))?;
-            furnish(place, launch)?;
+            furnish(place, launch, false)?;
         }
     }
     if launch.root == Root::Empty {
@@ -72,10 +75,60 @@ fn tmpfs(target: &Path, options: &CStr, executable: bool) -> io::Result<()> {
         .map_err(failed(format_args!("mount a tmpfs on {}", target.display())))
 }
 
+/// Puts an image's directory on `place` under a layer that takes what the container writes: on the node's disk, or in memory
+/// where the file system of the pod's directory can't carry one (an overlay can't lie on an overlay). False where that can't
+/// be: a kernel without overlays, or in a user namespace a directory with mounts of the machine below it. The root is
+/// read-only then.
+fn layer(directory: &Path, place: &Path, launch: &Launch) -> io::Result<bool> {
+    let all = place.with_file_name("layers").join(&launch.name);
+    // What an earlier run of the container wrote is gone with it.
+    match fs::remove_dir_all(&all) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed("remove what an earlier run wrote")(error));
+        }
+        _ => {}
+    }
+    fs::create_dir_all(&all).map_err(failed("make the container's layer"))?;
+    if overlay(directory, place, &all).is_ok() {
+        return Ok(true);
+    }
+    Ok(mount("tmpfs", &all, "tmpfs", MountFlags::NODEV, c"mode=0755").is_ok()
+        && overlay(directory, place, &all).is_ok())
+}
+
+fn overlay(directory: &Path, place: &Path, layer: &Path) -> io::Result<()> {
+    let (upper, work) = (layer.join("upper"), layer.join("work"));
+    for path in [&upper, &work] {
+        fs::create_dir_all(path)?;
+    }
+    let quoted = |path: &Path| {
+        let text = path.to_str().ok_or_else(|| io::Error::other("a path that is not UTF-8"))?;
+        Ok::<_, io::Error>(text.replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,"))
+    };
+    let options =
+        format!("lowerdir={},upperdir={},workdir={}", quoted(directory)?, quoted(&upper)?, quoted(&work)?);
+    // In a user namespace an overlay keeps its notes in `user.` attributes (Linux 5.11, Documentation/filesystems/overlayfs.rst).
+    let on = |options: String| {
+        let options = std::ffi::CString::new(options)?;
+        mount("overlay", place, "overlay", MountFlags::NODEV, options.as_c_str()).map_err(io::Error::from)
+    };
+    on(format!("{options},userxattr")).or_else(|_| on(options))
+}
+
 /// Everything on top of a root that is a directory of the machine.
-fn furnish(place: &Path, launch: &Launch) -> io::Result<()> {
-    let attributes = MountAttributes { read_only: true, no_dev: true, ..Default::default() };
-    restrict_mount(place, attributes, true).map_err(failed("make the root read-only"))?;
+fn furnish(place: &Path, launch: &Launch, writable: bool) -> io::Result<()> {
+    if writable {
+        for (name, mode) in [("proc", 0o755), ("sys", 0o755), ("dev", 0o755), ("tmp", 0o1777)] {
+            let path = place.join(name);
+            if !path.exists() {
+                fs::create_dir(&path).map_err(failed(format_args!("make /{name}")))?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+            }
+        }
+    } else {
+        let attributes = MountAttributes { read_only: true, no_dev: true, ..Default::default() };
+        restrict_mount(place, attributes, true).map_err(failed("make the root read-only"))?;
+    }
     let there = |name: &str| Some(place.join(name)).filter(|path| path.is_dir());
     if let Some(proc) = there("proc") {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
@@ -92,7 +145,7 @@ fn furnish(place: &Path, launch: &Launch) -> io::Result<()> {
         devices(&dev)?;
     }
     for (name, options) in [("tmp", c"mode=1777"), ("run", c"mode=0755,size=16m")] {
-        if let Some(path) = there(name) {
+        if !writable && let Some(path) = there(name) {
             tmpfs(&path, options, true)?;
         }
     }

@@ -37,6 +37,8 @@ tests! {
     a_container_is_confined_without_root as User,
     a_failing_liveness_probe_restarts_and_a_failing_readiness_probe_does_not as Anybody,
     a_container_sees_services_its_pod_and_config_maps as Anybody,
+    what_a_container_writes_to_its_root_is_its_own_until_it_ends as Anybody,
+    what_a_container_writes_to_its_root_is_its_own_until_it_ends_without_root as User,
     routes_to_other_nodes_follow_their_objects as Anybody,
     teardown_leaves_no_process_link_or_file as Anybody,
     a_host_network_pod_answers_on_the_nodes_address as Anybody,
@@ -473,6 +475,45 @@ async fn a_container_sees_services_its_pod_and_config_maps() {
     let key = world.create("env", spec);
     let lines = output(&world, &key, "done").await;
     assert_eq!(lines[..4], ["10.96.0.7 env 10.244.1.1 value", "content", "x", "10.244.1.1\tenv"]);
+}
+
+async fn what_a_container_writes_to_its_root_is_its_own_until_it_ends_without_root() {
+    what_a_container_writes_to_its_root_is_its_own_until_it_ends().await;
+}
+
+async fn what_a_container_writes_to_its_root_is_its_own_until_it_ends() {
+    let world = World::new().await;
+    let file = format!("/written-by-{}", std::process::id());
+    let script = format!(
+        "test -e {file} && echo old; test -s /bin/env && rm /bin/env && mkdir -p /lib/deep/er; \
+         echo x >{file} && cat {file}; ls -d /lib/deep/er; test -e /bin/env || echo removed; echo done; \
+         test -e /tmp/again && exec sleep 1000; sleep 0.1"
+    );
+    let mut spec = shell(&script);
+    // /usr is a root of its own, where /bin and /lib are links into it.
+    spec["containers"][0]["image"] = json!("programs");
+    let key = world.create("writer", spec.clone());
+    let expected = ["x", "/lib/deep/er", "removed", "done"];
+    assert_eq!(output(&world, &key, "done").await, expected);
+    // The next run begins with the image as it is.
+    let again = world.dir(&key).join("logs/sh/1.log");
+    let text = world
+        .api
+        .until("it runs again", 20, |_| {
+            std::fs::read_to_string(&again).ok().filter(|text| text.contains("done"))
+        })
+        .await;
+    assert!(!text.contains("old"), "{text}");
+    assert!(
+        !std::path::Path::new("/usr").join(&file[1..]).exists()
+            && std::path::Path::new("/usr/bin/env").exists()
+    );
+    let container = &mut spec["containers"][0];
+    container["securityContext"] = json!({"readOnlyRootFilesystem": true});
+    container["command"] =
+        json!(["/bin/sh", "-c", format!("touch {file} || echo read-only; echo done; sleep 1000")]);
+    let key = world.create("reader", spec);
+    assert!(output(&world, &key, "done").await.contains(&"read-only".to_owned()));
 }
 
 async fn routes_to_other_nodes_follow_their_objects() {

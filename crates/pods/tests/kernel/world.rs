@@ -29,6 +29,7 @@ pub fn agent(mut args: impl Iterator<Item = OsString>) -> ExitCode {
         let mut config = portolan_pods::Config::new(NODE, addresses, Path::new(&directory));
         config.allow_host_image = true;
         config.images.insert("machine".to_owned(), PathBuf::from("/"));
+        config.images.insert("programs".to_owned(), PathBuf::from("/usr"));
         config.log_token = TOKEN.to_owned();
         portolan_pods::run(client, config, CancellationToken::new()).await
     });
