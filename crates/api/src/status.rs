@@ -339,8 +339,8 @@ impl Status {
             if !self.reason.is_empty() {
                 map.insert("reason".into(), self.reason.into());
             }
-            // Kubernetes leaves them empty where it knows no resource (apimachinery's `NewForbidden`), and out where it never
-            // has any.
+            // Kubernetes leaves them empty where it knows no resource, and out where it never has any; a refusal about a bare
+            // path says that it has nothing to say of any object (apimachinery's `NewForbidden`).
             if !self.details.is_empty() || matches!(self.code, 415 | 422) || self.reason == "Forbidden" {
                 map.insert("details".into(), Value::Object(self.details.clone()));
             }

@@ -7,6 +7,7 @@ use portolan_api::{Kind, Status, meta, walk};
 use serde_json::Value;
 
 use crate::http::{Answer, Call};
+use crate::options;
 use crate::server::Server;
 use crate::write::Part;
 
@@ -43,16 +44,16 @@ pub(crate) fn ourselves(now: &str) -> Author<'_> {
     Author { manager: "kube-apiserver", subresource: "", now }
 }
 
-/// The most bytes of a manager's name (`FieldManagerMaxLength`).
-const LONGEST: usize = 128;
-
 impl Call {
     /// Who writes: `fieldManager`, or what the client calls itself in `User-Agent`, up to its version.
     pub(crate) fn author<'a>(&'a self, now: &'a str) -> Author<'a> {
         let asked = self.query.get("fieldManager").unwrap_or_default();
         let manager = if asked.is_empty() { self.agent.split('/').next().unwrap_or_default() } else { asked };
-        let end =
-            manager.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= LONGEST).last();
+        let end = manager
+            .char_indices()
+            .map(|(at, c)| at + c.len_utf8())
+            .take_while(|end| *end <= options::MANAGER)
+            .last();
         let manager = manager.get(..end.unwrap_or_default()).unwrap_or_default();
         Author { manager, subresource: self.path.subresource.as_deref().unwrap_or_default(), now }
     }
@@ -126,11 +127,17 @@ impl Server {
         let author = call.author(&now);
         // Who is overtaken by a deletion or a creation looks again.
         for _ in 0..4 {
-            let make = |old: &Value| ownership::apply(&config, old, kind, &of, author, force);
+            let make = |old: &Value| {
+                let new = ownership::apply(&config, old, kind, &of, author, force)?;
+                self.guard(call, Some(&new), Some(old))?;
+                Ok(new)
+            };
             match self.modify_as(call.subject(), part, dry_run, Owners::Made, make).await {
                 Err(status) if status.code == 404 && part == Part::Main => {
                     let mut object = ownership::apply(&config, &Value::Null, kind, &of, author, force)?;
                     walk::set(&mut object, "metadata.name", call.name());
+                    self.may_create(call).await?;
+                    self.guard(call, Some(&object), None)?;
                     let namespace = call.path.namespace.as_deref();
                     match self.create_object_as(kind, namespace, object, dry_run, Owners::Made).await {
                         Err(status) if status.reason == "AlreadyExists" => {}

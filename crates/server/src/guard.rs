@@ -4,12 +4,28 @@
 use portolan_api::{Status, find, meta};
 use serde_json::Value;
 
+use crate::attributes::Attributes;
 use crate::http::Call;
 use crate::nodes;
 use crate::read::object_key;
 use crate::server::Server;
 
 impl Server {
+    /// Refuses an update that would make an object if its author may not create one (apiserver's `withAuthorization`).
+    pub(crate) async fn may_create(&self, call: &Call) -> Result<(), Status> {
+        let request = Attributes {
+            verb: "create".into(),
+            of_resource: true,
+            group: call.kind.group.into(),
+            version: call.kind.version.into(),
+            namespace: call.path.namespace.clone().unwrap_or_default(),
+            resource: call.kind.plural.into(),
+            name: call.name().into(),
+            ..Attributes::default()
+        };
+        self.permit(&call.user, &request).await.map(drop)
+    }
+
     /// Refuses such a write. `new` is what the object (or, of a subresource, its body) shall be, none for a deletion; `old` is
     /// what it is, none if it is made.
     pub(crate) fn guard(&self, call: &Call, new: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {

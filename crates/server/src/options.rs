@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::path::Query;
 
-/// The most bytes of a field manager's name.
-const MANAGER: usize = 128;
+/// The most bytes of a field manager's name (`FieldManagerMaxLength`).
+pub(crate) const MANAGER: usize = 128;
 
 /// Which options a write's parameters are: their texts name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

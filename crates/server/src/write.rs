@@ -352,17 +352,14 @@ impl Server {
         call.admit_replacement(&mut body, &mut warnings)?;
         let now = meta::rfc3339(Timestamp::now());
         let owners = Owners::Counted(call.author(&now));
-        let make = |old: &Value| {
-            check_uid(call.kind, call.name(), &body, old)?;
-            self.guard(call, Some(&body), Some(old))?;
-            Ok(body.clone())
-        };
+        let make = |old: &Value| self.replacement(call, &body, old);
         let changed = self.modify_as(call.subject(), Part::Main, dry_run, owners, make).await;
         match changed {
             Err(status) if status.code == 404 && creates(call.kind, &body) => {
                 walk::set(&mut body, "metadata.name", call.name());
                 // Which version it was has no meaning here.
                 meta::clear_resource_version(&mut body);
+                self.may_create(call).await?;
                 self.guard(call, Some(&body), None)?;
                 let namespace = call.path.namespace.as_deref();
                 let made = self.create_object_as(call.kind, namespace, body, dry_run, owners).await;
@@ -391,11 +388,7 @@ impl Server {
         call.admit_replacement(&mut body, &mut warnings)?;
         let now = meta::rfc3339(Timestamp::now());
         let owners = Owners::Counted(call.author(&now));
-        let make = |old: &Value| {
-            check_uid(call.kind, call.name(), &body, old)?;
-            self.guard(call, Some(&body), Some(old))?;
-            Ok(body.clone())
-        };
+        let make = |old: &Value| self.replacement(call, &body, old);
         let changed = self.modify_as(call.subject(), Part::Status, dry_run, owners, make).await;
         let object = changed.map_err(|status| status.warned(&warnings))?;
         call.written(StatusCode::OK, object, &warnings)
@@ -404,6 +397,13 @@ impl Server {
     /// PATCH of an object's status.
     pub(crate) async fn patch_status(&self, call: &Call) -> Answer {
         self.patch_part(call, Part::Status).await
+    }
+
+    /// A body in the place of what is there, if it is meant for that object and its author may.
+    fn replacement(&self, call: &Call, body: &Value, old: &Value) -> Result<Value, Status> {
+        check_uid(call.kind, call.name(), body, old)?;
+        self.guard(call, Some(body), Some(old))?;
+        Ok(body.clone())
     }
 
     async fn patch_part(&self, call: &Call, part: Part) -> Answer {
