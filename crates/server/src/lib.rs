@@ -4,8 +4,8 @@
 //! by the store's own watch, and a second server over the same store would answer alike.
 
 mod config; // what a server is told at its start
-mod serve;
-mod server; // the server, and the in-process client's way in // the same over TLS
+mod serve; // the same over TLS
+mod server; // the server, and the in-process client's way in
 
 mod accounts; // service accounts' tokens
 mod attributes; // what a request would do

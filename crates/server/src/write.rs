@@ -73,6 +73,8 @@ impl Call {
             let why = format!("the object is nested more than {} levels deep", walk::DEPTH);
             return Err(refuse(&Value::Null, &why));
         }
+        // A null says as little as what is left out, but for a field that isn't known.
+        let mut unknown = kind.decode(object).unwrap_or_default();
         decode::drop_nulls(object);
         // Empty is the same as left out.
         for field in ["apiVersion", "kind"] {
@@ -81,15 +83,25 @@ impl Call {
             }
         }
         let (version, name) = (object["apiVersion"].as_str(), object["kind"].as_str());
-        if let Some(version) = version.filter(|version| !version.is_empty() && *version != kind.api_version())
+        let refuse_kind = |name: &str, version: &str| {
+            let status = Status::another_kind(kind, name, version);
+            if self.method == http::Method::PATCH { refuse(object, &status.message) } else { status }
+        };
+        // A strategic merge knows by itself what it merges.
+        let said = self.media != "application/strategic-merge-patch+json";
+        if let Some(version) =
+            version.filter(|_| said).filter(|version| !version.is_empty() && *version != kind.api_version())
         {
-            return Err(Status::another_kind(kind, name.unwrap_or(kind.kind), version));
+            return Err(refuse_kind(name.unwrap_or(kind.kind), version));
         }
-        if let Some(name) = name.filter(|name| !name.is_empty() && *name != kind.kind) {
-            return Err(Status::another_kind(kind, name, &kind.api_version()));
+        if let Some(name) = name.filter(|_| said).filter(|name| !name.is_empty() && *name != kind.kind) {
+            return Err(refuse_kind(name, &kind.api_version()));
         }
         let strictness = self.query.get("fieldValidation").unwrap_or("Warn");
-        let unknown = kind.decode(object).map_err(|why| refuse(object, &why))?;
+        let found = kind.decode(object).map_err(|why| refuse(object, &why))?;
+        if unknown.is_empty() {
+            unknown = found;
+        }
         if !unknown.is_empty() {
             match strictness {
                 "Strict" => return Err(refuse(object, &status::strict_decoding_error(&unknown))),
@@ -168,7 +180,10 @@ impl Call {
             let patch = patch.as_ref().map_err(Clone::clone)?;
             let mut new = old.clone();
             match way {
-                Way::Merge => patch::merge(&mut new, patch).map_err(patch_status),
+                Way::Merge => patch::merge(&mut new, patch).map_err(|error| match error {
+                    PatchError::Malformed(why) => Status::bad_request(format!("error decoding patch: {why}")),
+                    error => patch_status(error),
+                }),
                 Way::Json => patch::json(&mut new, patch).map_err(|error| match error {
                     PatchError::Malformed(why) => Status::bad_request(format!("error decoding patch: {why}")),
                     PatchError::Unapplicable(_) => Status::unprocessable(),
@@ -253,7 +268,7 @@ impl Server {
             if dry_run {
                 let (entry, _) = self.store.get(&key).await.map_err(store_status)?;
                 return match entry {
-                    Some(entry) => Err(exists(kind, &name, &entry).warned(&warnings)),
+                    Some(entry) => Err(exists(kind, &new, &entry).warned(&warnings)),
                     None => Ok((new, warnings)),
                 };
             }
@@ -273,7 +288,7 @@ impl Server {
                     if let Some(Some(entry)) = current.first()
                         && (!generated || names >= NAMES)
                     {
-                        return Err(exists(kind, &name, entry).warned(&warnings));
+                        return Err(exists(kind, &new, entry).warned(&warnings));
                     }
                 }
                 // The namespace changed, or another Service was faster: look again.
@@ -526,12 +541,14 @@ impl Server {
 }
 
 /// The object that was to be made is there.
-fn exists(kind: &Kind, name: &str, entry: &Entry) -> Status {
+fn exists(kind: &Kind, new: &Value, entry: &Entry) -> Status {
+    let name = meta::name(new);
     let there = stored(kind, &entry.value, entry.mod_revision.0).unwrap_or_default();
-    if meta::deletion_timestamp(&there).is_some() {
-        return Status::being_deleted(kind, name);
-    }
-    Status::already_exists(kind, name)
+    let status = match walk::text(new, "metadata.generateName") {
+        "" => Status::already_exists(kind, name),
+        _ => Status::no_unique_name(kind, name),
+    };
+    if meta::deletion_timestamp(&there).is_some() { status.on_its_way_out() } else { status }
 }
 
 /// Whether this is the kind whose objects claim addresses and ports.
@@ -564,6 +581,9 @@ fn check_uid(kind: &Kind, name: &str, new: &Value, old: &Value) -> Result<(), St
 
 fn check_version(kind: &Kind, name: &str, new: &Value, old: &Value) -> Result<(), Status> {
     let version = meta::resource_version(new);
+    if !version.is_empty() && version.parse::<u64>().is_err() {
+        return Err(Status::unexpected(format!("strconv.ParseUint: parsing {version:?}: invalid syntax")));
+    }
     if !matches!(version, "" | "0") && version != meta::resource_version(old) {
         return Err(Status::modified(kind, name));
     }

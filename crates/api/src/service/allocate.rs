@@ -214,7 +214,7 @@ fn families(new: &mut Value, old: Option<&Value>, config: &ServiceConfig) -> Res
                 if now.len() == 2 && now == before {
                     walk::set(new, path, json!([now[0]]));
                 }
-            } else if now.len() == 1 && before.len() == 2 && now[0] == before[0] {
+            } else if !now.is_empty() && now.len() < before.len() {
                 policy_error(text);
             }
         }
@@ -325,8 +325,12 @@ impl Draw<'_> {
             Err(Refusal::Invalid(vec![FieldError::invalid("spec.clusterIPs", json!(wanted), detail)]))
         };
         let Some(address) = ip::parse(text) else { return Ok(()) };
-        if !self.config.cidrs.iter().any(|net| net.addr().is_ipv4() == address.is_ipv4()) {
-            return refuse("allocator not ready".into());
+        let of_family = self.config.cidrs.iter().find(|net| net.addr().is_ipv4() == address.is_ipv4());
+        let Some(net) = of_family else { return refuse("allocator not ready".into()) };
+        if self.dry_run && !self.config.ready.iter().any(|net| net.contains(&address)) {
+            return refuse(format!(
+                "the provided IP ({address}) is not in the valid range. The range of valid IPs is {net}"
+            ));
         }
         // The network's own address and the broadcast address are in no range (`PrefixContainsIP`).
         if !self.config.ready.iter().any(|net| Space::of_addresses(*net).contains(&address)) {
