@@ -125,6 +125,11 @@ impl FieldError {
         Self::new(ErrorKind::NotFound, path, Some(value.into()), "")
     }
 
+    /// What should not have happened.
+    pub fn internal(path: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::InternalError, path, None, detail)
+    }
+
     /// The message without the path, as it stands in a cause of a Status.
     pub fn body(&self) -> String {
         let mut out = String::from(self.kind.title());

@@ -82,10 +82,17 @@ impl Status {
         Self::conflict(kind, name, why)
     }
 
-    /// 409 because the object that was to be made is there, on its way out.
-    pub fn being_deleted(kind: &Kind, name: &str) -> Self {
-        let status = Self::already_exists(kind, name);
-        Self { message: format!("object is being deleted: {}", status.message), ..status }
+    /// 409 because no name could be made that is free.
+    pub fn no_unique_name(kind: &Kind, name: &str) -> Self {
+        let mut status = Self::already_exists(kind, name);
+        status.message.push_str(", the server was not able to generate a unique name for the object");
+        status.details.insert("retryAfterSeconds".into(), 1.into());
+        status
+    }
+
+    /// The same refusal, of an object that is on its way out.
+    pub fn on_its_way_out(self) -> Self {
+        Self { message: format!("object is being deleted: {}", self.message), ..self }
     }
 
     /// 409 because the UID that the client expects is not the stored one.
@@ -159,7 +166,7 @@ impl Status {
 
     /// 500 with no reason, for what Kubernetes' server doesn't expect.
     pub fn unexpected(message: impl Into<String>) -> Self {
-        Self::new(500, "", message)
+        Self::plain(500, message)
     }
 
     /// 400 in the caller's words.

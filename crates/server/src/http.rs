@@ -246,6 +246,25 @@ impl Server {
     }
 
     async fn dispatch(self: &Arc<Self>, call: Call) -> Answer {
+        let retiring = call.kind.group.is_empty() && call.kind.kind == "Endpoints";
+        let answer = self.dispatch_to(call).await;
+        if !retiring {
+            return answer;
+        }
+        // Said with every answer, before all else (apiserver endpoints/installer.go, deprecated APIs).
+        let mut response = answer.unwrap_or_else(refuse);
+        let headers = response.headers_mut();
+        let others: Vec<HeaderValue> = headers.get_all(header::WARNING).iter().cloned().collect();
+        headers.remove(header::WARNING);
+        let text = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
+        let mut response = warn(response, &[text.into()]);
+        for other in others {
+            response.headers_mut().append(header::WARNING, other);
+        }
+        Ok(response)
+    }
+
+    async fn dispatch_to(self: &Arc<Self>, call: Call) -> Answer {
         let method = call.method.clone();
         let verb = match method {
             Method::GET | Method::HEAD => "GET",

@@ -4,8 +4,8 @@
 //! by the store's own watch, and a second server over the same store would answer alike.
 
 mod config; // what a server is told at its start
-mod serve;
-mod server; // the server, and the in-process client's way in // the same over TLS
+mod serve; // the same over TLS
+mod server; // the server, and the in-process client's way in
 
 mod accounts; // service accounts' tokens
 mod attributes; // what a request would do
@@ -32,6 +32,7 @@ mod openapi; // how it is written
 mod apply; // server-side apply, and who a write is counted for
 mod connect; // exec, attach, port-forward: passed on to nodes
 mod delete; // deleting, at once or in time
+mod links; // those of a page that came through a proxy
 mod log; // pods' logs, fetched from nodes
 mod proxy; // HTTP to pods, Services and nodes, passed through
 mod read; // get and list
@@ -42,6 +43,7 @@ mod write; // create, update, patch
 mod body; // what goes back: whole or streamed
 mod table; // what of an object kubectl prints
 
+mod admission; // what new objects get, or are refused for, because of others
 mod bootstrap; // what every cluster has
 mod cache; // a kind's objects in memory, and the recent past
 mod claims; // the addresses and ports that Services hold

@@ -136,6 +136,9 @@ impl Server {
 
     /// GET of a collection.
     pub(crate) async fn list(&self, call: &Call) -> Answer {
+        // Selectors that can't be read are said first.
+        LabelSelector::parse(call.query.get("labelSelector").unwrap_or_default())
+            .map_err(|error| Status::bad_request(error.to_string()))?;
         options::listing(&call.query)?;
         let page = self.page(call, &call.selection()?).await?;
         Ok(render(call, &page))
@@ -143,16 +146,8 @@ impl Server {
 
     /// The objects that a list asks for.
     pub(crate) async fn page(&self, call: &Call, selection: &Selection) -> Result<Page, Status> {
-        let limit = match call.query.get("limit").map(str::parse::<i64>) {
-            None => 0,
-            Some(Ok(limit)) => usize::try_from(limit).unwrap_or(0),
-            Some(Err(_)) => {
-                let text = call.query.get("limit").unwrap_or_default();
-                // Go's words for what is no number.
-                let why = format!("strconv.ParseInt: parsing {text:?}: invalid syntax");
-                return Err(Status::bad_request(why));
-            }
-        };
+        let limit = call.query.get("limit").and_then(|text| text.parse().ok()).unwrap_or(0_i64);
+        let limit = usize::try_from(limit).unwrap_or(0);
         let revision = call.revision()?;
         let policy = call.query.get("resourceVersionMatch");
         if let Some(token) = call.query.get("continue") {

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use jiff::Timestamp;
+use portolan_api::kinds::service_cidr;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
 use portolan_api::{Kind, Status, decode, meta, ownership, status, walk};
-use portolan_store::{Compare, Entry, Op, Revision, Txn, TxnOutcome};
+use portolan_store::{Compare, Entry, Op, Range, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
 use crate::apply::{self, Owners, ourselves};
+use crate::cache::prefix;
 use crate::delete::{removal, vanishes};
 use crate::http::{Answer, Call, json as respond, store_status, warn};
 use crate::object::{bare, stored};
@@ -71,6 +73,8 @@ impl Call {
             let why = format!("the object is nested more than {} levels deep", walk::DEPTH);
             return Err(refuse(&Value::Null, &why));
         }
+        // A null says as little as what is left out, but for a field that isn't known.
+        let mut unknown = kind.decode(object).unwrap_or_default();
         decode::drop_nulls(object);
         // Empty is the same as left out.
         for field in ["apiVersion", "kind"] {
@@ -79,15 +83,25 @@ impl Call {
             }
         }
         let (version, name) = (object["apiVersion"].as_str(), object["kind"].as_str());
-        if let Some(version) = version.filter(|version| !version.is_empty() && *version != kind.api_version())
+        let refuse_kind = |name: &str, version: &str| {
+            let status = Status::another_kind(kind, name, version);
+            if self.method == http::Method::PATCH { refuse(object, &status.message) } else { status }
+        };
+        // A strategic merge knows by itself what it merges.
+        let said = self.media != "application/strategic-merge-patch+json";
+        if let Some(version) =
+            version.filter(|_| said).filter(|version| !version.is_empty() && *version != kind.api_version())
         {
-            return Err(Status::another_kind(kind, name.unwrap_or(kind.kind), version));
+            return Err(refuse_kind(name.unwrap_or(kind.kind), version));
         }
-        if let Some(name) = name.filter(|name| !name.is_empty() && *name != kind.kind) {
-            return Err(Status::another_kind(kind, name, &kind.api_version()));
+        if let Some(name) = name.filter(|_| said).filter(|name| !name.is_empty() && *name != kind.kind) {
+            return Err(refuse_kind(name, &kind.api_version()));
         }
         let strictness = self.query.get("fieldValidation").unwrap_or("Warn");
-        let unknown = kind.decode(object).map_err(|why| refuse(object, &why))?;
+        let found = kind.decode(object).map_err(|why| refuse(object, &why))?;
+        if unknown.is_empty() {
+            unknown = found;
+        }
         if !unknown.is_empty() {
             match strictness {
                 "Strict" => return Err(refuse(object, &status::strict_decoding_error(&unknown))),
@@ -166,7 +180,10 @@ impl Call {
             let patch = patch.as_ref().map_err(Clone::clone)?;
             let mut new = old.clone();
             match way {
-                Way::Merge => patch::merge(&mut new, patch).map_err(patch_status),
+                Way::Merge => patch::merge(&mut new, patch).map_err(|error| match error {
+                    PatchError::Malformed(why) => Status::bad_request(format!("error decoding patch: {why}")),
+                    error => patch_status(error),
+                }),
                 Way::Json => patch::json(&mut new, patch).map_err(|error| match error {
                     PatchError::Malformed(why) => Status::bad_request(format!("error decoding patch: {why}")),
                     PatchError::Unapplicable(_) => Status::unprocessable(),
@@ -240,16 +257,18 @@ impl Server {
             owners.settle(kind, &mut new, &Value::Null);
             kind.prepare_create(&mut new);
             self.fill_token(kind, &mut new).await?;
+            self.admit_new(kind, &mut new)?;
             self.allocate(kind, &mut new, None, dry_run, &mut txn).await?;
             let errors = kind.check_create(&new);
             if !errors.is_empty() {
                 return Err(Status::invalid(kind, &name, &errors));
             }
+            self.charge(kind, &new, None, dry_run, &mut txn).await?;
             let warnings = kind.warnings(&new);
             if dry_run {
                 let (entry, _) = self.store.get(&key).await.map_err(store_status)?;
                 return match entry {
-                    Some(entry) => Err(exists(kind, &name, &entry).warned(&warnings)),
+                    Some(entry) => Err(exists(kind, &new, &entry).warned(&warnings)),
                     None => Ok((new, warnings)),
                 };
             }
@@ -269,7 +288,7 @@ impl Server {
                     if let Some(Some(entry)) = current.first()
                         && (!generated || names >= NAMES)
                     {
-                        return Err(exists(kind, &name, entry).warned(&warnings));
+                        return Err(exists(kind, &new, entry).warned(&warnings));
                     }
                 }
                 // The namespace changed, or another Service was faster: look again.
@@ -312,7 +331,8 @@ impl Server {
         self.claims.reach(self.store.revision().await.map_err(store_status)?.0).await;
         let owner = format!("{}/{}", meta::namespace(new), meta::name(new));
         let taken = |claim: &service::Claim| self.claims.taken(claim, &owner);
-        let outcome = service::allocate(new, old, &self.services, dry_run, &taken, &mut random::below);
+        let (services, ranges) = self.ready_ranges().await?;
+        let outcome = service::allocate(new, old, &services, dry_run, &taken, &mut random::below);
         let _changes_hands = outcome.map_err(|refusal| match refusal {
             Refusal::Invalid(errors) => Status::invalid(kind, meta::name(new), &errors),
             Refusal::Internal(why) => Status::internal(why),
@@ -323,10 +343,29 @@ impl Server {
         let (before, after): (BTreeSet<_>, BTreeSet<_>) = (before, after);
         for key in after.difference(&before) {
             txn.compares.push(Compare::Absent(key.clone()));
-            txn.ops.push(Op::Put(key.clone(), claims::value(&owner)));
+            txn.ops.push(Op::Put(key.clone(), claims::value(key, new)));
+        }
+        if after.difference(&before).next().is_some() {
+            // No address comes from a range that is going.
+            txn.compares.extend(ranges);
         }
         txn.ops.extend(before.difference(&after).map(|key| Op::Delete(key.clone())));
         Ok(())
+    }
+
+    /// The ranges that give addresses now, and the conditions that they still do.
+    async fn ready_ranges(&self) -> Result<(service::ServiceConfig, Vec<Compare>), Status> {
+        let kind: &'static Kind = &service_cidr::SERVICE_CIDR;
+        let entries = self.store.range(Range::prefix(&prefix(kind))).await.map_err(store_status)?.entries;
+        let (mut services, mut compares) = (self.services.clone(), Vec::new());
+        for entry in entries {
+            let Some(object) = stored(kind, &entry.value, entry.mod_revision.0) else { continue };
+            if service_cidr::is_ready(&object) {
+                services.ready.extend(service_cidr::ranges(&object));
+                compares.push(Compare::ModRevision(entry.key, entry.mod_revision));
+            }
+        }
+        Ok((services, compares))
     }
 
     /// PUT of an object.
@@ -471,6 +510,9 @@ impl Server {
             if !errors.is_empty() {
                 return Err(Status::invalid(kind, name, &errors));
             }
+            if part == Part::Main {
+                self.charge(kind, &new, Some(&old), dry_run, &mut txn).await?;
+            }
             meta::set_resource_version(&mut new, revision.0);
             ownership::keep_times(&mut new, &old);
             if new == old || dry_run {
@@ -499,12 +541,14 @@ impl Server {
 }
 
 /// The object that was to be made is there.
-fn exists(kind: &Kind, name: &str, entry: &Entry) -> Status {
+fn exists(kind: &Kind, new: &Value, entry: &Entry) -> Status {
+    let name = meta::name(new);
     let there = stored(kind, &entry.value, entry.mod_revision.0).unwrap_or_default();
-    if meta::deletion_timestamp(&there).is_some() {
-        return Status::being_deleted(kind, name);
-    }
-    Status::already_exists(kind, name)
+    let status = match walk::text(new, "metadata.generateName") {
+        "" => Status::already_exists(kind, name),
+        _ => Status::no_unique_name(kind, name),
+    };
+    if meta::deletion_timestamp(&there).is_some() { status.on_its_way_out() } else { status }
 }
 
 /// Whether this is the kind whose objects claim addresses and ports.
@@ -537,6 +581,9 @@ fn check_uid(kind: &Kind, name: &str, new: &Value, old: &Value) -> Result<(), St
 
 fn check_version(kind: &Kind, name: &str, new: &Value, old: &Value) -> Result<(), Status> {
     let version = meta::resource_version(new);
+    if !version.is_empty() && version.parse::<u64>().is_err() {
+        return Err(Status::unexpected(format!("strconv.ParseUint: parsing {version:?}: invalid syntax")));
+    }
     if !matches!(version, "" | "0") && version != meta::resource_version(old) {
         return Err(Status::modified(kind, name));
     }

@@ -241,7 +241,8 @@ fn validate_shared(object: &Value) -> Vec<FieldError> {
     // The paths of owners and finalizers have no index in Kubernetes' words.
     let path = "metadata.ownerReferences";
     for owner in walk::list(object, path) {
-        if walk::text(owner, "apiVersion").rsplit('/').next().is_none_or(str::is_empty) {
+        let version = walk::text(owner, "apiVersion");
+        if version.matches('/').count() > 1 || version.rsplit('/').next().is_none_or(str::is_empty) {
             errors.push(FieldError::invalid(
                 format!("{path}.apiVersion"),
                 walk::text(owner, "apiVersion"),
@@ -361,11 +362,13 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
             ));
         }
     }
-    for field in ["name", "namespace", "uid", "creationTimestamp"] {
+    let fixed =
+        ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"];
+    for field in fixed {
         let path = format!("metadata.{field}");
-        let (n, o) = (walk::text(new, &path), walk::text(old, &path));
+        let (n, o) = (walk::at(new, &path), walk::at(old, &path));
         if n != o {
-            errors.push(FieldError::invalid(path, n, "field is immutable"));
+            errors.push(FieldError::invalid(path, n.cloned().unwrap_or_default(), "field is immutable"));
         }
     }
     errors.extend(validate_finalizer_domains(new));

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{externally_accessible, needs_health_port, type_of};
+use super::{externally_accessible, needs_health_port, needs_node_port, type_of};
 use crate::walk;
 
 /// Whatever isn't an alias has addresses, also what has a type that isn't known.
@@ -115,7 +115,7 @@ pub(super) fn wipe(new: &mut Value, old: &Value) {
         wipe_if_same(new, "spec.ipFamilies");
         wipe_if_same(new, "spec.ipFamilyPolicy");
     }
-    if draws_node_ports(old) && !draws_node_ports(new) {
+    if needs_node_port(old) && !needs_node_port(new) {
         let ports = |service: &Value| -> Vec<Value> {
             walk::list(service, "spec.ports")
                 .iter()

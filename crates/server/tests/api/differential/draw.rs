@@ -352,7 +352,6 @@ fn directives() -> Vec<(&'static str, Value)> {
     vec![
         ("/metadata/labels/$patch", json!("replace")),
         ("/metadata/labels/$patch", json!("delete")),
-        ("/metadata/labels/$patch", json!("bogus")),
         ("/spec/$patch", json!("replace")),
         ("/spec/$retainKeys", json!(["type", "ports"])),
         ("/metadata/$deleteFromPrimitiveList~1finalizers", json!(["example.com/hold"])),

@@ -285,10 +285,9 @@ pub fn meta_fields() -> Fields {
         field(1, "/metadata/deletionTimestamp", json!([null, "2020-01-01T00:00:00Z"])),
         field(1, "/metadata/generation", json!([7, -1, null])),
         field(1, "/metadata/generateName", json!(["", "x-", "Bad_"])),
-        field(1, "/metadata/selfLink", json!(["/x"])),
         field(1, "/metadata/bogus", json!([1])),
-        field(1, "/apiVersion", json!(["v1", "v2", "", null])),
-        field(1, "/kind", json!(["Bogus", "", null, 1])),
+        field(1, "/apiVersion", json!(["v1", "v2", ""])),
+        field(1, "/kind", json!(["Bogus", "", 1])),
         field(1, "/bogus", json!([1, {"a": 1}])),
     ]
 }

@@ -68,16 +68,7 @@ pub fn normal(step: &Step, outcome: &mut Outcome, memory: &mut Memory) {
         _ => None,
     };
     if let Some(base) = generated {
-        let name = outcome.body["metadata"]["name"].as_str().map(str::to_owned);
-        if name.is_some_and(|name| name.starts_with(&base) && name.len() == base.len() + 5) {
-            outcome.body["metadata"]["name"] = format!("{base}<random>").into();
-        }
-        if let Some(message) = outcome.body["message"].as_str() {
-            outcome.body["message"] = unnamed(message, &base).into();
-        }
-        if let Some(name) = outcome.body["details"]["name"].as_str() {
-            outcome.body["details"]["name"] = unnamed(&format!("\"{name}\""), &base).into();
-        }
+        unnamed(&mut outcome.body, &base);
     }
     walk(&mut outcome.body, "", step, &own, memory);
     for warning in &mut outcome.warnings {
@@ -89,20 +80,25 @@ pub fn normal(step: &Step, outcome: &mut Outcome, memory: &mut Memory) {
     }
 }
 
-/// Names that were made from a base, without what the dice made of it.
-fn unnamed(message: &str, base: &str) -> String {
-    let head = format!("\"{base}");
-    let mut parts = message.split(head.as_str());
-    let mut out = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let random = part.len() > 5
-            && part.as_bytes()[5] == b'"'
-            && part.bytes().take(5).all(|b| b.is_ascii_alphanumeric());
-        out += &head;
-        out += if random { "<random>" } else { "" };
-        out += if random { &part[5..] } else { part };
+/// Names that were made from a base, without what the dice made of it. In a text, names stand between quotation marks.
+fn unnamed(value: &mut Value, base: &str) {
+    match value {
+        Value::String(text) => {
+            let mut out = String::new();
+            for (index, part) in text.split('"').enumerate() {
+                if index > 0 {
+                    out.push('"');
+                }
+                let made = part.len() == base.len() + 5 && part.starts_with(base);
+                out += if made { base } else { part };
+                out += if made { "<random>" } else { "" };
+            }
+            *text = out;
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| unnamed(item, base)),
+        Value::Object(map) => map.values_mut().for_each(|value| unnamed(value, base)),
+        _ => {}
     }
-    out
 }
 
 /// The texts that explain columns are ours, and ages are of the moment.

@@ -23,10 +23,56 @@ impl Programs {
     }
 }
 
+/// An etcd of one member, until it is dropped.
+pub struct Member {
+    port: u16,
+    child: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Member {
+    /// Starts it; it may take a moment until it answers.
+    pub fn start(program: &Path) -> Member {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (port, peer) = (free_port(), free_port());
+        let (url, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
+        let child = spawn(
+            program,
+            dir.path(),
+            "log",
+            &[
+                flag("data-dir", &dir.path().join("data").display().to_string()),
+                flag("listen-client-urls", &url),
+                flag("advertise-client-urls", &url),
+                flag("listen-peer-urls", &peer),
+                flag("initial-advertise-peer-urls", &peer),
+                flag("initial-cluster", &format!("default={peer}")),
+                // Nothing here outlives the test.
+                "--unsafe-no-fsync".into(),
+            ],
+        );
+        Member { port, child, dir }
+    }
+
+    /// Where it answers.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+}
+
+fn flag(name: &str, value: &str) -> String {
+    format!("--{name}={value}")
+}
+
 /// A running API server. Its processes end with it.
 pub struct Peer {
     pub client: kube::Client,
-    _processes: [Child; 2],
+    _apiserver: Child,
+    _etcd: Member,
     _dir: tempfile::TempDir,
 }
 
@@ -55,7 +101,7 @@ impl Peer {
     pub async fn start(programs: &Programs, shape: &Shape) -> Peer {
         let dir = tempfile::tempdir().expect("a directory");
         let at = |name: &str| dir.path().join(name).display().to_string();
-        let (etcd_port, etcd_peer, port) = (free_port(), free_port(), free_port());
+        let port = free_port();
 
         let key = KeyPair::generate().expect("a key");
         let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
@@ -69,30 +115,13 @@ impl Peer {
             std::fs::write(at(name), text).expect("written");
         }
 
-        let flag = |name: &str, value: &str| format!("--{name}={value}");
-        let url = format!("http://127.0.0.1:{etcd_port}");
-        let peer_url = format!("http://127.0.0.1:{etcd_peer}");
-        let etcd = spawn(
-            &programs.etcd,
-            dir.path(),
-            "etcd.log",
-            &[
-                flag("data-dir", &at("etcd")),
-                flag("listen-client-urls", &url),
-                flag("advertise-client-urls", &url),
-                flag("listen-peer-urls", &peer_url),
-                flag("initial-advertise-peer-urls", &peer_url),
-                flag("initial-cluster", &format!("default={peer_url}")),
-                // Nothing here outlives the test.
-                "--unsafe-no-fsync".into(),
-            ],
-        );
-        let apiserver = spawn(
+        let mut etcd = Member::start(&programs.etcd);
+        let mut apiserver = spawn(
             &programs.apiserver,
             dir.path(),
             "apiserver.log",
             &[
-                flag("etcd-servers", &url),
+                flag("etcd-servers", &etcd.url()),
                 flag("bind-address", "127.0.0.1"),
                 flag("secure-port", &port.to_string()),
                 flag("advertise-address", "192.0.2.10"),
@@ -110,7 +139,6 @@ impl Peer {
                 flag("disable-admission-plugins", "ServiceAccount"),
             ],
         );
-        let mut processes = [etcd, apiserver];
 
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut config = kube::Config::new(format!("https://127.0.0.1:{port}").parse().expect("a URL"));
@@ -119,18 +147,14 @@ impl Peer {
         let client = kube::Client::try_from(config).expect("a client");
         let until = Instant::now() + Duration::from_secs(90);
         while !ready(&client).await {
-            let ended = processes.iter_mut().find_map(|child| child.try_wait().ok().flatten());
-            if ended.is_some() || Instant::now() > until {
-                let log = |name| std::fs::read_to_string(at(name)).unwrap_or_default();
-                panic!(
-                    "kube-apiserver isn't ready, {ended:?}:\n{}\n{}",
-                    log("etcd.log"),
-                    log("apiserver.log")
-                );
+            let ended = [&mut apiserver, &mut etcd.child].map(|child| child.try_wait().ok().flatten());
+            if ended.iter().any(Option::is_some) || Instant::now() > until {
+                let log = std::fs::read_to_string(at("apiserver.log")).unwrap_or_default();
+                panic!("kube-apiserver isn't ready, {ended:?}:\n{}\n{log}", etcd.log());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Peer { client, _processes: processes, _dir: dir }
+        Peer { client, _apiserver: apiserver, _etcd: etcd, _dir: dir }
     }
 }
 
