@@ -183,7 +183,7 @@ fn aggregated(core: bool) -> http::Response<crate::body::ServerBody> {
                 .into_iter()
                 .map(|version| {
                     let kinds = served().filter(|k| k.group == group && k.version == version);
-                    let resources: Vec<Value> = kinds.map(|kind| aggregated_resource(kind)).collect();
+                    let resources: Vec<Value> = kinds.map(aggregated_resource).collect();
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();

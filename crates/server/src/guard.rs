@@ -49,8 +49,8 @@ impl Server {
         let name = if call.name().is_empty() { named } else { call.name() };
         if let (Some(new), None) = (new, call.path.subresource.as_deref()) {
             let namespace = call.path.namespace.as_deref().unwrap_or_default();
-            let decide = |request: &_| self.decide(user, request);
-            self.rbac.confine(user, kind, namespace, name, new, old, &decide)?;
+            let grant = rbac::Grant { user, kind, namespace, name, new, old };
+            self.rbac.confine(&grant, |request| self.decide(user, request))?;
         }
         let Some(node) = nodes::node_of(user) else { return Ok(()) };
         let subresource = call.path.subresource.as_deref().unwrap_or_default();
