@@ -107,7 +107,7 @@ async fn a_service_accounts_token_is_good_for_as_long_as_what_it_is_bound_to_is_
     assert_eq!(who["extra"]["authentication.kubernetes.io/pod-name"], json!(["p"]));
     assert_eq!(who["extra"]["authentication.kubernetes.io/node-name"], json!(["n1"]));
     delete(&server, &format!("{}/p", core("pods")), &json!({"gracePeriodSeconds": 0})).await;
-    assert_eq!(whoami(&server, &bound).await, Err(StatusCode::UNAUTHORIZED));
+    is_refused(&server, &bound).await;
     let review =
         json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": bound}});
     let review = post(&server, &format!("{REVIEWS}/tokenreviews"), &review).await;
