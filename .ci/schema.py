@@ -99,7 +99,7 @@ def facts(schema):
 
 # Roots: every kind of the packages, and what is reached from them.
 todo = [name for name, fields in structs.items() if any(f["type"].endswith("meta/v1.TypeMeta") for f in fields) and openapi_name(name) in openapi]
-todo += ["meta/v1.DeleteOptions", "meta/v1.Status", "meta/v1.TypeMeta"]
+todo += ["meta/v1.DeleteOptions", "meta/v1.Status", "meta/v1.TypeMeta", "meta/v1.WatchEvent"]
 done, inherited = {}, {}
 while todo:
     name = todo.pop()

@@ -20,6 +20,7 @@ use serde_json::Value;
 use crate::kind::Kind;
 
 pub mod go;
+pub mod openapi;
 mod structural;
 
 static FACTS: &str = include_str!("schema/kubernetes.txt");

@@ -24,6 +24,14 @@ impl ServerBody {
         ServerBody(Inner::Whole(Some(bytes.into()).filter(|bytes: &Bytes| !bytes.is_empty())))
     }
 
+    /// Changes what is here whole already.
+    pub(crate) fn map(self, change: impl FnOnce(Bytes) -> Bytes) -> ServerBody {
+        match self.0 {
+            Inner::Whole(Some(bytes)) => ServerBody::whole(change(bytes)),
+            inner => ServerBody(inner),
+        }
+    }
+
     /// No body.
     pub fn empty() -> ServerBody {
         ServerBody(Inner::Whole(None))

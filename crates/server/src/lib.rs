@@ -27,7 +27,9 @@ mod watch; // a body that grows with events
 mod write; // create, update, patch
 
 mod body; // what goes back: whole or streamed
-mod table; // what of an object kubectl prints
+mod squeeze; // large answers, made smaller
+mod table;
+mod yaml; // bodies in YAML // what of an object kubectl prints
 
 mod bootstrap; // what every cluster has
 mod cache; // a kind's objects in memory, and the recent past

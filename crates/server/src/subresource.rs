@@ -74,7 +74,7 @@ impl Server {
         let make = |old: &Value| {
             let mut new = match (&body, &patch) {
                 (Some(body), _) => body.clone(),
-                (None, Some(patch)) => patch(old)?,
+                (None, Some(patch)) => patch.lay_over(old)?,
                 (None, None) => old.clone(),
             };
             check_identity(kind, name, &new, old)?;
@@ -85,7 +85,9 @@ impl Server {
             errors.extend(certificate::validate_approval(&new, old));
             if errors.is_empty() { Ok(new) } else { Err(Status::invalid(kind, name, &errors)) }
         };
-        let object = self.modify(call.subject(), Part::Exact, call.dry_run()?, make).await?;
+        let now = meta::rfc3339(Timestamp::now());
+        let owners = Owners::Counted(call.author(&now));
+        let object = self.modify_as(call.subject(), Part::Exact, call.dry_run()?, owners, make).await?;
         call.written(StatusCode::OK, object, &[])
     }
 

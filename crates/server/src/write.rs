@@ -7,7 +7,8 @@ use http::StatusCode;
 use jiff::Timestamp;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
-use portolan_api::{Kind, Status, meta, ownership, walk};
+use portolan_api::status::strict_decoding_error;
+use portolan_api::{Kind, Status, meta, ownership, schema, strict, walk};
 use portolan_store::{Compare, Op, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
@@ -49,20 +50,100 @@ impl Subject<'_> {
     }
 }
 
+/// How a patch is laid over an object.
+#[derive(Clone, Copy)]
+enum Way {
+    Merge,
+    Json,
+    Strategic,
+}
+
+/// A patch as it came.
+pub(crate) struct Patch {
+    way: Way,
+    value: Value,
+    /// What stands in it twice.
+    complaints: Vec<String>,
+    kind: &'static Kind,
+}
+
+impl Patch {
+    /// What becomes of an object under it.
+    pub(crate) fn lay_over(&self, old: &Value) -> Result<Value, Status> {
+        let mut new = old.clone();
+        match self.way {
+            Way::Merge => patch::merge(&mut new, &self.value),
+            Way::Json => patch::json(&mut new, &self.value),
+            Way::Strategic => patch::strategic(&mut new, &self.value, self.kind),
+        }
+        .map_err(patch_status)?;
+        Ok(new)
+    }
+
+    /// What a refusal shows: the patch, or what it has made.
+    fn shown(&self, made: &Value) -> String {
+        match self.way {
+            Way::Strategic => strict::go_map(&self.value),
+            Way::Merge | Way::Json => made.to_string(),
+        }
+    }
+}
+
+fn unknown_field(path: &str) -> String {
+    format!("unknown field {path:?}")
+}
+
 impl Call {
     /// The object in the path.
     pub(crate) fn subject(&self) -> Subject<'_> {
         Subject { kind: self.kind, namespace: self.path.namespace.as_deref(), name: self.name() }
     }
 
-    /// Checks that a body is of this path's kind and namespace and has no field that the kind doesn't know; what is
-    /// tolerated goes to `warnings`. `known` is an object whose unknown fields are no news.
-    fn admit(
-        &self,
-        object: &mut Value,
-        known: Option<&Value>,
-        warnings: &mut Vec<String>,
-    ) -> Result<(), Status> {
+    /// The body as an object of this path's kind and namespace; what strict decoding has against it and is tolerated goes to
+    /// `warnings`.
+    fn object(&self, warnings: &mut Vec<String>) -> Result<Value, Status> {
+        let kind = self.kind;
+        let (object, complaints) = self.read_strictly()?;
+        self.admit(&object)?;
+        let unknown = kind.decode(&object).map_err(|why| Status::undecodable(kind, &why))?;
+        // Kinds without a row in the table of types are known by their structs alone.
+        let complaints = match schema::of_kind(kind) {
+            Some(_) => complaints,
+            None => complaints.into_iter().chain(unknown.iter().map(|path| unknown_field(path))).collect(),
+        };
+        if !complaints.is_empty() {
+            match self.query.get("fieldValidation") {
+                Some("Strict") => return Err(Status::strict_decoding(kind, &complaints)),
+                Some("Ignore") => {}
+                _ => warnings.extend(complaints),
+            }
+        }
+        Ok(object)
+    }
+
+    /// The same for what a patch has made. `complaints` are those about the patch itself; unknown fields that `old` had are no
+    /// news.
+    fn admit_patched(&self, patch: &Patch, new: &Value, old: &Value) -> Result<Vec<String>, Status> {
+        let kind = self.kind;
+        self.admit(new)?;
+        let unfit = |why: &str| Status::invalid_patch(&patch.shown(new), why);
+        let mut unknown = kind.decode(new).map_err(|why| unfit(&why))?;
+        if !unknown.is_empty() {
+            let before = kind.decode(old).unwrap_or_default();
+            unknown.retain(|field| !before.contains(field));
+        }
+        let mut complaints = patch.complaints.clone();
+        complaints.extend(unknown.iter().map(|path| unknown_field(path)));
+        match self.query.get("fieldValidation") {
+            _ if complaints.is_empty() => Ok(complaints),
+            Some("Strict") => Err(unfit(&strict_decoding_error(&complaints))),
+            Some("Ignore") => Ok(Vec::new()),
+            _ => Ok(complaints),
+        }
+    }
+
+    /// Checks that an object is of this path's kind and namespace, and what must be so whatever its kind.
+    fn admit(&self, object: &Value) -> Result<(), Status> {
         let kind = self.kind;
         if !object.is_object() {
             return Err(Status::undecodable(kind, "the body is not a JSON object"));
@@ -85,18 +166,9 @@ impl Call {
                 kind.kind
             )));
         }
-        let strictness = self.query.get("fieldValidation").unwrap_or("Warn");
-        let mut unknown = kind.decode(object).map_err(|why| Status::undecodable(kind, &why))?;
-        if let Some(known) = known.filter(|_| !unknown.is_empty()) {
-            let before = kind.decode(known).unwrap_or_default();
-            unknown.retain(|field| !before.contains(field));
-        }
-        if !unknown.is_empty() {
-            match strictness {
-                "Strict" => return Err(Status::strict_decoding(kind, &unknown)),
-                "Ignore" => {}
-                _ => warnings.extend(unknown.iter().map(|field| format!("unknown field {field:?}"))),
-            }
+        let wrong = schema::of_kind(kind).and_then(|of| strict::mismatch(object, &of));
+        if let Some(why) = wrong {
+            return Err(Status::undecodable(kind, &why));
         }
         if let Some(namespace) = self.path.namespace.as_deref() {
             let claimed = meta::namespace(object);
@@ -109,27 +181,21 @@ impl Call {
         Ok(())
     }
 
-    /// The same for a PUT: the name must be the path's.
-    fn admit_replacement(&self, object: &mut Value, warnings: &mut Vec<String>) -> Result<(), Status> {
-        self.admit(object, None, warnings)?;
-        let name = meta::name(object);
+    /// The body of a PUT: the name must be the path's.
+    fn replacement(&self, warnings: &mut Vec<String>) -> Result<Value, Status> {
+        let object = self.object(warnings)?;
+        let name = meta::name(&object);
         if !name.is_empty() && name != self.name() {
             return Err(Status::bad_request(format!(
                 "the name of the object ({name}) does not match the name on the URL ({})",
                 self.name()
             )));
         }
-        Ok(())
+        Ok(object)
     }
 
-    /// The body as a patch: a function of the object that it patches.
-    pub(crate) fn patch(&self) -> Result<impl Fn(&Value) -> Result<Value, Status> + use<>, Status> {
-        #[derive(Clone, Copy)]
-        enum Way {
-            Merge,
-            Json,
-            Strategic,
-        }
+    /// The body as a patch.
+    pub(crate) fn patch(&self) -> Result<Patch, Status> {
         let way = match self.media.as_str() {
             "application/merge-patch+json" => Way::Merge,
             "application/json-patch+json" => Way::Json,
@@ -143,19 +209,9 @@ impl Call {
                 ]));
             }
         };
-        let patch: Value = serde_json::from_slice(&self.body)
+        let (value, complaints) = strict::read(&self.body, None)
             .map_err(|error| Status::bad_request(format!("the patch is not valid JSON: {error}")))?;
-        let kind = self.kind;
-        Ok(move |old: &Value| {
-            let mut new = old.clone();
-            match way {
-                Way::Merge => patch::merge(&mut new, &patch),
-                Way::Json => patch::json(&mut new, &patch),
-                Way::Strategic => patch::strategic(&mut new, &patch, kind),
-            }
-            .map_err(patch_status)?;
-            Ok(new)
-        })
+        Ok(Patch { way, value, complaints, kind: self.kind })
     }
 
     /// The answer to a write.
@@ -168,9 +224,8 @@ impl Server {
     /// POST to a collection.
     pub(crate) async fn create(&self, call: &Call) -> Answer {
         let dry_run = call.dry_run()?;
-        let mut object = call.json()?;
         let mut warnings = Vec::new();
-        call.admit(&mut object, None, &mut warnings)?;
+        let mut object = call.object(&mut warnings)?;
         if let (true, Some(who)) = (call.kind.has("approval"), &call.caller.identity) {
             portolan_api::kinds::certificate::requested_by(&mut object, &who.user, &who.groups);
         }
@@ -304,9 +359,8 @@ impl Server {
     /// PUT of an object.
     pub(crate) async fn update(&self, call: &Call) -> Answer {
         let dry_run = call.dry_run()?;
-        let mut body = call.json()?;
         let mut warnings = Vec::new();
-        call.admit_replacement(&mut body, &mut warnings)?;
+        let mut body = call.replacement(&mut warnings)?;
         let now = meta::rfc3339(Timestamp::now());
         let owners = Owners::Counted(call.author(&now));
         let changed = self.modify_as(call.subject(), Part::Main, dry_run, owners, |_| Ok(body.clone())).await;
@@ -334,9 +388,8 @@ impl Server {
 
     /// PUT of an object's status.
     pub(crate) async fn update_status(&self, call: &Call) -> Answer {
-        let mut body = call.json()?;
         let mut warnings = Vec::new();
-        call.admit_replacement(&mut body, &mut warnings)?;
+        let body = call.replacement(&mut warnings)?;
         let now = meta::rfc3339(Timestamp::now());
         let owners = Owners::Counted(call.author(&now));
         let make = |_: &Value| Ok(body.clone());
@@ -356,10 +409,8 @@ impl Server {
         let patch = call.patch()?;
         let warnings = parking_lot::Mutex::new(Vec::new());
         let make = |old: &Value| {
-            let mut new = patch(old)?;
-            let mut found = Vec::new();
-            call.admit(&mut new, Some(old), &mut found)?;
-            *warnings.lock() = found;
+            let new = patch.lay_over(old)?;
+            *warnings.lock() = call.admit_patched(&patch, &new, old)?;
             Ok(new)
         };
         let now = meta::rfc3339(Timestamp::now());

@@ -2,7 +2,9 @@
 
 mod support; // a server over a store in memory
 
-mod faults; // a store that fails
+mod apply;
+mod faults;
+mod forms; // a store that fails
 mod kinds; // one object of each kind
 mod logs; // pods' logs, from a node that is faked and from one over TLS
 mod reads; // lists, pages, tables

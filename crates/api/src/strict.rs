@@ -1,0 +1,305 @@
+//! Reading JSON as Kubernetes' decoder does: what stands there twice, what its type doesn't have, what doesn't fit, each in
+//! the words of sigs.k8s.io/json.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use crate::schema::{Scalar, Shape, Type, TypeRef};
+
+/// How many complaints are collected (sigs.k8s.io/json `strictErrors`).
+const MOST: usize = 100;
+
+static ANY: Shape = Shape::Any;
+
+/// The value of a text, and what strict decoding has against it, in the order of the text. `of` is what it should be; none if
+/// any fields are right.
+pub fn read(text: &[u8], of: Option<&TypeRef>) -> Result<(Value, Vec<String>), String> {
+    let mut complaints = Vec::new();
+    let root = of.map(|of| Shape::Object(of.clone()));
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let seed = Seed {
+        shape: root.as_ref().unwrap_or(&ANY),
+        path: String::new(),
+        silent: false,
+        complaints: &mut complaints,
+    };
+    let value = seed.deserialize(&mut deserializer).map_err(|error| error.to_string())?;
+    deserializer.end().map_err(|error| error.to_string())?;
+    let mut seen = HashSet::new();
+    complaints.retain(|complaint| seen.insert(complaint.clone()));
+    complaints.truncate(MOST);
+    Ok((value, complaints))
+}
+
+struct Seed<'a> {
+    shape: &'a Shape,
+    path: String,
+    /// Below a field that isn't known nothing more is said.
+    silent: bool,
+    complaints: &'a mut Vec<String>,
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number is out of range"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let shape = match self.shape {
+            Shape::List(inner) => &**inner,
+            _ => &ANY,
+        };
+        let mut out = Vec::new();
+        loop {
+            let path = format!("{}[{}]", self.path, out.len());
+            let seed = Seed { shape, path, silent: self.silent, complaints: &mut *self.complaints };
+            match items.next_element_seed(seed)? {
+                Some(item) => out.push(item),
+                None => return Ok(Value::Array(out)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let of = match self.shape {
+            Shape::Object(inner) => Some(inner.get()),
+            _ => None,
+        };
+        let mut out = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            let path = if self.path.is_empty() { key.clone() } else { format!("{}.{key}", self.path) };
+            let (shape, known) = match (of, self.shape) {
+                (Some(of), _) => match of.field(&key) {
+                    Some(field) => (&field.shape, true),
+                    None => (&ANY, of.open),
+                },
+                (None, Shape::Map(values)) => (&**values, true),
+                // What has a form of its own is read apart, and not strictly.
+                (None, Shape::Any) => (&ANY, true),
+                _ => (&ANY, false),
+            };
+            if !self.silent {
+                if out.contains_key(&key) {
+                    self.complaints.push(format!("duplicate field {path:?}"));
+                } else if !known && of.is_some() {
+                    self.complaints.push(format!("unknown field {path:?}"));
+                }
+            }
+            let silent = self.silent || !known;
+            let seed = Seed { shape, path, silent, complaints: &mut *self.complaints };
+            let value = map.next_value_seed(seed)?;
+            out.insert(key, value);
+        }
+        Ok(Value::Object(out))
+    }
+}
+
+/// As Go's `%+v` writes a map.
+pub fn go_map(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let ordered: std::collections::BTreeMap<_, _> = map.iter().collect();
+            let parts: Vec<String> =
+                ordered.into_iter().map(|(key, value)| format!("{key}:{}", go_map(value))).collect();
+            format!("map[{}]", parts.join(" "))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(go_map).collect::<Vec<_>>().join(" ")),
+        Value::String(text) => text.clone(),
+        Value::Null => "<nil>".into(),
+        other => other.to_string(),
+    }
+}
+
+/// The first value that its type can't hold, as Go says it.
+pub fn mismatch(value: &Value, of: &TypeRef) -> Option<String> {
+    let of = of.get();
+    match value {
+        Value::Object(map) => within(map, of, &mut Vec::new()),
+        other => {
+            Some(format!("json: cannot unmarshal {} into Go value of type {}", word(other), go_type(of)))
+        }
+    }
+}
+
+fn go_type(of: &Type) -> String {
+    of.name.rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+fn go_shape(shape: &Shape) -> String {
+    match shape {
+        Shape::Object(inner) => go_type(inner.get()),
+        Shape::List(items) => format!("[]{}", go_shape(items)),
+        Shape::Map(values) => format!("map[string]{}", go_shape(values)),
+        Shape::Scalar(scalar) => match scalar {
+            Scalar::Bool => "bool",
+            Scalar::Int32 => "int32",
+            Scalar::Int64 => "int64",
+            Scalar::Double => "float64",
+            Scalar::Bytes => "[]uint8",
+            Scalar::Quantity => "resource.Quantity",
+            Scalar::Time => "v1.Time",
+            Scalar::MicroTime => "v1.MicroTime",
+            Scalar::IntOrString => "intstr.IntOrString",
+            _ => "string",
+        }
+        .into(),
+        Shape::Strings => "[]string".into(),
+        _ => "interface {}".into(),
+    }
+}
+
+fn word(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn within(map: &Map<String, Value>, of: &Type, path: &mut Vec<String>) -> Option<String> {
+    for (key, value) in map {
+        let Some(field) = of.field(key) else { continue };
+        path.push(key.clone());
+        let found = misfit(value, &field.shape, of, path);
+        path.pop();
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+fn misfit(value: &Value, shape: &Shape, of: &Type, path: &mut Vec<String>) -> Option<String> {
+    let refuse = |what: &str| {
+        let field = path.join(".");
+        let (holder, wanted) = (of.go_name(), go_shape(shape));
+        Some(format!("json: cannot unmarshal {what} into Go struct field {holder}.{field} of type {wanted}"))
+    };
+    match (shape, value) {
+        (_, Value::Null) | (Shape::Any | Shape::SchemaOr(_), _) => None,
+        (Shape::Object(inner), Value::Object(map)) => within(map, inner.get(), path),
+        (Shape::List(items), Value::Array(list)) => {
+            list.iter().find_map(|item| misfit(item, items, of, path))
+        }
+        (Shape::Map(values), Value::Object(map)) => {
+            map.values().find_map(|item| misfit(item, values, of, path))
+        }
+        (Shape::Strings, Value::Array(_)) => None,
+        (Shape::Scalar(scalar), value) => match (scalar, value) {
+            (Scalar::String | Scalar::Bytes, Value::String(_)) | (Scalar::Bool, Value::Bool(_)) => None,
+            (Scalar::Double, Value::Number(_)) => None,
+            (Scalar::Int32 | Scalar::Int64, Value::Number(number)) => {
+                let fits = match (number.as_i64(), scalar) {
+                    (Some(whole), Scalar::Int32) => i32::try_from(whole).is_ok(),
+                    (whole, _) => whole.is_some(),
+                };
+                if fits { None } else { refuse(&format!("number {number}")) }
+            }
+            (Scalar::String | Scalar::Bytes | Scalar::Bool | Scalar::Double, other)
+            | (Scalar::Int32 | Scalar::Int64, other) => refuse(word(other)),
+            // The others read themselves; the typed decoder says what is wrong with them.
+            _ => None,
+        },
+        (_, other) => refuse(word(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema;
+
+    fn deployment() -> TypeRef {
+        schema::of("apps/v1", "Deployment").unwrap()
+    }
+
+    #[test]
+    fn what_is_unknown_or_twice_is_named_in_the_order_of_the_text() {
+        let text = br#"{"foo": {"a": 1, "a": 2}, "spec": {"replicas": 1, "replicas": 2, "bar": 1,
+            "template": {"metadata": {"labels": {"a": "b", "a": "c"}},
+                "spec": {"containers": [{"name": "x", "name": "y", "baz": 1}]}}}}"#;
+        let (value, complaints) = read(text, Some(&deployment())).unwrap();
+        assert_eq!(
+            complaints,
+            [
+                "unknown field \"foo\"",
+                "duplicate field \"spec.replicas\"",
+                "unknown field \"spec.bar\"",
+                "duplicate field \"spec.template.metadata.labels.a\"",
+                "duplicate field \"spec.template.spec.containers[0].name\"",
+                "unknown field \"spec.template.spec.containers[0].baz\"",
+            ]
+        );
+        assert_eq!(value["spec"]["replicas"], 2);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named_as_go_does() {
+        let rows = [
+            (
+                r#"{"spec": {"replicas": "x"}}"#,
+                "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32",
+            ),
+            (
+                r#"{"spec": {"template": {"spec": {"containers": [{"name": 1}]}}}}"#,
+                "json: cannot unmarshal number into Go struct field Container.spec.template.spec.containers.name of type string",
+            ),
+            (
+                r#"{"metadata": {"labels": ["x"]}}"#,
+                "json: cannot unmarshal array into Go struct field ObjectMeta.metadata.labels of type map[string]string",
+            ),
+            (
+                r#"{"spec": {"replicas": 99999999999}}"#,
+                "json: cannot unmarshal number 99999999999 into Go struct field DeploymentSpec.spec.replicas of type int32",
+            ),
+        ];
+        for (text, expected) in rows {
+            let value: Value = serde_json::from_str(text).unwrap();
+            assert_eq!(mismatch(&value, &deployment()).as_deref(), Some(expected));
+        }
+    }
+}
