@@ -126,6 +126,16 @@ fn document(group: &str, version: &str) -> Value {
     }
     let mut components = schemas(&types, Version::V3);
     components.insert(PATCH.into(), json!({"type": "object"}));
+    // What all groups share is of each of them.
+    for name in ["DeleteOptions", "WatchEvent"] {
+        let mut own = vec![json!({"group": "", "kind": name, "version": "v1"})];
+        if !group.is_empty() {
+            own.push(json!({"group": group, "kind": name, "version": version}));
+        }
+        if let Some(schema) = components.get_mut(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}")) {
+            schema["x-kubernetes-group-version-kind"] = own.into();
+        }
+    }
     json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": "1.36"},

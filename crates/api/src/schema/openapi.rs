@@ -95,8 +95,7 @@ fn schema(of: &Type, version: Version, more: &mut Vec<TypeRef>) -> Value {
     let mut out = Map::new();
     out.insert("type".into(), "object".into());
     let fields = of.flat();
-    let mut required: Vec<&str> = fields.iter().filter(|f| f.required).map(|f| f.name.as_str()).collect();
-    required.sort_unstable();
+    let required: Vec<&str> = fields.iter().filter(|f| f.required).map(|f| f.name.as_str()).collect();
     if !required.is_empty() {
         out.insert("required".into(), json!(required));
     }
@@ -135,7 +134,14 @@ fn property(field: &Field, version: Version, more: &mut Vec<TypeRef>) -> Value {
     {
         map.insert("default".into(), default.clone());
     }
-    let list = matches!(field.shape, Shape::List(_) | Shape::Strings);
+    if !field.words.is_empty() {
+        let part = if map.contains_key("items") { "items" } else { "additionalProperties" };
+        match map.get_mut(part).and_then(Value::as_object_mut) {
+            Some(items) => items.insert("enum".into(), json!(field.words)),
+            None => map.insert("enum".into(), json!(field.words)),
+        };
+    }
+    let list = matches!(field.shape, Shape::List(_) | Shape::Strings | Shape::Scalar(Scalar::Bytes));
     match (&field.listing, list) {
         (Listing::Atomic, true) => drop(map.insert("x-kubernetes-list-type".into(), "atomic".into())),
         (Listing::Atomic, false) => drop(map.insert("x-kubernetes-map-type".into(), "atomic".into())),

@@ -130,7 +130,8 @@ async fn status_and_scale_are_owned_by_their_own_doors() {
     assert_eq!(said.body["spec"]["replicas"], 3);
     let entry = owners(&said).into_iter().find(|(name, ..)| name == "st");
     assert_eq!(entry.map(|(.., fields)| fields), Some(json!({"f:status": {"f:replicas": {}}})));
-    let absent = apply(&server, &path.replace("deployments/d", "deployments/e"), "fieldManager=st", &json!({})).await;
+    let absent =
+        apply(&server, &path.replace("deployments/d", "deployments/e"), "fieldManager=st", &json!({})).await;
     assert_eq!(absent.code, StatusCode::BAD_REQUEST, "{}", absent.text);
     let missing = path.replace("deployments/d", "deployments/e/status");
     assert_eq!(apply(&server, &missing, "fieldManager=st", &status).await.code, StatusCode::BAD_REQUEST);
