@@ -14,6 +14,9 @@ pub enum PatchError {
     /// The patch itself is malformed: 400.
     #[error("{0}")]
     Malformed(String),
+    /// What kube-apiserver has no better word for than an internal error: 500.
+    #[error("{0}")]
+    Broken(String),
     /// The patch is well-formed and does not fit the object: 422.
     #[error("{0}")]
     Unapplicable(String),
@@ -36,8 +39,9 @@ const COPIED: usize = 3 << 20;
 
 /// RFC 6902. The object is unchanged if any operation fails, or would let it grow or nest without bound.
 pub fn json(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
-    let json_patch::Patch(operations) =
-        serde_json::from_value(patch.clone()).map_err(|e| PatchError::Malformed(e.to_string()))?;
+    // What is no operation at all is refused like one that can't be carried out.
+    let json_patch::Patch(mut operations) =
+        serde_json::from_value(patch.clone()).map_err(|e| PatchError::Unapplicable(e.to_string()))?;
     if operations.len() > OPERATIONS {
         let text =
             format!("{} operations in a JSON patch: at most {OPERATIONS} are carried out", operations.len());
@@ -45,7 +49,19 @@ pub fn json(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     }
     let mut new = object.clone();
     let mut left = COPIED;
-    for (index, operation) in operations.iter().enumerate() {
+    for (index, operation) in operations.iter_mut().enumerate() {
+        // A field that isn't there is replaced by being added (evanphx/json-patch v4, which Kubernetes uses).
+        if let PatchOperation::Replace(replace) = operation
+            && new.pointer(replace.path.as_str()).is_none()
+            && replace
+                .path
+                .split_back()
+                .is_some_and(|(parent, _)| new.pointer(parent.as_str()).is_some_and(Value::is_object))
+        {
+            let (path, value) = (replace.path.clone(), replace.value.clone());
+            *operation = PatchOperation::Add(json_patch::AddOperation { path, value });
+        }
+        let operation = &*operation;
         let (value, copied) = match operation {
             PatchOperation::Add(add) => (Some(&add.value), false),
             PatchOperation::Replace(replace) => (Some(&replace.value), false),

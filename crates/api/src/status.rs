@@ -104,6 +104,11 @@ impl Status {
         Self::new(422, "Invalid", message).causes(vec![error.cause()])
     }
 
+    /// 422 because a JSON patch can't be carried out; kube-apiserver doesn't say why.
+    pub fn rejected() -> Self {
+        Self::new(422, "Invalid", "the server rejected our request due to an error in our request")
+    }
+
     /// A refusal without a machine's word.
     pub fn plain(code: u16, message: impl Into<String>) -> Self {
         Self::new(code, "", message)

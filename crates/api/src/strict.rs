@@ -26,12 +26,17 @@ pub fn read(text: &[u8], of: Option<&TypeRef>) -> Result<(Value, Vec<String>), S
         silent: false,
         complaints: &mut complaints,
     };
-    let value = seed.deserialize(&mut deserializer).map_err(|error| error.to_string())?;
-    deserializer.end().map_err(|error| error.to_string())?;
+    let value = seed.deserialize(&mut deserializer).map_err(|error| go_error(&error))?;
+    deserializer.end().map_err(|error| go_error(&error))?;
     let mut seen = HashSet::new();
     complaints.retain(|complaint| seen.insert(complaint.clone()));
     complaints.truncate(MOST);
     Ok((value, complaints))
+}
+
+/// A text that ends too soon is named as in Go; what else is wrong with it, in our words.
+fn go_error(error: &serde_json::Error) -> String {
+    if error.is_eof() { "unexpected end of JSON input".into() } else { error.to_string() }
 }
 
 struct Seed<'a> {
@@ -189,7 +194,8 @@ fn go_shape(shape: &Shape) -> String {
     }
 }
 
-fn word(value: &Value) -> &'static str {
+/// What a value is, in Go's words.
+pub fn word(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",
@@ -230,7 +236,8 @@ fn misfit(value: &Value, shape: &Shape, of: &Type, path: &mut Vec<String>) -> Op
         }
         (Shape::Strings, Value::Array(_)) => None,
         (Shape::Scalar(scalar), value) => match (scalar, value) {
-            (Scalar::String | Scalar::Bytes, Value::String(_)) | (Scalar::Bool, Value::Bool(_)) => None,
+            (Scalar::String, Value::String(_)) | (Scalar::Bool, Value::Bool(_)) => None,
+            (Scalar::Bytes, Value::String(text)) => base64_error(text),
             (Scalar::Double, Value::Number(_)) => None,
             (Scalar::Int32 | Scalar::Int64, Value::Number(number)) => {
                 let fits = match (number.as_i64(), scalar) {
@@ -241,11 +248,64 @@ fn misfit(value: &Value, shape: &Shape, of: &Type, path: &mut Vec<String>) -> Op
             }
             (Scalar::String | Scalar::Bytes | Scalar::Bool | Scalar::Double, other)
             | (Scalar::Int32 | Scalar::Int64, other) => refuse(word(other)),
+            (Scalar::Quantity, Value::String(text)) => quantity_error(text).map(str::to_owned),
+            (Scalar::Time, Value::String(text)) if text.parse::<jiff::Timestamp>().is_err() => {
+                Some(time_error(text, "2006-01-02T15:04:05Z07:00"))
+            }
+            (Scalar::MicroTime, Value::String(text)) if text.parse::<jiff::Timestamp>().is_err() => {
+                Some(time_error(text, "2006-01-02T15:04:05.000000Z07:00"))
+            }
+            (Scalar::IntOrString, other) if !other.is_string() && !other.is_number() => {
+                let (field, holder) = (path.join("."), of.go_name());
+                let what = word(other);
+                Some(format!(
+                    "json: cannot unmarshal {what} into Go struct field {holder}.{field} of type int32"
+                ))
+            }
             // The others read themselves; the typed decoder says what is wrong with them.
             _ => None,
         },
         (_, other) => refuse(word(other)),
     }
+}
+
+/// What is wrong with a quantity (apimachinery `resource.ParseQuantity`).
+fn quantity_error(text: &str) -> Option<&'static str> {
+    const FORMAT: &str =
+        "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+    const SUFFIX: &str = "unable to parse quantity's suffix";
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let digits = unsigned.trim_start_matches(|c: char| c.is_ascii_digit());
+    let rest =
+        digits.strip_prefix('.').map_or(digits, |d| d.trim_start_matches(|c: char| c.is_ascii_digit()));
+    let number = &unsigned[..unsigned.len() - rest.len()];
+    if !number.contains(|c: char| c.is_ascii_digit()) {
+        return Some(FORMAT);
+    }
+    let known = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    let exponent = rest.strip_prefix(['e', 'E']).is_some_and(|power| power.parse::<i32>().is_ok());
+    if known.contains(&rest) || exponent {
+        return None;
+    }
+    let letters = rest.trim_start_matches(|c: char| "eEinumkKMGTP".contains(c));
+    let tail = letters.strip_prefix(['+', '-']).unwrap_or(letters);
+    Some(if tail.chars().all(|c| c.is_ascii_digit()) { SUFFIX } else { FORMAT })
+}
+
+/// What is wrong with a time, as Go's `time.Parse` says of one that is no time at all.
+fn time_error(text: &str, layout: &str) -> String {
+    format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\"")
+}
+
+/// What is wrong with bytes in base64.
+fn base64_error(text: &str) -> Option<String> {
+    use base64::Engine as _;
+    let at = match base64::engine::general_purpose::STANDARD.decode(text) {
+        Ok(_) => return None,
+        Err(base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _)) => at,
+        Err(_) => text.len(),
+    };
+    Some(format!("illegal base64 data at input byte {at}"))
 }
 
 #[cfg(test)]

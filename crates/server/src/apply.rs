@@ -3,10 +3,11 @@
 use http::StatusCode;
 use jiff::Timestamp;
 use portolan_api::ownership::{self, Author};
-use portolan_api::{FieldError, Kind, Status, meta, walk};
+use portolan_api::{Kind, Status, meta, walk};
 use serde_json::Value;
 
 use crate::http::{Answer, Call};
+use crate::options::LONGEST;
 use crate::server::Server;
 use crate::write::Part;
 use crate::yaml;
@@ -44,9 +45,6 @@ pub(crate) fn ourselves(now: &str) -> Author<'_> {
     Author { manager: "kube-apiserver", subresource: "", now }
 }
 
-/// The most bytes of a manager's name (`FieldManagerMaxLength`).
-const LONGEST: usize = 128;
-
 impl Call {
     /// Who writes: `fieldManager`, or what the client calls itself in `User-Agent`, up to its version.
     pub(crate) fn author<'a>(&'a self, now: &'a str) -> Author<'a> {
@@ -63,38 +61,6 @@ impl Call {
             manager.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= LONGEST).last();
         let manager = manager.get(..end.unwrap_or_default()).unwrap_or_default();
         Author { manager, subresource: self.path.subresource.as_deref().unwrap_or_default(), now }
-    }
-
-    /// Checks what all writes share: `fieldManager`, `fieldValidation` and `force` (apimachinery `ValidatePatchOptions`).
-    pub(crate) fn check_write_options(&self) -> Result<(), Status> {
-        let mut errors = Vec::new();
-        let manager = self.query.get("fieldManager").unwrap_or_default();
-        let applies = self.media == MEDIA;
-        let patches = self.method == http::Method::PATCH;
-        if patches && applies && manager.is_empty() {
-            errors.push(FieldError::required("fieldManager", "is required for apply patch"));
-        }
-        if patches && !applies && self.query.get("force").is_some() {
-            errors.push(FieldError::forbidden("force", "may not be specified for non-apply patch"));
-        }
-        if manager.len() > LONGEST {
-            errors.push(FieldError::too_long("fieldManager", LONGEST));
-        }
-        for (at, c) in manager.char_indices().filter(|(_, c)| c.is_control()) {
-            let why = format!("invalid character U+{:04X} (at position {at})", c as u32);
-            errors.push(FieldError::invalid("fieldManager", manager, why));
-        }
-        let validation = self.query.get("fieldValidation").unwrap_or_default();
-        let known = ["", "Ignore", "Strict", "Warn"];
-        if !known.contains(&validation) {
-            errors.push(FieldError::not_supported("fieldValidation", validation, &known));
-        }
-        let options = match self.method {
-            http::Method::POST => "CreateOptions",
-            http::Method::PUT => "UpdateOptions",
-            _ => "PatchOptions",
-        };
-        if errors.is_empty() { Ok(()) } else { Err(Status::invalid_options(options, &errors)) }
     }
 
     /// The configuration that is to be applied.

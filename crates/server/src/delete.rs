@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::claims;
 use crate::http::{Answer, Call, dry_run, json as respond};
 use crate::object::{Selection, bare};
+use crate::options::policy_error;
 use crate::read::{Page, object_key, render};
 use crate::server::Server;
 use crate::write::{Subject, is_service};
@@ -78,9 +79,10 @@ fn policy(text: Option<&str>) -> Result<Option<Policy>, Status> {
         Some("Background") => Ok(Some(Policy::Background)),
         Some("Foreground") => Ok(Some(Policy::Foreground)),
         Some("Orphan") => Ok(Some(Policy::Orphan)),
-        Some(other) => Err(Status::bad_request(format!(
-            "propagationPolicy: Unsupported value: {other:?}: supported values: \"Foreground\", \"Background\", \"Orphan\""
-        ))),
+        Some(other) => {
+            let errors: Vec<_> = policy_error(other).into_iter().collect();
+            Err(Status::invalid_options("DeleteOptions", &errors))
+        }
     }
 }
 

@@ -77,13 +77,28 @@ impl Call {
         self.decode((&self.kind.api_version(), self.kind.kind), of.as_ref())
     }
 
+    /// A body of which not even the kind can be read, shown as kube-apiserver shows it: as text if it is like JSON, else in
+    /// hexadecimal digits.
+    fn unrecognized(&self, why: &str) -> Status {
+        let shown = match self.body.first() {
+            None => "<empty>".to_owned(),
+            Some(b'{') => String::from_utf8_lossy(&self.body[..self.body.len().min(1024)]).into_owned(),
+            Some(_) => hex(&self.body[..self.body.len().min(1024)]),
+        };
+        let kind = self.kind.kind;
+        Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind}): {why} ({shown})"
+        ))
+    }
+
     fn decode(&self, expected: (&str, &str), of: Option<&TypeRef>) -> Result<(Value, Vec<String>), Status> {
         match self.media.as_str() {
-            "application/json" | "" => strict::read(&self.body, of)
-                .map_err(|error| Status::bad_request(format!("the body is not valid JSON: {error}"))),
+            "application/json" | "" => strict::read(&self.body, of).map_err(|why| {
+                self.unrecognized(&format!("couldn't get version/kind; json parse error: {why}"))
+            }),
             "application/yaml" => {
-                let (value, mut complaints) = yaml::read(&self.body)
-                    .map_err(|why| Status::bad_request(format!("error decoding YAML: {why}")))?;
+                let (value, mut complaints) =
+                    yaml::read(&self.body).map_err(|why| self.unrecognized(&format!("yaml: {why}")))?;
                 // What it lacks of JSON's strictness is who stands where: fields, and not lines.
                 let text = serde_json::to_vec(&value).unwrap_or_default();
                 let (value, more) = strict::read(&text, of).map_err(Status::bad_request)?;
@@ -207,9 +222,7 @@ impl Server {
             Method::DELETE => "DELETE",
             _ => return Err(Status::method_not_supported()),
         };
-        if matches!(verb, "POST" | "PUT" | "PATCH") {
-            call.check_write_options()?;
-        }
+        call.check_options(verb)?;
         if let Some(subresource) = call.path.subresource.clone() {
             if !call.kind.has(&subresource) || !call.path.rest.is_empty() {
                 return Err(Status::no_such_path());

@@ -10,6 +10,7 @@ mod server; // the server, and the in-process client's way in // the same over T
 mod auth; // who asks
 mod http; // one request, from its head to its answer
 mod negotiate; // in which form the answer goes back
+mod options; // what else stands in it
 mod path; // what a URL asks for
 
 mod discovery; // what there is

@@ -46,13 +46,10 @@ impl Call {
 
     /// What is asked for by labels and fields.
     pub(crate) fn selection(&self) -> Result<Selection, Status> {
-        let bad = |field: &str, text: &str, error: portolan_api::selector::SelectorError| {
-            Status::bad_request(format!("unable to parse {field} {text:?}: {error}"))
-        };
+        let bad = |error: portolan_api::selector::SelectorError| Status::bad_request(error.to_string());
         let mut selection = Selection::default();
         if let Some(text) = self.query.get("labelSelector") {
-            selection.labels =
-                LabelSelector::parse(text).map_err(|error| bad("labelSelector", text, error))?;
+            selection.labels = LabelSelector::parse(text).map_err(bad)?;
         }
         if let Some(text) = self.query.get("fieldSelector") {
             selection.fields = FieldSelector::parse(text, self.kind)
@@ -79,7 +76,7 @@ impl Call {
     pub(crate) fn revision(&self) -> Result<Option<u64>, Status> {
         let Some(text) = self.query.get("resourceVersion") else { return Ok(None) };
         let revision = text.parse().map_err(|_| {
-            Status::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be a decimal number"))
+            Status::bad_request(format!("invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"))
         })?;
         Ok(Some(revision))
     }

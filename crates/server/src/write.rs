@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
 use portolan_api::status::strict_decoding_error;
-use portolan_api::{Kind, Status, meta, ownership, schema, strict, walk};
+use portolan_api::{FieldError, Kind, Status, meta, ownership, schema, strict, walk};
 use portolan_store::{Compare, Op, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
@@ -89,6 +89,13 @@ impl Patch {
     }
 }
 
+/// Drops the fields that a kind doesn't have, as they would be dropped by a server with structs.
+fn prune(kind: &Kind, object: &mut Value) {
+    if let (Some(of), Some(map)) = (schema::of_kind(kind), object.as_object_mut()) {
+        schema::go::prune_fields(map, of.get());
+    }
+}
+
 fn unknown_field(path: &str) -> String {
     format!("unknown field {path:?}")
 }
@@ -103,8 +110,20 @@ impl Call {
     /// `warnings`.
     fn object(&self, warnings: &mut Vec<String>) -> Result<Value, Status> {
         let kind = self.kind;
-        let (object, complaints) = self.read_strictly()?;
-        self.admit(&object)?;
+        let (mut object, complaints) = self.read_strictly()?;
+        if object.is_null() {
+            object = Value::Object(serde_json::Map::new());
+        }
+        self.foreign(&object)?;
+        self.admit(&object).map_err(|why| Status::undecodable(kind, &why))?;
+        if let Some(namespace) = self.path.namespace.as_deref() {
+            let claimed = meta::namespace(&object);
+            if !claimed.is_empty() && claimed != namespace {
+                return Err(Status::bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request",
+                ));
+            }
+        }
         let unknown = kind.decode(&object).map_err(|why| Status::undecodable(kind, &why))?;
         // Kinds without a row in the table of types are known by their structs alone.
         let complaints = match schema::of_kind(kind) {
@@ -113,20 +132,44 @@ impl Call {
         };
         if !complaints.is_empty() {
             match self.query.get("fieldValidation") {
-                Some("Strict") => return Err(Status::strict_decoding(kind, &complaints)),
+                Some("Strict") => {
+                    // Of YAML, what stands there twice is named by its line, and as a fault of YAML.
+                    let yaml = |text: &String| match text.starts_with("line ") {
+                        true => format!("yaml: unmarshal errors:\n  {text}"),
+                        false => text.clone(),
+                    };
+                    let complaints: Vec<String> = complaints.iter().map(yaml).collect();
+                    return Err(Status::strict_decoding(kind, &complaints));
+                }
                 Some("Ignore") => {}
                 _ => warnings.extend(complaints),
             }
+            prune(kind, &mut object);
         }
         Ok(object)
     }
 
     /// The same for what a patch has made. `complaints` are those about the patch itself; unknown fields that `old` had are no
     /// news.
-    fn admit_patched(&self, patch: &Patch, new: &Value, old: &Value) -> Result<Vec<String>, Status> {
+    fn admit_patched(&self, patch: &Patch, new: &mut Value, old: &Value) -> Result<Vec<String>, Status> {
         let kind = self.kind;
-        self.admit(new)?;
-        let unfit = |why: &str| Status::invalid_patch(&patch.shown(new), why);
+        let shown = patch.shown(new);
+        let unfit = |why: &str| Status::invalid_patch(&shown, why);
+        self.admit(new).map_err(|why| unfit(&why))?;
+        if meta::name(new) != self.name() {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({}) does not match the name on the URL ({})",
+                meta::name(new),
+                self.name()
+            )));
+        }
+        if let uid = meta::uid(new)
+            && !uid.is_empty()
+            && uid != meta::uid(old)
+        {
+            let error = FieldError::invalid("metadata.uid", uid, "field is immutable");
+            return Err(Status::invalid(kind, self.name(), &[error]));
+        }
         let mut unknown = kind.decode(new).map_err(|why| unfit(&why))?;
         if !unknown.is_empty() {
             let before = kind.decode(old).unwrap_or_default();
@@ -134,6 +177,9 @@ impl Call {
         }
         let mut complaints = patch.complaints.clone();
         complaints.extend(unknown.iter().map(|path| unknown_field(path)));
+        if !unknown.is_empty() {
+            prune(kind, new);
+        }
         match self.query.get("fieldValidation") {
             _ if complaints.is_empty() => Ok(complaints),
             Some("Strict") => Err(unfit(&strict_decoding_error(&complaints))),
@@ -142,41 +188,54 @@ impl Call {
         }
     }
 
-    /// Checks that an object is of this path's kind and namespace, and what must be so whatever its kind.
-    fn admit(&self, object: &Value) -> Result<(), Status> {
+    /// Checks that an object is of this path's kind, and what must be so whatever its kind; says why it isn't.
+    fn admit(&self, object: &Value) -> Result<(), String> {
         let kind = self.kind;
         if !object.is_object() {
-            return Err(Status::undecodable(kind, "the body is not a JSON object"));
+            return Err("the body is not a JSON object".into());
         }
         if walk::size(object, walk::DEPTH).is_none() {
-            let why = format!("the object is nested more than {} levels deep", walk::DEPTH);
-            return Err(Status::undecodable(kind, &why));
+            return Err(format!("the object is nested more than {} levels deep", walk::DEPTH));
         }
-        let (version, name) = (object["apiVersion"].as_str(), object["kind"].as_str());
-        if let Some(version) = version.filter(|version| !version.is_empty() && *version != kind.api_version())
-        {
+        let own = kind.api_version();
+        let text = |name| Some(walk::text(object, name)).filter(|text| !text.is_empty());
+        let (version, word) = (text("apiVersion").unwrap_or(&own), text("kind").unwrap_or(kind.kind));
+        if schema::of_kind(kind).is_some() && schema::of(version, word).is_none() {
+            // The place is that of the scheme in Kubernetes' source; clients see it in this text.
+            return Err(format!(
+                "no kind {word:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\""
+            ));
+        }
+        if version != own || word != kind.kind {
+            return Err(format!("{version} {word} is not {own} {}", kind.kind));
+        }
+        let wrong = schema::of_kind(kind).and_then(|of| strict::mismatch(object, &of));
+        wrong.map_or(Ok(()), Err)
+    }
+
+    /// Whether the body says that it is something else than this path's kind: what is known, and not wanted here.
+    fn foreign(&self, object: &Value) -> Result<(), Status> {
+        let kind = self.kind;
+        let (version, word) = (walk::text(object, "apiVersion"), walk::text(object, "kind"));
+        let known = |version: &str, word: &str| schema::of(version, word).is_some();
+        if !version.is_empty() && version != kind.api_version() && (word.is_empty() || known(version, word)) {
             return Err(Status::bad_request(format!(
                 "the API version in the data ({version}) does not match the expected API version ({})",
                 kind.api_version()
             )));
         }
-        if let Some(name) = name.filter(|name| !name.is_empty() && *name != kind.kind) {
+        if !word.is_empty() && word != kind.kind && known(&kind.api_version(), word) {
+            let internal = |word: &str| {
+                let group = kind.group.split('.').next().unwrap_or_default();
+                format!("{}.{word}", if group.is_empty() { "core" } else { group })
+            };
             return Err(Status::bad_request(format!(
-                "the kind in the data ({name}) does not match the expected kind ({})",
-                kind.kind
+                "{word} in version {:?} cannot be handled as a {}: converting ({}.{word}) to ({}): unknown conversion",
+                kind.version,
+                kind.kind,
+                kind.version,
+                internal(kind.kind)
             )));
-        }
-        let wrong = schema::of_kind(kind).and_then(|of| strict::mismatch(object, &of));
-        if let Some(why) = wrong {
-            return Err(Status::undecodable(kind, &why));
-        }
-        if let Some(namespace) = self.path.namespace.as_deref() {
-            let claimed = meta::namespace(object);
-            if !claimed.is_empty() && claimed != namespace {
-                return Err(Status::bad_request(
-                    "the namespace of the provided object does not match the namespace sent on the request",
-                ));
-            }
         }
         Ok(())
     }
@@ -209,8 +268,24 @@ impl Call {
                 ]));
             }
         };
-        let (value, complaints) = strict::read(&self.body, None)
-            .map_err(|error| Status::bad_request(format!("the patch is not valid JSON: {error}")))?;
+        let about = if matches!(way, Way::Strategic) { "" } else { "error decoding patch: " };
+        let refuse = |why: &str| Status::bad_request(format!("{about}{why}"));
+        let (value, complaints) = strict::read(&self.body, None).map_err(|why| refuse(&why))?;
+        match (way, &value) {
+            (Way::Json, Value::Array(_)) | (Way::Merge | Way::Strategic, Value::Object(_) | Value::Null) => {}
+            (way, other) => {
+                let wanted = if matches!(way, Way::Json) {
+                    "[]handlers.jsonPatchOp"
+                } else {
+                    "map[string]interface {}"
+                };
+                let found = strict::word(other);
+                return Err(refuse(&format!(
+                    "json: cannot unmarshal {found} into Go value of type {wanted}"
+                )));
+            }
+        }
+        let value = if value.is_null() { serde_json::json!({}) } else { value };
         Ok(Patch { way, value, complaints, kind: self.kind })
     }
 
@@ -409,8 +484,8 @@ impl Server {
         let patch = call.patch()?;
         let warnings = parking_lot::Mutex::new(Vec::new());
         let make = |old: &Value| {
-            let new = patch.lay_over(old)?;
-            *warnings.lock() = call.admit_patched(&patch, &new, old)?;
+            let mut new = patch.lay_over(old)?;
+            *warnings.lock() = call.admit_patched(&patch, &mut new, old)?;
             Ok(new)
         };
         let now = meta::rfc3339(Timestamp::now());
@@ -529,6 +604,7 @@ pub(crate) fn check_identity(kind: &Kind, name: &str, new: &Value, old: &Value) 
 pub(crate) fn patch_status(error: PatchError) -> Status {
     match error {
         PatchError::Malformed(why) => Status::bad_request(why),
-        PatchError::Unapplicable(why) => Status { code: 422, reason: "Invalid", ..Status::bad_request(why) },
+        PatchError::Unapplicable(_) => Status::rejected(),
+        PatchError::Broken(why) => Status::plain(500, why),
     }
 }

@@ -15,10 +15,22 @@ pub(crate) fn read(body: &[u8]) -> Result<(Value, Vec<String>), String> {
             };
             let value =
                 serde_saphyr::from_str_with_options(text, lenient).map_err(|error| first_line(&error))?;
-            (value, vec![first_line(&error)])
+            (value, vec![twice(&first_line(&error))])
         }
     };
     Ok((if value.is_null() { Value::Object(Map::new()) } else { value }, complaints))
+}
+
+/// A key that stands there twice, in the words of Go's YAML.
+fn twice(text: &str) -> String {
+    let parts = text.split_once("duplicate mapping key: ").map(|(line, rest)| (line, rest.split(',').next()));
+    match parts {
+        Some((line, Some(key))) => {
+            let line = if line.is_empty() { "line 1: " } else { line };
+            format!("{line}key {key:?} already set in map")
+        }
+        _ => text.to_owned(),
+    }
 }
 
 /// What is wrong, without the picture of where: `line 3: did not find expected key`, and without the line if it is the first.
