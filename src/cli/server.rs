@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use portolan_server::kubeconfig::Kubeconfig;
 use portolan_server::{Identity, Server, pki};
 use portolan_store::embedded::{Embedded, Options};
+use portolan_store::etcd::{self, Etcd};
 use tokio_util::sync::CancellationToken;
 
 /// Run the control plane: API server, store and controllers.
@@ -17,6 +18,18 @@ pub struct Args {
     /// Where objects, keys and tokens are kept; made if it isn't there.
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
+    /// Where objects are kept: `file`, in DIR, or `etcd=URL[,URL]`, an etcd that other servers may use too.
+    #[arg(long, value_name = "STORE", default_value = "file")]
+    store: Store,
+    /// The authority that signed etcd's certificate, PEM.
+    #[arg(long, value_name = "FILE")]
+    etcd_cafile: Option<PathBuf>,
+    /// Our certificate for etcd, PEM.
+    #[arg(long, value_name = "FILE", requires = "etcd_keyfile")]
+    etcd_certfile: Option<PathBuf>,
+    /// The key of that certificate, PEM.
+    #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
+    etcd_keyfile: Option<PathBuf>,
     /// Addresses to listen on.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443")]
     listen: Vec<SocketAddr>,
@@ -46,9 +59,50 @@ pub struct Args {
         default_value = "10.244.0.0/16,fd00:10:244::/56"
     )]
     cluster_cidr: Vec<IpNet>,
+    /// Where to tell of each request, as lines of audit.k8s.io/v1 Events; a file of 100 MB is put aside, ten are kept.
+    #[arg(long, value_name = "FILE")]
+    audit_log: Option<PathBuf>,
     /// Addresses for Services of type LoadBalancer: `FIRST-LAST` or a CIDR.
     #[arg(long, value_name = "RANGE", value_delimiter = ',')]
     pool: Vec<portolan_lb::pool::Range>,
+}
+
+/// Where objects are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Store {
+    File,
+    Etcd(Vec<String>),
+}
+
+impl std::str::FromStr for Store {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Store, String> {
+        match text.split_once('=') {
+            None if text == "file" => Ok(Store::File),
+            Some(("etcd", urls)) if !urls.is_empty() => {
+                Ok(Store::Etcd(urls.split(',').map(str::to_owned).collect()))
+            }
+            _ => Err("write `file`, or `etcd=http://HOST:2379`".into()),
+        }
+    }
+}
+
+impl Args {
+    async fn open_store(&self) -> anyhow::Result<Arc<dyn portolan_store::Store>> {
+        match &self.store {
+            Store::File => {
+                let path = self.data_dir.join("store.redb");
+                Ok(Embedded::open(&path, Options::default()).context("opening the store")?)
+            }
+            Store::Etcd(urls) => {
+                let identity = self.etcd_certfile.clone().zip(self.etcd_keyfile.clone());
+                let tls = etcd::Tls { authority: self.etcd_cafile.clone(), identity };
+                let options = etcd::Options { tls, ..etcd::Options::new(urls.clone()) };
+                Ok(Etcd::open(options).await.context("--store")?)
+            }
+        }
+    }
 }
 
 /// Runs the control plane until `stop`.
@@ -64,7 +118,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         );
     }
 
-    let authority = pki::Authority::open(&args.data_dir.join("pki"))?;
+    let authority = Arc::new(pki::Authority::open(&args.data_dir.join("pki"))?);
     let (admin, node) = (authority.admin_token()?, authority.node_token()?);
     let mut names = pki::usual_names(&advertise);
     names.extend(args.san.iter().cloned());
@@ -84,8 +138,14 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     config.node_log_token = crate::secret::log_token(&node);
     config.tokens = vec![
         (admin.clone(), Identity::admin()),
-        (node.clone(), Identity::new("system:node", &["system:nodes", "system:authenticated"])),
+        // Who joins is nobody's node yet: all that this token is good for is to ask for a node's certificate.
+        (node.clone(), Identity::new("system:bootstrap:portolan", &["system:bootstrappers:portolan"])),
     ];
+    config.audit_log = args.audit_log.as_ref().map(portolan_server::AuditLog::at);
+    config.client_authority = Some(authority.certificate_der().clone());
+    config.authority_pem = Some(authority.certificate_pem().to_owned());
+    config.signing_key = Some(authority.signing_key()?);
+    config.node_authority = Some(authority.clone());
 
     // Bind before anything else can fail late: who gets the port serves.
     let mut listeners = Vec::new();
@@ -94,8 +154,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         listeners.push(listener.with_context(|| format!("--listen {address}"))?);
     }
 
-    let store: Arc<dyn portolan_store::Store> =
-        Embedded::open(&args.data_dir.join("store.redb"), Options::default()).context("opening the store")?;
+    let store = args.open_store().await?;
     let server = Server::open(config, store).await.context("opening the API server")?;
 
     let url = args.kubeconfig_server.unwrap_or_else(|| {

@@ -32,7 +32,9 @@ pub fn validate_endpoints(object: &Value) -> Vec<FieldError> {
         for (list, field) in [(ready, "addresses"), (waiting, "notReadyAddresses")] {
             for (j, address) in list.iter().enumerate() {
                 let path = format!("{path}.{field}[{j}]");
-                address_rules(&mut errors, walk::text(address, "ip"), &format!("{path}.ip"));
+                let ip = walk::text(address, "ip");
+                let place = format!("{path}.ip");
+                errors.extend(ip::faults(&place, ip, &[]));
                 let host = walk::text(address, "hostname");
                 if !host.is_empty() {
                     errors.extend(meta::findings(
@@ -41,13 +43,18 @@ pub fn validate_endpoints(object: &Value) -> Vec<FieldError> {
                         meta::label_faults(host),
                     ));
                 }
-                let node = walk::text(address, "nodeName");
-                if !node.is_empty() {
+                if let Some(node) = walk::at(address, "nodeName").and_then(Value::as_str) {
                     errors.extend(meta::findings(
                         &format!("{path}.nodeName"),
                         node,
                         meta::subdomain_faults(node),
                     ));
+                }
+                // What is no address at all is said twice, in Kubernetes too.
+                if ip::parse(ip).is_none() {
+                    errors.push(FieldError::invalid(place, ip, "must be a valid IP address"));
+                } else {
+                    errors.extend(ip::special_faults(&place, ip));
                 }
             }
         }
@@ -89,8 +96,8 @@ fn protocol(errors: &mut Vec<FieldError>, port: &Value, path: String) {
 }
 
 fn app_protocol(errors: &mut Vec<FieldError>, port: &Value, path: String) {
-    let text = walk::text(port, "appProtocol");
-    if !text.is_empty() {
+    // A pointer in Kubernetes: the empty text is something, and no name.
+    if let Some(text) = walk::at(port, "appProtocol").and_then(Value::as_str) {
         errors.extend(meta::findings(&path, text, meta::qualified_faults(text)));
     }
 }

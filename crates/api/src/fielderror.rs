@@ -125,6 +125,11 @@ impl FieldError {
         Self::new(ErrorKind::NotFound, path, Some(value.into()), "")
     }
 
+    /// What should not have happened.
+    pub fn internal(path: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::InternalError, path, None, detail)
+    }
+
     /// The message without the path, as it stands in a cause of a Status.
     pub fn body(&self) -> String {
         let mut out = String::from(self.kind.title());
@@ -171,6 +176,22 @@ pub fn quote(text: &str) -> String {
     }
     out.push('"');
     out
+}
+
+/// A value as Go's `%v` prints it: `map[name:web port:80]`.
+pub fn go_value(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", items.iter().map(go_value).collect::<Vec<_>>().join(" ")),
+        Value::Object(map) => {
+            let mut members: Vec<String> =
+                map.iter().map(|(key, value)| format!("{key}:{}", go_value(value))).collect();
+            members.sort();
+            format!("map[{}]", members.join(" "))
+        }
+        other => other.to_string(),
+    }
 }
 
 /// Several findings as one text: alone as it is, together in brackets, a repeated one once.

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::fielderror::FieldError;
 use crate::meta::NameRule;
+use crate::schema;
 use crate::{decode, kinds, meta, walk};
 
 /// One column of a Table (`meta.k8s.io/v1 TableColumnDefinition`).
@@ -89,19 +90,21 @@ pub fn keep_status(new: &mut Value, old: &Value) {
     keep(new, old, "status");
 }
 
-/// Keeps everything but `status` and the free parts of metadata in an update through `/status`.
+/// Keeps the desired state in an update through `/status`. What clients own of metadata may change there, as in Kubernetes.
 pub fn keep_all_but_status(new: &mut Value, old: &Value) {
     keep(new, old, "spec");
-    // Kubernetes lets `/status` change labels, annotations and finalizers of most kinds, and nothing else of metadata.
-    if let (Some(n), Some(o)) = (new.get_mut("metadata").and_then(Value::as_object_mut), old.get("metadata"))
-    {
-        match o.get("ownerReferences") {
-            Some(refs) => {
-                n.insert("ownerReferences".into(), refs.clone());
-            }
-            None => {
-                n.shift_remove("ownerReferences");
-            }
+}
+
+/// Keeps a field of metadata too: what some kinds don't let `/status` change.
+pub fn keep_meta(new: &mut Value, old: &Value, field: &str) {
+    let before = old.get("metadata").and_then(|meta| meta.get(field)).cloned();
+    let Some(meta) = new.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    match before {
+        Some(value) => {
+            meta.insert(field.into(), value);
+        }
+        None => {
+            meta.shift_remove(field);
         }
     }
 }
@@ -275,6 +278,11 @@ impl Kind {
     /// Fills in `apiVersion` and `kind`, drops nulls, fills in defaults.
     pub fn default(&self, object: &mut Value) {
         decode::normalize(object);
+        // What is empty is there or not as in Go's structs.
+        if let (Some(of), Some(map)) = (schema::of_kind(self), object.as_object()) {
+            *object = Value::Object(schema::go::typed_fields(map, of.get()));
+            decode::drop_nulls(object);
+        }
         if let Some(map) = object.as_object_mut() {
             map.entry("kind").or_insert_with(|| self.kind.into());
             map.entry("apiVersion").or_insert_with(|| self.api_version().into());
@@ -286,7 +294,9 @@ impl Kind {
     pub fn prepare_create(&self, object: &mut Value) {
         self.default(object);
         (self.strategy.prepare_create)(object);
-        meta::set_generation(object, self.generation.then_some(1));
+        if self.generation {
+            meta::set_generation(object, Some(1));
+        }
     }
 
     /// Everything between decoding and checking of a changed object, except allocation. Kept from the stored object are

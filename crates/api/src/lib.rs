@@ -27,6 +27,7 @@ pub mod pod;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;
+pub mod review;
 pub mod scale;
 pub mod schema;
 pub mod selector;

@@ -1,6 +1,6 @@
 //! Patches as pure functions: JSON merge patch, JSON patch, and Kubernetes' strategic merge patch.
 
-use json_patch::PatchOperation;
+use json_patch::{AddOperation, PatchOperation};
 use serde_json::{Map, Value};
 
 use crate::kind::Kind;
@@ -14,12 +14,12 @@ pub enum PatchError {
     /// The patch itself is malformed: 400.
     #[error("{0}")]
     Malformed(String),
-    /// What kube-apiserver has no better word for than an internal error: 500.
-    #[error("{0}")]
-    Broken(String),
     /// The patch is well-formed and does not fit the object: 422.
     #[error("{0}")]
     Unapplicable(String),
+    /// Kubernetes has no better word for it than an error of its own: 500.
+    #[error("{0}")]
+    Unexpected(String),
 }
 
 /// RFC 7386. The patch of an object must be an object.
@@ -39,9 +39,13 @@ const COPIED: usize = 3 << 20;
 
 /// RFC 6902. The object is unchanged if any operation fails, or would let it grow or nest without bound.
 pub fn json(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
-    // What is no operation at all is refused like one that can't be carried out.
-    let json_patch::Patch(mut operations) =
-        serde_json::from_value(patch.clone()).map_err(|e| PatchError::Unapplicable(e.to_string()))?;
+    let malformed = !patch.as_array().is_some_and(|operations| operations.iter().all(Value::is_object));
+    let json_patch::Patch(operations) =
+        serde_json::from_value(patch.clone()).map_err(|e| match malformed {
+            true => PatchError::Malformed(e.to_string()),
+            // An operation that isn't known, or has no path, is one that can't be carried out.
+            false => PatchError::Unapplicable(e.to_string()),
+        })?;
     if operations.len() > OPERATIONS {
         let text =
             format!("{} operations in a JSON patch: at most {OPERATIONS} are carried out", operations.len());
@@ -49,19 +53,7 @@ pub fn json(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     }
     let mut new = object.clone();
     let mut left = COPIED;
-    for (index, operation) in operations.iter_mut().enumerate() {
-        // A field that isn't there is replaced by being added (evanphx/json-patch v4, which Kubernetes uses).
-        if let PatchOperation::Replace(replace) = operation
-            && new.pointer(replace.path.as_str()).is_none()
-            && replace
-                .path
-                .split_back()
-                .is_some_and(|(parent, _)| new.pointer(parent.as_str()).is_some_and(Value::is_object))
-        {
-            let (path, value) = (replace.path.clone(), replace.value.clone());
-            *operation = PatchOperation::Add(json_patch::AddOperation { path, value });
-        }
-        let operation = &*operation;
+    for (index, operation) in operations.iter().enumerate() {
         let (value, copied) = match operation {
             PatchOperation::Add(add) => (Some(&add.value), false),
             PatchOperation::Replace(replace) => (Some(&replace.value), false),
@@ -86,6 +78,15 @@ pub fn json(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
                 }
             };
         }
+        // As Kubernetes' library has it, a member that isn't there can be replaced.
+        let made = match operation {
+            PatchOperation::Replace(replace) if is_missing_member(&new, replace.path.as_str()) => {
+                let add = AddOperation { path: replace.path.clone(), value: replace.value.clone() };
+                Some(PatchOperation::Add(add))
+            }
+            _ => None,
+        };
+        let operation = made.as_ref().unwrap_or(operation);
         json_patch::patch(&mut new, std::slice::from_ref(operation)).map_err(|mut error| {
             error.operation = index;
             PatchError::Unapplicable(error.to_string())
@@ -93,6 +94,11 @@ pub fn json(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     }
     *object = new;
     Ok(())
+}
+
+fn is_missing_member(object: &Value, path: &str) -> bool {
+    let parent = path.rsplit_once('/').map(|(parent, _)| parent);
+    object.pointer(path).is_none() && parent.and_then(|p| object.pointer(p)).is_some_and(Value::is_object)
 }
 
 /// Kubernetes' strategic merge patch for an object of this kind. The object is unchanged if the patch does not fit.

@@ -158,8 +158,43 @@ pub fn quality_of_service(pod: &Value) -> &'static str {
     }
 }
 
+/// Taints that every pod bears for a while, unless it says otherwise (admission plugin DefaultTolerationSeconds).
+const PASSING: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+/// For how long, in seconds.
+const PASSING_S: i64 = 300;
+
+fn tolerate_passing_taints(pod: &mut Value) {
+    let mut all: Vec<Value> = walk::list(pod, "spec.tolerations").to_vec();
+    for taint in PASSING {
+        let meant = |t: &Value| {
+            let (key, effect) = (walk::text(t, "key"), walk::text(t, "effect"));
+            (key == taint || key.is_empty()) && matches!(effect, "NoExecute" | "")
+        };
+        if !all.iter().any(meant) {
+            all.push(json!({
+                "key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": PASSING_S,
+            }));
+        }
+    }
+    walk::set(pod, "spec.tolerations", all);
+}
+
+/// Without a class of its own a pod has priority 0, and Kubernetes' own classes are known by name (admission plugin Priority).
+fn prioritize(pod: &mut Value) {
+    let priority = match walk::text(pod, "spec.priorityClassName") {
+        "" => 0,
+        "system-cluster-critical" => 2_000_000_000_i64,
+        "system-node-critical" => 2_000_001_000,
+        _ => return,
+    };
+    walk::set(pod, "spec.priority", priority);
+    walk::default(pod, "spec.preemptionPolicy", "PreemptLowerPriority");
+}
+
 /// A new pod is pending.
 pub fn prepare_create(pod: &mut Value) {
+    tolerate_passing_taints(pod);
+    prioritize(pod);
     walk::set(pod, "status", json!({"phase": "Pending", "qosClass": quality_of_service(pod)}));
     if !walk::list(pod, "spec.schedulingGates").is_empty() {
         let gated = json!({
@@ -173,6 +208,8 @@ pub fn prepare_create(pod: &mut Value) {
 /// Through `/status` neither the specification changes nor what follows from it.
 pub fn prepare_status_update(new: &mut Value, old: &Value) {
     crate::kind::keep_all_but_status(new, old);
+    // Old kubelets spoilt them (registry/core/pod/strategy.go).
+    crate::kind::keep_meta(new, old, "ownerReferences");
     if let Some(class) = walk::at(old, "status.qosClass") {
         walk::set(new, "status.qosClass", class.clone());
     }

@@ -140,22 +140,6 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 }
 
-/// As Go's `%+v` writes a map.
-pub fn go_map(value: &Value) -> String {
-    match value {
-        Value::Object(map) => {
-            let ordered: std::collections::BTreeMap<_, _> = map.iter().collect();
-            let parts: Vec<String> =
-                ordered.into_iter().map(|(key, value)| format!("{key}:{}", go_map(value))).collect();
-            format!("map[{}]", parts.join(" "))
-        }
-        Value::Array(items) => format!("[{}]", items.iter().map(go_map).collect::<Vec<_>>().join(" ")),
-        Value::String(text) => text.clone(),
-        Value::Null => "<nil>".into(),
-        other => other.to_string(),
-    }
-}
-
 /// The first value that its type can't hold, as Go says it.
 pub fn mismatch(value: &Value, of: &TypeRef) -> Option<String> {
     let of = of.get();

@@ -7,7 +7,7 @@ use portolan_api::{Kind, Status, meta, walk};
 use serde_json::Value;
 
 use crate::http::{Answer, Call};
-use crate::options::LONGEST;
+use crate::options::MANAGER;
 use crate::server::Server;
 use crate::write::Part;
 use crate::yaml;
@@ -51,14 +51,14 @@ impl Call {
         let asked = self.query.get("fieldManager").unwrap_or_default();
         let agent = self.agent.split('/').next().unwrap_or_default();
         // The parts of this process say no agent; whom they act for says which they are.
-        let part = || self.caller.identity.as_ref().and_then(|who| who.user.strip_prefix("system:"));
+        let part = || self.user.user.strip_prefix("system:");
         let manager = match (asked, agent) {
             ("", "") => part().unwrap_or_default(),
             ("", agent) => agent,
             (asked, _) => asked,
         };
         let end =
-            manager.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= LONGEST).last();
+            manager.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= MANAGER).last();
         let manager = manager.get(..end.unwrap_or_default()).unwrap_or_default();
         Author { manager, subresource: self.path.subresource.as_deref().unwrap_or_default(), now }
     }
@@ -114,7 +114,7 @@ impl Call {
 impl Server {
     /// PATCH by apply: of an object or of its status.
     pub(crate) async fn apply(&self, call: &Call, part: Part) -> Answer {
-        let dry_run = call.dry_run()?;
+        let dry_run = call.writing()?;
         let (config, mut warnings) = call.configuration()?;
         let kind = call.kind;
         let of = ownership::type_of(kind).ok_or_else(|| Status::unsupported_media_type(&[]))?;
@@ -123,11 +123,17 @@ impl Server {
         let author = call.author(&now);
         // Who is overtaken by a deletion or a creation looks again.
         for _ in 0..4 {
-            let make = |old: &Value| ownership::apply(&config, old, kind, &of, author, force);
+            let make = |old: &Value| {
+                let new = ownership::apply(&config, old, kind, &of, author, force)?;
+                self.guard(call, Some(&new), Some(old))?;
+                Ok(new)
+            };
             match self.modify_as(call.subject(), part, dry_run, Owners::Made, make).await {
                 Err(status) if status.code == 404 && part == Part::Main => {
                     let mut object = ownership::apply(&config, &Value::Null, kind, &of, author, force)?;
                     walk::set(&mut object, "metadata.name", call.name());
+                    self.may_create(call).await?;
+                    self.guard(call, Some(&object), None)?;
                     let namespace = call.path.namespace.as_deref();
                     match self.create_object_as(kind, namespace, object, dry_run, Owners::Made).await {
                         Err(status) if status.reason == "AlreadyExists" => {}

@@ -14,6 +14,7 @@ use crate::cache::{Cache, prefix};
 use crate::http::{Answer, Call, json as respond, store_status, typed};
 use crate::negotiate::Form;
 use crate::object::{Object, Selection, stored};
+use crate::options;
 use crate::server::Server;
 use crate::table::{self, Include};
 
@@ -46,10 +47,10 @@ impl Call {
 
     /// What is asked for by labels and fields.
     pub(crate) fn selection(&self) -> Result<Selection, Status> {
-        let bad = |error: portolan_api::selector::SelectorError| Status::bad_request(error.to_string());
         let mut selection = Selection::default();
         if let Some(text) = self.query.get("labelSelector") {
-            selection.labels = LabelSelector::parse(text).map_err(bad)?;
+            selection.labels =
+                LabelSelector::parse(text).map_err(|error| Status::bad_request(error.to_string()))?;
         }
         if let Some(text) = self.query.get("fieldSelector") {
             selection.fields = FieldSelector::parse(text, self.kind)
@@ -76,7 +77,11 @@ impl Call {
     pub(crate) fn revision(&self) -> Result<Option<u64>, Status> {
         let Some(text) = self.query.get("resourceVersion") else { return Ok(None) };
         let revision = text.parse().map_err(|_| {
-            Status::bad_request(format!("invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"))
+            // Go's words for what is no number.
+            Status::bad_request(format!(
+                "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: \
+                 invalid syntax"
+            ))
         })?;
         Ok(Some(revision))
     }
@@ -131,17 +136,18 @@ impl Server {
 
     /// GET of a collection.
     pub(crate) async fn list(&self, call: &Call) -> Answer {
+        // Selectors that can't be read are said first.
+        LabelSelector::parse(call.query.get("labelSelector").unwrap_or_default())
+            .map_err(|error| Status::bad_request(error.to_string()))?;
+        options::listing(&call.query)?;
         let page = self.page(call, &call.selection()?).await?;
         Ok(render(call, &page))
     }
 
     /// The objects that a list asks for.
     pub(crate) async fn page(&self, call: &Call, selection: &Selection) -> Result<Page, Status> {
-        let limit = match call.query.get("limit").map(str::parse::<i64>) {
-            None => 0,
-            Some(Ok(limit)) => usize::try_from(limit).unwrap_or(0),
-            Some(Err(_)) => return Err(Status::bad_request("limit: must be a whole number")),
-        };
+        let limit = call.query.get("limit").and_then(|text| text.parse().ok()).unwrap_or(0_i64);
+        let limit = usize::try_from(limit).unwrap_or(0);
         let revision = call.revision()?;
         let policy = call.query.get("resourceVersionMatch");
         if let Some(token) = call.query.get("continue") {
@@ -160,22 +166,8 @@ impl Server {
             (Some("Exact"), Some(revision)) if revision > 0 => {
                 return self.old_page(call, selection, revision, call.narrow(selection), limit).await;
             }
-            (Some("Exact"), _) => {
-                return Err(Status::bad_request(
-                    "resourceVersionMatch: Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
-                ));
-            }
-            (None, _) | (Some("NotOlderThan"), Some(_)) => {}
-            (Some("NotOlderThan"), None) => {
-                return Err(Status::bad_request(
-                    "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
-                ));
-            }
-            (Some(other), _) => {
-                return Err(Status::bad_request(format!(
-                    "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
-                )));
-            }
+            // All other combinations have been looked at.
+            _ => {}
         }
         let cache = self.cache(call.kind);
         self.fresh(cache, revision).await?;
@@ -268,7 +260,7 @@ pub(crate) fn render(call: &Call, page: &Page) -> http::Response<crate::body::Se
                 if i > 0 {
                     out.push(b',');
                 }
-                out.extend_from_slice(&object.bytes);
+                object.write_item(&mut out);
             }
             out.extend_from_slice(b"]}");
             typed(StatusCode::OK, "application/json", out)
@@ -310,7 +302,9 @@ impl Token {
             // The token comes back from a client: it must not lead out of the collection that was asked for.
             .filter(|(_, start)| start.starts_with(&call.scope()));
         parsed.ok_or_else(|| {
-            Status::bad_request("continue key is not valid: it is not from a list of this collection")
+            Status::bad_request(
+                "invalid continue token: continue key is not valid: it is not from a list of this collection",
+            )
         })
     }
 }

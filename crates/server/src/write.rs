@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use jiff::Timestamp;
+use portolan_api::fielderror::go_value;
+use portolan_api::kinds::service_cidr;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
-use portolan_api::status::strict_decoding_error;
-use portolan_api::{FieldError, Kind, Status, meta, ownership, schema, strict, walk};
-use portolan_store::{Compare, Op, Revision, Txn, TxnOutcome};
+use portolan_api::{Kind, Status, decode, meta, ownership, protobuf, schema, status, strict, walk};
+use portolan_store::{Compare, Entry, Op, Range, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
 use crate::apply::{self, Owners, ourselves};
+use crate::cache::prefix;
 use crate::delete::{removal, vanishes};
 use crate::http::{Answer, Call, json as respond, store_status, warn};
 use crate::object::{bare, stored};
@@ -50,243 +52,177 @@ impl Subject<'_> {
     }
 }
 
-/// How a patch is laid over an object.
-#[derive(Clone, Copy)]
-enum Way {
-    Merge,
-    Json,
-    Strategic,
-}
-
-/// A patch as it came.
-pub(crate) struct Patch {
-    way: Way,
-    value: Value,
-    /// What stands in it twice.
-    complaints: Vec<String>,
-    kind: &'static Kind,
-}
-
-impl Patch {
-    /// What becomes of an object under it.
-    pub(crate) fn lay_over(&self, old: &Value) -> Result<Value, Status> {
-        let mut new = old.clone();
-        match self.way {
-            Way::Merge => patch::merge(&mut new, &self.value),
-            Way::Json => patch::json(&mut new, &self.value),
-            Way::Strategic => patch::strategic(&mut new, &self.value, self.kind),
-        }
-        .map_err(patch_status)?;
-        Ok(new)
-    }
-
-    /// What a refusal shows: the patch, or what it has made.
-    fn shown(&self, made: &Value) -> String {
-        match self.way {
-            Way::Strategic => strict::go_map(&self.value),
-            Way::Merge | Way::Json => made.to_string(),
-        }
-    }
-}
-
-/// Drops the fields that a kind doesn't have, as they would be dropped by a server with structs.
-fn prune(kind: &Kind, object: &mut Value) {
-    if let (Some(of), Some(map)) = (schema::of_kind(kind), object.as_object_mut()) {
-        schema::go::prune_fields(map, of.get());
-    }
-}
-
-fn unknown_field(path: &str) -> String {
-    format!("unknown field {path:?}")
-}
-
 impl Call {
     /// The object in the path.
     pub(crate) fn subject(&self) -> Subject<'_> {
         Subject { kind: self.kind, namespace: self.path.namespace.as_deref(), name: self.name() }
     }
 
-    /// The body as an object of this path's kind and namespace; what strict decoding has against it and is tolerated goes to
-    /// `warnings`.
-    fn object(&self, warnings: &mut Vec<String>) -> Result<Value, Status> {
+    /// Checks that a body is of this path's kind and namespace and has no field that the kind doesn't know; what is
+    /// tolerated goes to `warnings`. `complaints` are what reading the body has found already. `refuse` says what a body that doesn't fit the kind is to the client.
+    fn admit(
+        &self,
+        object: &mut Value,
+        refuse: &dyn Fn(&Value, &str) -> Status,
+        complaints: &[String],
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Status> {
         let kind = self.kind;
-        let (mut object, complaints) = self.read_strictly()?;
-        if object.is_null() {
-            object = Value::Object(serde_json::Map::new());
+        if !object.is_object() {
+            return Err(refuse(object, "the body is not a JSON object"));
         }
-        self.foreign(&object)?;
-        self.admit(&object).map_err(|why| Status::undecodable(kind, &why))?;
+        if walk::size(object, walk::DEPTH).is_none() {
+            let why = format!("the object is nested more than {} levels deep", walk::DEPTH);
+            return Err(refuse(&Value::Null, &why));
+        }
+        // A null says as little as what is left out, but for a field that isn't known.
+        let mut unknown = kind.decode(object).unwrap_or_default();
+        decode::drop_nulls(object);
+        // Empty is the same as left out.
+        for field in ["apiVersion", "kind"] {
+            if walk::text(object, field).is_empty() && object[field].is_string() {
+                walk::remove(object, field);
+            }
+        }
+        let (version, name) = (object["apiVersion"].as_str(), object["kind"].as_str());
+        let refuse_kind = |name: &str, version: &str| {
+            let status = Status::another_kind(kind, name, version);
+            if self.method == http::Method::PATCH { refuse(object, &status.message) } else { status }
+        };
+        // A strategic merge knows by itself what it merges.
+        let said = self.media != "application/strategic-merge-patch+json";
+        if let Some(version) =
+            version.filter(|_| said).filter(|version| !version.is_empty() && *version != kind.api_version())
+        {
+            return Err(refuse_kind(name.unwrap_or(kind.kind), version));
+        }
+        if let Some(name) = name.filter(|_| said).filter(|name| !name.is_empty() && *name != kind.kind) {
+            return Err(refuse_kind(name, &kind.api_version()));
+        }
+        let strictness = self.query.get("fieldValidation").unwrap_or("Warn");
+        let of = schema::of_kind(kind);
+        if let Some(why) = of.as_ref().and_then(|of| strict::mismatch(object, of)) {
+            return Err(refuse(object, &why));
+        }
+        let found = kind.decode(object).map_err(|why| refuse(object, &why))?;
+        if unknown.is_empty() {
+            unknown = found;
+        }
+        // Of a body that was read by its type, reading has found what is unknown too, in the order of the text.
+        let mut said = complaints.to_vec();
+        if of.is_none() || self.method == http::Method::PATCH || self.media == protobuf::MEDIA {
+            said.extend(unknown.iter().map(|field| format!("unknown field {field:?}")));
+        }
+        if !said.is_empty() {
+            match strictness {
+                "Strict" => {
+                    // Of YAML, what stands there twice is named by its line, and as a fault of YAML.
+                    let yaml = |text: &String| match text.starts_with("line ") {
+                        true => format!("yaml: unmarshal errors:\n  {text}"),
+                        false => text.clone(),
+                    };
+                    let said: Vec<String> = said.iter().map(yaml).collect();
+                    return Err(refuse(object, &status::strict_decoding_error(&said)));
+                }
+                "Ignore" => {}
+                _ => warnings.extend(said),
+            }
+        }
+        // What the kind doesn't know isn't kept.
+        unknown.iter().rev().for_each(|field| walk::prune(object, field));
+        let twice = meta::dedup_owners(object);
+        if !twice.is_empty() {
+            // Patches are looked at once only, behind admission.
+            let when =
+                if self.method == http::Method::PATCH { " after mutating admission happens" } else { "" };
+            warnings.push(format!(
+                ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and \
+                 may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+                twice.join(", ")
+            ));
+        }
         if let Some(namespace) = self.path.namespace.as_deref() {
-            let claimed = meta::namespace(&object);
+            let claimed = meta::namespace(object);
             if !claimed.is_empty() && claimed != namespace {
                 return Err(Status::bad_request(
                     "the namespace of the provided object does not match the namespace sent on the request",
                 ));
             }
         }
-        let unknown = kind.decode(&object).map_err(|why| Status::undecodable(kind, &why))?;
-        // Kinds without a row in the table of types are known by their structs alone.
-        let complaints = match schema::of_kind(kind) {
-            Some(_) => complaints,
-            None => complaints.into_iter().chain(unknown.iter().map(|path| unknown_field(path))).collect(),
-        };
-        if !complaints.is_empty() {
-            match self.query.get("fieldValidation") {
-                Some("Strict") => {
-                    // Of YAML, what stands there twice is named by its line, and as a fault of YAML.
-                    let yaml = |text: &String| match text.starts_with("line ") {
-                        true => format!("yaml: unmarshal errors:\n  {text}"),
-                        false => text.clone(),
-                    };
-                    let complaints: Vec<String> = complaints.iter().map(yaml).collect();
-                    return Err(Status::strict_decoding(kind, &complaints));
-                }
-                Some("Ignore") => {}
-                _ => warnings.extend(complaints),
-            }
-            prune(kind, &mut object);
-        }
-        Ok(object)
-    }
-
-    /// The same for what a patch has made. `complaints` are those about the patch itself; unknown fields that `old` had are no
-    /// news.
-    fn admit_patched(&self, patch: &Patch, new: &mut Value, old: &Value) -> Result<Vec<String>, Status> {
-        let kind = self.kind;
-        let shown = patch.shown(new);
-        let unfit = |why: &str| Status::invalid_patch(&shown, why);
-        self.admit(new).map_err(|why| unfit(&why))?;
-        if meta::name(new) != self.name() {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({}) does not match the name on the URL ({})",
-                meta::name(new),
-                self.name()
-            )));
-        }
-        if let uid = meta::uid(new)
-            && !uid.is_empty()
-            && uid != meta::uid(old)
-        {
-            let error = FieldError::invalid("metadata.uid", uid, "field is immutable");
-            return Err(Status::invalid(kind, self.name(), &[error]));
-        }
-        let mut unknown = kind.decode(new).map_err(|why| unfit(&why))?;
-        if !unknown.is_empty() {
-            let before = kind.decode(old).unwrap_or_default();
-            unknown.retain(|field| !before.contains(field));
-        }
-        let mut complaints = patch.complaints.clone();
-        complaints.extend(unknown.iter().map(|path| unknown_field(path)));
-        if !unknown.is_empty() {
-            prune(kind, new);
-        }
-        match self.query.get("fieldValidation") {
-            _ if complaints.is_empty() => Ok(complaints),
-            Some("Strict") => Err(unfit(&strict_decoding_error(&complaints))),
-            Some("Ignore") => Ok(Vec::new()),
-            _ => Ok(complaints),
-        }
-    }
-
-    /// Checks that an object is of this path's kind, and what must be so whatever its kind; says why it isn't.
-    fn admit(&self, object: &Value) -> Result<(), String> {
-        let kind = self.kind;
-        if !object.is_object() {
-            return Err("the body is not a JSON object".into());
-        }
-        if walk::size(object, walk::DEPTH).is_none() {
-            return Err(format!("the object is nested more than {} levels deep", walk::DEPTH));
-        }
-        let own = kind.api_version();
-        let text = |name| Some(walk::text(object, name)).filter(|text| !text.is_empty());
-        let (version, word) = (text("apiVersion").unwrap_or(&own), text("kind").unwrap_or(kind.kind));
-        if schema::of_kind(kind).is_some() && schema::of(version, word).is_none() {
-            // The place is that of the scheme in Kubernetes' source; clients see it in this text.
-            return Err(format!(
-                "no kind {word:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\""
-            ));
-        }
-        if version != own || word != kind.kind {
-            return Err(format!("{version} {word} is not {own} {}", kind.kind));
-        }
-        let wrong = schema::of_kind(kind).and_then(|of| strict::mismatch(object, &of));
-        wrong.map_or(Ok(()), Err)
-    }
-
-    /// Whether the body says that it is something else than this path's kind: what is known, and not wanted here.
-    fn foreign(&self, object: &Value) -> Result<(), Status> {
-        let kind = self.kind;
-        let (version, word) = (walk::text(object, "apiVersion"), walk::text(object, "kind"));
-        let known = |version: &str, word: &str| schema::of(version, word).is_some();
-        if !version.is_empty() && version != kind.api_version() && (word.is_empty() || known(version, word)) {
-            return Err(Status::bad_request(format!(
-                "the API version in the data ({version}) does not match the expected API version ({})",
-                kind.api_version()
-            )));
-        }
-        if !word.is_empty() && word != kind.kind && known(&kind.api_version(), word) {
-            let internal = |word: &str| {
-                let group = kind.group.split('.').next().unwrap_or_default();
-                format!("{}.{word}", if group.is_empty() { "core" } else { group })
-            };
-            return Err(Status::bad_request(format!(
-                "{word} in version {:?} cannot be handled as a {}: converting ({}.{word}) to ({}): unknown conversion",
-                kind.version,
-                kind.kind,
-                kind.version,
-                internal(kind.kind)
-            )));
-        }
         Ok(())
     }
 
-    /// The body of a PUT: the name must be the path's.
-    fn replacement(&self, warnings: &mut Vec<String>) -> Result<Value, Status> {
-        let object = self.object(warnings)?;
-        let name = meta::name(&object);
-        if !name.is_empty() && name != self.name() {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({name}) does not match the name on the URL ({})",
-                self.name()
-            )));
+    /// The body of a POST or a PUT.
+    fn object(&self, warnings: &mut Vec<String>) -> Result<Value, Status> {
+        let (mut object, complaints) = self.read_strictly()?;
+        if object.is_null() {
+            object = Value::Object(serde_json::Map::new());
         }
+        self.admit(&mut object, &|_, why| Status::undecodable(self.kind, why), &complaints, warnings)?;
         Ok(object)
     }
 
-    /// The body as a patch.
-    pub(crate) fn patch(&self) -> Result<Patch, Status> {
+    /// The same for a PUT: the name must be the path's.
+    fn replaced(&self, warnings: &mut Vec<String>) -> Result<Value, Status> {
+        let object = self.object(warnings)?;
+        self.check_name(&object)?;
+        Ok(object)
+    }
+
+    /// Checks that an object has the name in the path.
+    fn check_name(&self, object: &Value) -> Result<(), Status> {
+        match meta::name(object) {
+            "" => Err(Status::bad_request(format!(
+                "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                self.name()
+            ))),
+            name if name != self.name() => Err(Status::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                self.name()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The body as a patch: a function of the object that it patches.
+    pub(crate) fn patch(&self) -> Result<impl Fn(&Value) -> Result<Value, Status> + use<>, Status> {
+        #[derive(Clone, Copy)]
+        enum Way {
+            Merge,
+            Json,
+            Strategic,
+        }
         let way = match self.media.as_str() {
             "application/merge-patch+json" => Way::Merge,
             "application/json-patch+json" => Way::Json,
             "application/strategic-merge-patch+json" => Way::Strategic,
             _ => {
-                return Err(Status::unsupported_media_type(&[
-                    "application/json-patch+json",
-                    "application/merge-patch+json",
-                    "application/strategic-merge-patch+json",
-                    apply::MEDIA,
-                ]));
+                // The words of the router before Kubernetes' handlers.
+                let message = "415: Unsupported Media Type".into();
+                return Err(Status { message, ..Status::unsupported_media_type(&[]) });
             }
         };
-        let about = if matches!(way, Way::Strategic) { "" } else { "error decoding patch: " };
-        let refuse = |why: &str| Status::bad_request(format!("{about}{why}"));
-        let (value, complaints) = strict::read(&self.body, None).map_err(|why| refuse(&why))?;
-        match (way, &value) {
-            (Way::Json, Value::Array(_)) | (Way::Merge | Way::Strategic, Value::Object(_) | Value::Null) => {}
-            (way, other) => {
-                let wanted = if matches!(way, Way::Json) {
-                    "[]handlers.jsonPatchOp"
-                } else {
-                    "map[string]interface {}"
-                };
-                let found = strict::word(other);
-                return Err(refuse(&format!(
-                    "json: cannot unmarshal {found} into Go value of type {wanted}"
-                )));
-            }
-        }
-        let value = if value.is_null() { serde_json::json!({}) } else { value };
-        Ok(Patch { way, value, complaints, kind: self.kind })
+        let patch: Result<Value, Status> = serde_json::from_slice(&self.body)
+            .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")));
+        let kind = self.kind;
+        Ok(move |old: &Value| {
+            // That there is nothing to patch is said first.
+            let patch = patch.as_ref().map_err(Clone::clone)?;
+            let mut new = old.clone();
+            match way {
+                Way::Merge => patch::merge(&mut new, patch).map_err(|error| match error {
+                    PatchError::Malformed(why) => Status::bad_request(format!("error decoding patch: {why}")),
+                    error => patch_status(error),
+                }),
+                Way::Json => patch::json(&mut new, patch).map_err(|error| match error {
+                    PatchError::Malformed(why) => Status::bad_request(format!("error decoding patch: {why}")),
+                    PatchError::Unapplicable(_) => Status::unprocessable(),
+                    PatchError::Unexpected(why) => Status::unexpected(why),
+                }),
+                Way::Strategic => patch::strategic(&mut new, patch, kind).map_err(patch_status),
+            }?;
+            Ok(new)
+        })
     }
 
     /// The answer to a write.
@@ -298,15 +234,17 @@ impl Call {
 impl Server {
     /// POST to a collection.
     pub(crate) async fn create(&self, call: &Call) -> Answer {
-        let dry_run = call.dry_run()?;
+        let dry_run = call.writing()?;
         let mut warnings = Vec::new();
         let mut object = call.object(&mut warnings)?;
-        if let (true, Some(who)) = (call.kind.has("approval"), &call.caller.identity) {
-            portolan_api::kinds::certificate::requested_by(&mut object, &who.user, &who.groups);
+        if call.kind.has("approval") {
+            portolan_api::kinds::certificate::requested_by(&mut object, &call.user.user, &call.user.groups);
         }
+        self.guard(call, Some(&object), None)?;
         let now = meta::rfc3339(Timestamp::now());
         let (namespace, owners) = (call.path.namespace.as_deref(), Owners::Counted(call.author(&now)));
-        let (object, more) = self.create_object_as(call.kind, namespace, object, dry_run, owners).await?;
+        let made = self.create_object_as(call.kind, namespace, object, dry_run, owners).await;
+        let (object, more) = made.map_err(|status| status.warned(&warnings))?;
         warnings.extend(more);
         call.written(StatusCode::CREATED, object, &warnings)
     }
@@ -332,9 +270,6 @@ impl Server {
         dry_run: bool,
         owners: Owners<'_>,
     ) -> Result<(Value, Vec<String>), Status> {
-        if !matches!(meta::resource_version(&object), "" | "0") {
-            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
-        }
         let generated = meta::name(&object).is_empty();
         let (mut names, mut rounds) = (0, 0);
         loop {
@@ -350,18 +285,26 @@ impl Server {
             }
             owners.settle(kind, &mut new, &Value::Null);
             kind.prepare_create(&mut new);
+            self.fill_token(kind, &mut new).await?;
+            self.admit_new(kind, &mut new)?;
             self.allocate(kind, &mut new, None, dry_run, &mut txn).await?;
             let errors = kind.check_create(&new);
             if !errors.is_empty() {
                 return Err(Status::invalid(kind, &name, &errors));
             }
+            self.charge(kind, &new, None, dry_run, &mut txn).await?;
             let warnings = kind.warnings(&new);
             if dry_run {
                 let (entry, _) = self.store.get(&key).await.map_err(store_status)?;
                 return match entry {
-                    Some(_) => Err(Status::already_exists(kind, &name)),
+                    Some(entry) => Err(exists(kind, &new, &entry).warned(&warnings)),
                     None => Ok((new, warnings)),
                 };
+            }
+            // Text that is no number counts as none, as in Kubernetes.
+            if meta::resource_version(&object).parse::<u64>().is_ok_and(|version| version != 0) {
+                let message = "resourceVersion should not be set on objects to be created";
+                return Err(Status::unexpected(message));
             }
             txn.ops.push(Op::Put(key, bare(kind, &new)));
             match self.store.txn(txn).await.map_err(store_status)? {
@@ -371,8 +314,10 @@ impl Server {
                 }
                 TxnOutcome::Refused { current, .. } if current.first().is_some_and(Option::is_some) => {
                     names += 1;
-                    if !generated || names >= NAMES {
-                        return Err(Status::already_exists(kind, &name));
+                    if let Some(Some(entry)) = current.first()
+                        && (!generated || names >= NAMES)
+                    {
+                        return Err(exists(kind, &new, entry).warned(&warnings));
                     }
                 }
                 // The namespace changed, or another Service was faster: look again.
@@ -415,41 +360,67 @@ impl Server {
         self.claims.reach(self.store.revision().await.map_err(store_status)?.0).await;
         let owner = format!("{}/{}", meta::namespace(new), meta::name(new));
         let taken = |claim: &service::Claim| self.claims.taken(claim, &owner);
-        let outcome = service::allocate(new, old, &self.services, dry_run, &taken, &mut random::below);
+        let (services, ranges) = self.ready_ranges().await?;
+        let outcome = service::allocate(new, old, &services, dry_run, &taken, &mut random::below);
         let _changes_hands = outcome.map_err(|refusal| match refusal {
             Refusal::Invalid(errors) => Status::invalid(kind, meta::name(new), &errors),
             Refusal::Internal(why) => Status::internal(why),
+            Refusal::Unexpected(why) => Status::unexpected(why),
         })?;
         // The difference of what is held says the same by keys: ports that share a number share a claim.
         let (before, after) = (old.map(claims::held).unwrap_or_default(), claims::held(new));
         let (before, after): (BTreeSet<_>, BTreeSet<_>) = (before, after);
         for key in after.difference(&before) {
             txn.compares.push(Compare::Absent(key.clone()));
-            txn.ops.push(Op::Put(key.clone(), claims::value(&owner)));
+            txn.ops.push(Op::Put(key.clone(), claims::value(key, new)));
+        }
+        if after.difference(&before).next().is_some() {
+            // No address comes from a range that is going.
+            txn.compares.extend(ranges);
         }
         txn.ops.extend(before.difference(&after).map(|key| Op::Delete(key.clone())));
         Ok(())
     }
 
+    /// The ranges that give addresses now, and the conditions that they still do.
+    async fn ready_ranges(&self) -> Result<(service::ServiceConfig, Vec<Compare>), Status> {
+        let kind: &'static Kind = &service_cidr::SERVICE_CIDR;
+        let entries = self.store.range(Range::prefix(&prefix(kind))).await.map_err(store_status)?.entries;
+        let (mut services, mut compares) = (self.services.clone(), Vec::new());
+        for entry in entries {
+            let Some(object) = stored(kind, &entry.value, entry.mod_revision.0) else { continue };
+            if service_cidr::is_ready(&object) {
+                services.ready.extend(service_cidr::ranges(&object));
+                compares.push(Compare::ModRevision(entry.key, entry.mod_revision));
+            }
+        }
+        Ok((services, compares))
+    }
+
     /// PUT of an object.
     pub(crate) async fn update(&self, call: &Call) -> Answer {
-        let dry_run = call.dry_run()?;
+        let dry_run = call.writing()?;
         let mut warnings = Vec::new();
-        let mut body = call.replacement(&mut warnings)?;
+        let mut body = call.replaced(&mut warnings)?;
         let now = meta::rfc3339(Timestamp::now());
         let owners = Owners::Counted(call.author(&now));
-        let changed = self.modify_as(call.subject(), Part::Main, dry_run, owners, |_| Ok(body.clone())).await;
+        let make = |old: &Value| self.replacement(call, &body, old);
+        let changed = self.modify_as(call.subject(), Part::Main, dry_run, owners, make).await;
         match changed {
             Err(status) if status.code == 404 && creates(call.kind, &body) => {
                 walk::set(&mut body, "metadata.name", call.name());
+                // Which version it was has no meaning here.
+                meta::clear_resource_version(&mut body);
+                self.may_create(call).await?;
+                self.guard(call, Some(&body), None)?;
                 let namespace = call.path.namespace.as_deref();
-                let (object, more) =
-                    self.create_object_as(call.kind, namespace, body, dry_run, owners).await?;
+                let made = self.create_object_as(call.kind, namespace, body, dry_run, owners).await;
+                let (object, more) = made.map_err(|status| status.warned(&warnings))?;
                 warnings.extend(more);
                 call.written(StatusCode::CREATED, object, &warnings)
             }
             changed => {
-                let object = changed?;
+                let object = changed.map_err(|status| status.warned(&warnings))?;
                 warnings.extend(call.kind.warnings(&object));
                 call.written(StatusCode::OK, object, &warnings)
             }
@@ -463,12 +434,14 @@ impl Server {
 
     /// PUT of an object's status.
     pub(crate) async fn update_status(&self, call: &Call) -> Answer {
+        let dry_run = call.writing()?;
         let mut warnings = Vec::new();
-        let body = call.replacement(&mut warnings)?;
+        let body = call.replaced(&mut warnings)?;
         let now = meta::rfc3339(Timestamp::now());
         let owners = Owners::Counted(call.author(&now));
-        let make = |_: &Value| Ok(body.clone());
-        let object = self.modify_as(call.subject(), Part::Status, call.dry_run()?, owners, make).await?;
+        let make = |old: &Value| self.replacement(call, &body, old);
+        let changed = self.modify_as(call.subject(), Part::Status, dry_run, owners, make).await;
+        let object = changed.map_err(|status| status.warned(&warnings))?;
         call.written(StatusCode::OK, object, &warnings)
     }
 
@@ -477,21 +450,44 @@ impl Server {
         self.patch_part(call, Part::Status).await
     }
 
+    /// A body in the place of what is there, if it is meant for that object and its author may.
+    fn replacement(&self, call: &Call, body: &Value, old: &Value) -> Result<Value, Status> {
+        check_uid(call.kind, call.name(), body, old)?;
+        self.guard(call, Some(body), Some(old))?;
+        Ok(body.clone())
+    }
+
     async fn patch_part(&self, call: &Call, part: Part) -> Answer {
         if call.media == apply::MEDIA {
             return self.apply(call, part).await;
         }
         let patch = call.patch()?;
+        // What stands in it twice.
+        let twice = strict::read(&call.body, None).map(|(_, twice)| twice).unwrap_or_default();
+        let dry_run = call.writing()?;
+        let strategic = call.media == "application/strategic-merge-patch+json";
         let warnings = parking_lot::Mutex::new(Vec::new());
         let make = |old: &Value| {
-            let mut new = patch.lay_over(old)?;
-            *warnings.lock() = call.admit_patched(&patch, &mut new, old)?;
+            let mut new = patch(old)?;
+            let mut found = Vec::new();
+            let refuse = |new: &Value, why: &str| match strategic {
+                true => {
+                    let patch: Value = serde_json::from_slice(&call.body).unwrap_or_default();
+                    Status::invalid_patch(go_value(&patch), why)
+                }
+                false => Status::invalid_patch(new.to_string(), why),
+            };
+            call.admit(&mut new, &refuse, &twice, &mut found)?;
+            call.check_name(&new)?;
+            self.guard(call, Some(&new), Some(old))?;
+            *warnings.lock() = found;
             Ok(new)
         };
         let now = meta::rfc3339(Timestamp::now());
         let owners = Owners::Counted(call.author(&now));
-        let object = self.modify_as(call.subject(), part, call.dry_run()?, owners, make).await?;
+        let changed = self.modify_as(call.subject(), part, dry_run, owners, make).await;
         let mut warnings = warnings.into_inner();
+        let object = changed.map_err(|status| status.warned(&warnings))?;
         if part == Part::Main {
             warnings.extend(call.kind.warnings(&object));
         }
@@ -525,13 +521,14 @@ impl Server {
         for _ in 0..ROUNDS {
             let (old, revision) = self.stored(kind, &key, name).await?;
             let mut new = make(&old)?;
-            check_identity(kind, name, &new, &old)?;
+            check_version(kind, name, &new, &old)?;
             owners.settle(kind, &mut new, &old);
             let mut txn =
                 Txn { compares: vec![Compare::ModRevision(key.clone(), revision)], ops: Vec::new() };
             let errors = match part {
                 Part::Main => {
                     kind.prepare_update(&mut new, &old);
+                    self.fill_token(kind, &mut new).await?;
                     self.allocate(kind, &mut new, Some(&old), dry_run, &mut txn).await?;
                     kind.count_generation(&mut new, &old);
                     kind.check_update(&new, &old)
@@ -544,6 +541,9 @@ impl Server {
             };
             if !errors.is_empty() {
                 return Err(Status::invalid(kind, name, &errors));
+            }
+            if part == Part::Main {
+                self.charge(kind, &new, Some(&old), dry_run, &mut txn).await?;
             }
             meta::set_resource_version(&mut new, revision.0);
             ownership::keep_times(&mut new, &old);
@@ -572,30 +572,52 @@ impl Server {
     }
 }
 
+/// The object that was to be made is there.
+fn exists(kind: &Kind, new: &Value, entry: &Entry) -> Status {
+    let name = meta::name(new);
+    let there = stored(kind, &entry.value, entry.mod_revision.0).unwrap_or_default();
+    let status = match walk::text(new, "metadata.generateName") {
+        "" => Status::already_exists(kind, name),
+        _ => Status::no_unique_name(kind, name),
+    };
+    if meta::deletion_timestamp(&there).is_some() { status.on_its_way_out() } else { status }
+}
+
 /// Whether this is the kind whose objects claim addresses and ports.
 pub(crate) fn is_service(kind: &Kind) -> bool {
     kind.group.is_empty() && kind.kind == "Service"
 }
 
 /// Whether a PUT of what isn't there makes it (`AllowCreateOnUpdate` of the strategies in kube-apiserver). Not one that
-/// is meant for an object that was there.
+/// is meant for a certain object that was there.
 fn creates(kind: &Kind, body: &Value) -> bool {
     let by_kind =
         matches!(kind.kind, "Service" | "Endpoints" | "Lease" | "Event" | "LimitRange" | "RuntimeClass");
-    (by_kind || kind.group == "rbac.authorization.k8s.io")
-        && meta::uid(body).is_empty()
-        && matches!(meta::resource_version(body), "" | "0")
+    (by_kind || kind.group == "rbac.authorization.k8s.io") && meta::uid(body).is_empty()
 }
 
 /// A write that names a version or a UID is meant for that very object.
 pub(crate) fn check_identity(kind: &Kind, name: &str, new: &Value, old: &Value) -> Result<(), Status> {
-    let version = meta::resource_version(new);
-    if !matches!(version, "" | "0") && version != meta::resource_version(old) {
-        return Err(Status::modified(kind, name));
-    }
+    check_uid(kind, name, new, old)?;
+    check_version(kind, name, new, old)
+}
+
+/// The UID alone. A patch that changes it meets a rule of metadata instead.
+fn check_uid(kind: &Kind, name: &str, new: &Value, old: &Value) -> Result<(), Status> {
     let (uid, stored) = (meta::uid(new), meta::uid(old));
     if !uid.is_empty() && uid != stored {
         return Err(Status::uid_precondition(kind, name, uid, stored));
+    }
+    Ok(())
+}
+
+fn check_version(kind: &Kind, name: &str, new: &Value, old: &Value) -> Result<(), Status> {
+    let version = meta::resource_version(new);
+    if !version.is_empty() && version.parse::<u64>().is_err() {
+        return Err(Status::unexpected(format!("strconv.ParseUint: parsing {version:?}: invalid syntax")));
+    }
+    if !matches!(version, "" | "0") && version != meta::resource_version(old) {
+        return Err(Status::modified(kind, name));
     }
     Ok(())
 }
@@ -604,7 +626,7 @@ pub(crate) fn check_identity(kind: &Kind, name: &str, new: &Value, old: &Value) 
 pub(crate) fn patch_status(error: PatchError) -> Status {
     match error {
         PatchError::Malformed(why) => Status::bad_request(why),
-        PatchError::Unapplicable(_) => Status::rejected(),
-        PatchError::Broken(why) => Status::plain(500, why),
+        PatchError::Unexpected(why) => Status::unexpected(why),
+        PatchError::Unapplicable(why) => Status { code: 422, reason: "Invalid", ..Status::bad_request(why) },
     }
 }

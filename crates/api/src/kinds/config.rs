@@ -73,12 +73,13 @@ pub static SECRET: Kind = Kind {
         default: default_secret,
         validate: validate_secret,
         validate_update: |new, old| {
-            let mut errors = validate_secret(new);
+            let mut errors = Vec::new();
             let kind = walk::text(new, "type");
             if kind != walk::text(old, "type") {
                 errors.push(FieldError::invalid("type", kind, "field is immutable"));
             }
             frozen(&mut errors, new, old, &["data"]);
+            errors.extend(validate_secret(new));
             errors
         },
         ..Strategy::PLAIN
@@ -107,7 +108,7 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
     short_names: &["sa"],
     categories: &[],
     namespaced: true,
-    subresources: &[],
+    subresources: &["token"],
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::ServiceAccount>,
@@ -129,7 +130,8 @@ fn keys(errors: &mut Vec<FieldError>, object: &Value, field: &str) -> usize {
             || !key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
         {
             errors.push(FieldError::invalid(&path, key.as_str(), KEY_TEXT));
-        } else if key.starts_with("..") {
+        }
+        if key.starts_with("..") {
             let text = if key == ".." { "must not be '..'" } else { "must not start with '..'" };
             errors.push(FieldError::invalid(&path, key.as_str(), text));
         } else if key == "." {
@@ -176,6 +178,28 @@ fn validate_secret(object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if keys(&mut errors, object, "data") / 4 * 3 > MAX_SIZE {
         errors.push(FieldError::too_long("data", MAX_SIZE));
+    }
+    let data = walk::map(object, "data");
+    let mut needed = |keys: &[&str]| {
+        for key in keys.iter().filter(|key| !data.contains_key(**key)) {
+            errors.push(FieldError::required(format!("data[{key}]"), ""));
+        }
+    };
+    match walk::text(object, "type") {
+        "kubernetes.io/service-account-token" => {
+            const OWNER: &str = "kubernetes.io/service-account.name";
+            if meta::annotation(object, OWNER).is_none_or(str::is_empty) {
+                errors.push(FieldError::required(format!("metadata.annotations[{OWNER}]"), ""));
+            }
+        }
+        "kubernetes.io/dockercfg" => needed(&[".dockercfg"]),
+        "kubernetes.io/dockerconfigjson" => needed(&[".dockerconfigjson"]),
+        "kubernetes.io/basic-auth" if !data.contains_key("username") && !data.contains_key("password") => {
+            needed(&["username", "password"]);
+        }
+        "kubernetes.io/ssh-auth" => needed(&["ssh-privatekey"]),
+        "kubernetes.io/tls" => needed(&["tls.crt", "tls.key"]),
+        _ => {}
     }
     errors
 }

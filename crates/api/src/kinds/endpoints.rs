@@ -27,9 +27,6 @@ pub static ENDPOINTS: Kind = Kind {
         default: endpoint::default_endpoints,
         validate: endpoint::validate_endpoints,
         validate_update: |new, _| endpoint::validate_endpoints(new),
-        warnings: |_| {
-            vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into()]
-        },
         ..Strategy::PLAIN
     },
     fields: &[],

@@ -3,9 +3,15 @@
 use serde_json::Value;
 
 use super::AGE;
-use crate::kind::{Column, Kind, Strategy, keep_all_but_status, keep_status};
+use crate::kind::{Column, Kind, Strategy, keep_all_but_status, keep_meta, keep_status};
 use crate::meta::{self, NameRule};
 use crate::{decode, duration, walk, workload};
+
+/// A Deployment's labels are not for `/status` (registry/apps/deployment/strategy.go).
+fn keep_all_but_status_and_labels(new: &mut Value, old: &Value) {
+    keep_all_but_status(new, old);
+    keep_meta(new, old, "labels");
+}
 
 /// The entry of Deployment.
 pub static DEPLOYMENT: Kind = Kind {
@@ -27,7 +33,7 @@ pub static DEPLOYMENT: Kind = Kind {
         default: workload::default_deployment,
         prepare_create: workload::prepare_create_deployment,
         prepare_update: keep_status,
-        prepare_status_update: keep_all_but_status,
+        prepare_status_update: keep_all_but_status_and_labels,
         validate: workload::validate_deployment,
         validate_update: workload::validate_deployment_update,
         validate_status_update: workload::validate_status_update,

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::PatchError;
+use crate::fielderror::go_value;
 use crate::schema::{Shape, Type};
-use crate::strict::go_map;
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -77,7 +77,7 @@ fn malformed(text: impl Into<String>) -> PatchError {
 }
 
 fn broken(text: String) -> PatchError {
-    PatchError::Broken(text)
+    PatchError::Unexpected(text)
 }
 
 fn directive(patch: &Map<String, Value>) -> Result<Option<&str>, PatchError> {
@@ -88,8 +88,8 @@ fn directive(patch: &Map<String, Value>) -> Result<Option<&str>, PatchError> {
         }
         Some(other) => Err(broken(format!(
             "unknown patch type: {} in map: {}",
-            go_map(other),
-            go_map(&Value::Object(patch.clone()))
+            go_value(other),
+            go_value(&Value::Object(patch.clone()))
         ))),
     }
 }
@@ -242,8 +242,8 @@ fn merge_list(
             let (there, patch) = (Value::Array(target.clone()), Value::Array(patch.to_vec()));
             return Err(broken(format!(
                 "list element types are not identical: [{} {}]",
-                go_map(&there),
-                go_map(&patch)
+                go_value(&there),
+                go_value(&patch)
             )));
         };
         let word = directive(map)?;
@@ -253,10 +253,9 @@ fn merge_list(
             continue;
         }
         let Some(id) = map.get(merge_key) else {
-            return Err(broken(format!(
-                "map: {} does not contain declared merge key: {merge_key}",
-                go_map(item)
-            )));
+            let item = go_value(item);
+            let text = format!("map: {item} does not contain declared merge key: {merge_key}");
+            return Err(PatchError::Unexpected(text));
         };
         if word == Some("delete") {
             target.retain(|there| there.get(merge_key) != Some(id));
@@ -307,8 +306,8 @@ fn check_order(
         if !rest.any(|o| Some(o) == id) {
             return Err(broken(format!(
                 "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
-                go_map(&Value::Array(patched.cloned().unwrap_or_default())),
-                go_map(&Value::Array(order.to_vec()))
+                go_value(&Value::Array(patched.cloned().unwrap_or_default())),
+                go_value(&Value::Array(order.to_vec()))
             )));
         }
     }

@@ -29,6 +29,15 @@ fn word(errors: &mut Vec<FieldError>, service: &Value, path: &str, allowed: &[&s
     }
 }
 
+/// A field that holds one of a few words if it is there at all; the empty word is none of them.
+fn pointed(errors: &mut Vec<FieldError>, service: &Value, path: &str, allowed: &[&str]) {
+    if let Some(found) = walk::at(service, path).and_then(Value::as_str)
+        && !allowed.contains(&found)
+    {
+        errors.push(FieldError::not_supported(path, found, allowed));
+    }
+}
+
 /// What is wrong with a Service as it stands, after allocation.
 pub fn validate(service: &Value) -> Vec<FieldError> {
     validate_against(service, None)
@@ -43,14 +52,20 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
 
 fn validate_change(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    fixed_list(&mut errors, new, old, "clusterIPs", "clusterIP");
-    fixed_list(&mut errors, new, old, "ipFamilies", "ipFamily");
+    fixed_addresses(&mut errors, new, old);
+    fixed_families(&mut errors, new, old);
+    class_changed(&mut errors, new, old);
+    class(&mut errors, new);
     if needs_health_port(old)
         && needs_health_port(new)
         && walk::int(old, "spec.healthCheckNodePort") != walk::int(new, "spec.healthCheckNodePort")
     {
         errors.push(FieldError::forbidden("spec.healthCheckNodePort", "field is immutable"));
     }
+    errors
+}
+
+fn class_changed(errors: &mut Vec<FieldError>, new: &Value, old: &Value) {
     if type_of(old) == "LoadBalancer"
         && type_of(new) == "LoadBalancer"
         && walk::at(old, "spec.loadBalancerClass") != walk::at(new, "spec.loadBalancerClass")
@@ -61,42 +76,75 @@ fn validate_change(new: &Value, old: &Value) -> Vec<FieldError> {
             "may not change once set",
         ));
     }
-    errors
 }
 
-/// Addresses and families: the first never changes, a second may come, and go with `SingleStack`.
-fn fixed_list(errors: &mut Vec<FieldError>, new: &Value, old: &Value, field: &str, one: &str) {
+/// Addresses: the first never changes, a second may come, and go with `SingleStack`.
+fn fixed_addresses(errors: &mut Vec<FieldError>, new: &Value, old: &Value) {
+    const IPS: &str = "spec.clusterIPs";
     if type_of(new) == "ExternalName" || type_of(old) == "ExternalName" {
         return;
     }
-    if is_headless(old) && is_headless(new) {
+    if is_none(old) && is_none(new) {
         return;
     }
-    let path = format!("spec.{field}");
-    let (now, before) = (texts(new, &path), texts(old, &path));
-    let mut changed = |i: usize, text: &str| {
-        errors.push(FieldError::invalid(format!("{path}[{i}]"), show(new, &path), text))
+    let (now, before) = (texts(new, IPS), texts(old, IPS));
+    let mut changed =
+        |i: usize, text: &str| errors.push(FieldError::invalid(format!("{IPS}[{i}]"), show(new, IPS), text));
+    if now.len() == before.len() {
+        for (i, _) in before.iter().zip(&now).enumerate().filter(|(_, (a, b))| a != b) {
+            changed(i, "may not change once set");
+        }
+        return;
+    }
+    match (before.first(), now.first()) {
+        (_, None) => changed(0, "primary clusterIP can not be unset"),
+        (Some(a), Some(b)) if a != b => changed(0, "may not change once set"),
+        _ => {}
+    }
+    if now.len() == 1 && before.len() > 1 {
+        released(errors, new, "clusterIP");
+    }
+}
+
+/// Families: the same. That the place is always the first, and the value shown sometimes the addresses, is Kubernetes'.
+fn fixed_families(errors: &mut Vec<FieldError>, new: &Value, old: &Value) {
+    const FAMILIES: &str = "spec.ipFamilies";
+    if type_of(new) == "ExternalName" || type_of(old) == "ExternalName" || is_none(new) || is_none(old) {
+        return;
+    }
+    let (now, before) = (texts(new, FAMILIES), texts(old, FAMILIES));
+    let mut changed = |shown: &str, text: &str| {
+        errors.push(FieldError::invalid(format!("{FAMILIES}[0]"), show(new, shown), text));
     };
-    if now.is_empty() {
-        if !before.is_empty() {
-            changed(0, &format!("primary {one} can not be unset"));
+    if now.len() == before.len() {
+        for _ in before.iter().zip(&now).filter(|(a, b)| a != b) {
+            changed(FAMILIES, "may not change once set");
         }
-    } else if now.len() == before.len() {
-        for (i, (a, b)) in before.iter().zip(&now).enumerate() {
-            if a != b {
-                changed(i, "may not change once set");
-            }
-        }
-    } else if !before.is_empty() && now[0] != before[0] {
-        changed(0, "may not change once set");
+        return;
     }
-    if now.len() == 1 && before.len() > 1 && walk::text(new, "spec.ipFamilyPolicy") != "SingleStack" {
-        errors.push(FieldError::invalid(
-            "spec.ipFamilyPolicy",
-            show(new, "spec.ipFamilyPolicy"),
-            format!("must be set to 'SingleStack' when releasing the secondary {one}"),
-        ));
+    if before.len() > now.len() && texts(new, "spec.clusterIPs").is_empty() {
+        changed(FAMILIES, "primary ipFamily can not be unset");
     }
+    if let (Some(a), Some(b)) = (before.first(), now.first())
+        && a != b
+    {
+        changed("spec.clusterIPs", "may not change once set");
+    }
+    if now.len() == 1 && before.len() > 1 {
+        released(errors, new, "ipFamily");
+    }
+}
+
+fn released(errors: &mut Vec<FieldError>, new: &Value, one: &str) {
+    const POLICY: &str = "spec.ipFamilyPolicy";
+    if walk::text(new, POLICY) != "SingleStack" {
+        let why = format!("must be set to 'SingleStack' when releasing the secondary {one}");
+        errors.push(FieldError::invalid(POLICY, show(new, POLICY), why));
+    }
+}
+
+fn is_none(service: &Value) -> bool {
+    texts(service, "spec.clusterIPs") == ["None"]
 }
 
 /// What is wrong with a Service whose stored form, if there is one, excuses odd spellings of the same values.
@@ -205,8 +253,7 @@ fn ports(errors: &mut Vec<FieldError>, service: &Value) {
                 }
             }
         }
-        let app = walk::text(port, "appProtocol");
-        if !app.is_empty() {
+        if let Some(app) = walk::at(port, "appProtocol").and_then(Value::as_str) {
             errors.extend(meta::findings(&path("appProtocol"), app, meta::qualified_faults(app)));
         }
     }
@@ -270,12 +317,12 @@ pub(super) fn validate_addresses(service: &Value, old: Option<&Value>) -> Vec<Fi
             errors.push(FieldError::duplicate(&path, *family));
         }
     }
-    word(
+    // Absent is all right, empty is not: in Kubernetes the field is a pointer.
+    pointed(
         &mut errors,
         service,
         "spec.ipFamilyPolicy",
         &["PreferDualStack", "RequireDualStack", "SingleStack"],
-        false,
     );
     let had = old.map(|o| texts(o, IPS)).unwrap_or_default();
     let mut misplaced = false;
@@ -303,8 +350,15 @@ pub(super) fn validate_addresses(service: &Value, old: Option<&Value>) -> Vec<Fi
         return errors;
     }
     let parsed: Vec<_> = ips.iter().map(|t| ip::parse(t)).collect();
-    let count = |v4: bool| parsed.iter().flatten().filter(|ip| ip.is_ipv4() == v4).count();
-    if ips.len() > 1 && (count(true) > 1 || count(false) > 1) {
+    // What was stored once is let pass, also where it is no address.
+    if ips.len() > 1
+        && let Some(i) = parsed.iter().position(Option::is_none)
+    {
+        let why = format!("failed to check for dual stack with error:invalid IP[{i}]: {}", ips[i]);
+        errors.push(FieldError::internal(IPS, why));
+    }
+    let any = |v4: bool| parsed.iter().flatten().any(|ip| ip.is_ipv4() == v4);
+    if ips.len() > 1 && !(any(true) && any(false)) {
         errors.push(FieldError::invalid(
             IPS,
             show(service, IPS),
@@ -392,8 +446,15 @@ fn load_balancer(errors: &mut Vec<FieldError>, service: &Value, old: Option<&Val
     if !balanced && allocate.is_some() {
         errors.push(FieldError::forbidden("spec.allocateLoadBalancerNodePorts", ONLY_LOAD_BALANCER));
     }
+    // Of a change this has been said already.
+    if old.is_none() {
+        class(errors, service);
+    }
+}
+
+fn class(errors: &mut Vec<FieldError>, service: &Value) {
     if let Some(class) = walk::at(service, "spec.loadBalancerClass").and_then(Value::as_str) {
-        if balanced {
+        if type_of(service) == "LoadBalancer" {
             errors.extend(meta::findings("spec.loadBalancerClass", class, meta::qualified_faults(class)));
         } else {
             errors.push(FieldError::forbidden("spec.loadBalancerClass", ONLY_LOAD_BALANCER));
@@ -428,10 +489,12 @@ fn traffic(errors: &mut Vec<FieldError>, service: &Value) {
     } else if !meta::is_port(health) {
         errors.push(FieldError::invalid(HEALTH, health, meta::PORT_TEXT));
     }
-    let needed = needs_cluster_ip(service);
-    word(errors, service, "spec.internalTrafficPolicy", &["Cluster", "Local"], needed);
+    if needs_cluster_ip(service) && walk::at(service, "spec.internalTrafficPolicy").is_none() {
+        errors.push(FieldError::required("spec.internalTrafficPolicy", ""));
+    }
+    pointed(errors, service, "spec.internalTrafficPolicy", &["Cluster", "Local"]);
     if walk::at(service, "spec.trafficDistribution").is_some() {
-        let known = ["PreferClose", "PreferSameNode", "PreferSameZone"];
+        let known = ["PreferClose", "PreferSameZone", "PreferSameNode"];
         let found = walk::text(service, "spec.trafficDistribution");
         if !known.contains(&found) {
             errors.push(FieldError::not_supported("spec.trafficDistribution", found, &known));
