@@ -632,7 +632,7 @@ impl Worker {
             (Kind::Readiness, true) => drop(self.ready.insert(name.clone())),
             (Kind::Readiness, false) => drop(self.ready.remove(name)),
             (Kind::Startup | Kind::Liveness | Kind::PostStart, false) => {
-                drop(self.observed.unhealthy.insert(verdict.id))
+                self.observed.unhealthy.insert(verdict.id);
             }
             (Kind::Liveness | Kind::PostStart, true) => {}
         }
