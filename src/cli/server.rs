@@ -46,6 +46,9 @@ pub struct Args {
         default_value = "10.244.0.0/16,fd00:10:244::/56"
     )]
     cluster_cidr: Vec<IpNet>,
+    /// Where to tell of each request, as lines of audit.k8s.io/v1 Events; a file of 100 MB is put aside, ten are kept.
+    #[arg(long, value_name = "FILE")]
+    audit_log: Option<PathBuf>,
     /// Addresses for Services of type LoadBalancer: `FIRST-LAST` or a CIDR.
     #[arg(long, value_name = "RANGE", value_delimiter = ',')]
     pool: Vec<portolan_lb::pool::Range>,
@@ -64,7 +67,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         );
     }
 
-    let authority = pki::Authority::open(&args.data_dir.join("pki"))?;
+    let authority = Arc::new(pki::Authority::open(&args.data_dir.join("pki"))?);
     let (admin, node) = (authority.admin_token()?, authority.node_token()?);
     let mut names = pki::usual_names(&advertise);
     names.extend(args.san.iter().cloned());
@@ -84,8 +87,14 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     config.node_log_token = crate::secret::log_token(&node);
     config.tokens = vec![
         (admin.clone(), Identity::admin()),
-        (node.clone(), Identity::new("system:node", &["system:nodes", "system:authenticated"])),
+        // Who joins is nobody's node yet: all that this token is good for is to ask for a node's certificate.
+        (node.clone(), Identity::new("system:bootstrap:portolan", &["system:bootstrappers:portolan"])),
     ];
+    config.audit_log = args.audit_log.as_ref().map(portolan_server::AuditLog::at);
+    config.client_authority = Some(authority.certificate_der().clone());
+    config.authority_pem = Some(authority.certificate_pem().to_owned());
+    config.signing_key = Some(authority.signing_key()?);
+    config.node_authority = Some(authority.clone());
 
     // Bind before anything else can fail late: who gets the port serves.
     let mut listeners = Vec::new();

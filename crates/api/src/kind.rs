@@ -286,7 +286,9 @@ impl Kind {
     pub fn prepare_create(&self, object: &mut Value) {
         self.default(object);
         (self.strategy.prepare_create)(object);
-        meta::set_generation(object, self.generation.then_some(1));
+        if self.generation {
+            meta::set_generation(object, Some(1));
+        }
     }
 
     /// Everything between decoding and checking of a changed object, except allocation. Kept from the stored object are

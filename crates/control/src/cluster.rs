@@ -7,6 +7,7 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::watcher::Event;
 use kube::{Client, Resource, ResourceExt};
@@ -56,6 +57,7 @@ pub(crate) struct Caches {
     pub deployments: RwLock<Cache<Deployment>>,
     pub service_accounts: RwLock<Cache<ServiceAccount>>,
     pub config_maps: RwLock<Cache<ConfigMap>>,
+    pub cluster_roles: RwLock<Cache<ClusterRole>>,
 }
 
 /// What every controller works with.
@@ -314,3 +316,4 @@ kind!(ReplicaSet, replica_sets, namespaced, crate::wake::replica_set);
 kind!(Deployment, deployments, namespaced, crate::wake::deployment);
 kind!(ServiceAccount, service_accounts, namespaced, crate::wake::service_account);
 kind!(ConfigMap, config_maps, namespaced, crate::wake::config_map);
+kind!(ClusterRole, cluster_roles, cluster, crate::wake::cluster_role);

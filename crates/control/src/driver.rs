@@ -8,6 +8,7 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
@@ -52,6 +53,7 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
     watch::<Deployment>(&mut watches, &cluster);
     watch::<ServiceAccount>(&mut watches, &cluster);
     watch::<ConfigMap>(&mut watches, &cluster);
+    watch::<ClusterRole>(&mut watches, &cluster);
     watches.spawn(crate::garbage::follow_other_kinds(cluster.clone()));
     watches.spawn(crate::recorder::write(client, events));
     tokio::select! {
@@ -138,6 +140,7 @@ async fn reconcile(cluster: &Cluster, wake: &Wake) -> Result<Done> {
         Wake::Schedule => crate::scheduler::reconcile(cluster).await,
         Wake::Node(node) => crate::nodes::reconcile(cluster, node).await,
         Wake::Namespace(namespace) => crate::namespaces::reconcile(cluster, namespace).await,
+        Wake::Aggregation => crate::aggregation::reconcile(cluster).await,
         Wake::Garbage(uid) => crate::garbage::reconcile(cluster, uid).await,
     }
 }
@@ -157,5 +160,6 @@ impl Caches {
             && self.deployments.read().synced()
             && self.service_accounts.read().synced()
             && self.config_maps.read().synced()
+            && self.cluster_roles.read().synced()
     }
 }

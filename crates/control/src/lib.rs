@@ -7,6 +7,7 @@
 //! Absent on purpose: the store and the server (these are ordinary clients), leader election (one process runs the
 //! controllers), periodic resyncs (they would hide a missed wake-up).
 
+mod aggregation; // ClusterRoles that collect the rules of others
 mod cache; // one kind's objects, as the watch and our own writes tell them
 mod cluster; // all caches, the client, and the writes
 mod deployment; // rolling updates: decide; then the shell

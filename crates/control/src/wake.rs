@@ -8,6 +8,7 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
@@ -34,6 +35,8 @@ pub(crate) enum Wake {
     Node(String),
     /// A namespace.
     Namespace(String),
+    /// The rules of the ClusterRoles that collect those of others.
+    Aggregation,
     /// An object with owners, or one that waits for its dependents, by its uid.
     Garbage(String),
 }
@@ -58,6 +61,10 @@ fn emptied<K: Kind>(cluster: &Cluster, change: &Change<K>, wakes: &mut Vec<Wake>
     {
         wakes.push(Wake::Namespace(namespace));
     }
+}
+
+pub(crate) fn cluster_role(_: &Cluster, _: &Change<ClusterRole>) -> Vec<Wake> {
+    vec![Wake::Aggregation]
 }
 
 pub(crate) fn pod(cluster: &Cluster, change: &Change<Pod>) -> Vec<Wake> {

@@ -188,6 +188,16 @@ impl Cache {
         object
     }
 
+    /// The object under a key, as far as the cache knows.
+    pub(crate) fn get(&self, key: &str) -> Option<Arc<Object>> {
+        self.state.read().objects.get(key).cloned()
+    }
+
+    /// How many objects there are.
+    pub(crate) fn len(&self) -> usize {
+        self.state.read().objects.len()
+    }
+
     /// Where the cache is.
     pub(crate) fn revision(&self) -> u64 {
         self.state.read().revision

@@ -165,6 +165,10 @@ pub(crate) fn wants_upgrade(headers: &HeaderMap) -> bool {
 
 /// What belongs to the connection with us (RFC 9110 section 7.6.1), or is between the client and us: its credentials.
 pub(crate) fn travels(name: &HeaderName) -> bool {
+    // Who asked as whom is between the client and us.
+    if name.as_str().starts_with("impersonate-") || name.as_str().starts_with("x-remote-") {
+        return false;
+    }
     let ours = [
         "connection",
         "keep-alive",

@@ -1,6 +1,8 @@
 //! One request through the server: who asks, for what, by which verb; and the answer's head.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -11,22 +13,32 @@ use portolan_api::{Kind, Status, protobuf};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Identity;
+use crate::attributes::Attributes;
+use crate::audit::Record;
+use crate::auth::{Identity, MASTERS};
+use crate::authorize::Decision;
 use crate::body::{ServerBody, StreamError};
+use crate::certificate::Peer;
 use crate::connect::{self, Passing};
+use crate::inflight::{self, Seats, TooMany};
 use crate::negotiate::{self, Form};
+use crate::options::{self, Writing};
 use crate::path::{self, ObjectPath, Query, Target};
 use crate::server::Server;
 use crate::{discovery, health, openapi};
 
 /// The largest body that is read, as in kube-apiserver (`MaxRequestBodyBytes`).
 const BODY_LIMIT: usize = 3 << 20;
+/// How much of a body that nobody wanted is read, and how long (net/http's `maxPostHandlerReadBytes`).
+const UNREAD: (usize, Duration) = (256 << 10, Duration::from_secs(1));
 
 /// Who sends a request, and until when an answer may go on.
 #[derive(Clone)]
 pub(crate) struct Caller {
-    /// None: anonymous.
-    pub identity: Option<Identity>,
+    /// Who it is, as far as the connection tells.
+    pub peer: Peer,
+    /// From where; none from within the process.
+    pub address: Option<IpAddr>,
     /// Cancelled when the listener drains: watches then end.
     pub drain: CancellationToken,
 }
@@ -34,6 +46,8 @@ pub(crate) struct Caller {
 /// A request for an object or a collection, read whole.
 pub(crate) struct Call {
     pub caller: Caller,
+    /// In whose name it is answered.
+    pub user: Identity,
     pub method: Method,
     pub path: ObjectPath,
     pub kind: &'static Kind,
@@ -41,6 +55,8 @@ pub(crate) struct Call {
     pub form: Form,
     /// The body's media type, without parameters.
     pub media: String,
+    /// What the client calls itself.
+    pub agent: String,
     pub body: Bytes,
 }
 
@@ -48,9 +64,15 @@ pub(crate) struct Call {
 pub(crate) type Answer = Result<Response<ServerBody>, Status>;
 
 impl Call {
-    /// Whether nothing may be written.
-    pub(crate) fn dry_run(&self) -> Result<bool, Status> {
-        dry_run(self.query.all("dryRun"))
+    /// Checks the parameters of a write; whether nothing may be written.
+    pub(crate) fn writing(&self) -> Result<bool, Status> {
+        let writing = match (&self.method, self.media.as_str()) {
+            (&Method::POST, _) => Writing::Create,
+            (&Method::PATCH, media) if media.starts_with("application/apply-patch") => Writing::Apply,
+            (&Method::PATCH, _) => Writing::Patch,
+            _ => Writing::Update,
+        };
+        options::writing(&self.query, writing)
     }
 
     /// The name in the path.
@@ -76,22 +98,6 @@ impl Call {
     }
 }
 
-/// `dryRun` may be `All` or absent (apimachinery `ValidateDryRun`).
-pub(crate) fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
-    let mut dry = false;
-    for value in values {
-        match value {
-            "All" => dry = true,
-            "" => {}
-            other => {
-                let message = format!("dryRun: Unsupported value: {other:?}: supported values: \"All\"");
-                return Err(Status::bad_request(message));
-            }
-        }
-    }
-    Ok(dry)
-}
-
 impl Server {
     /// Answers one request.
     pub(crate) async fn answer<B>(
@@ -103,29 +109,70 @@ impl Server {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<StreamError>,
     {
-        let user = caller.identity.as_ref().map_or("anonymous", |identity| identity.user.as_str()).to_owned();
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        let response = self.route(caller, request).await.unwrap_or_else(refuse);
-        tracing::debug!(user, %method, %uri, code = response.status().as_u16(), "answered");
-        response
+        let mut record = Record::begin(&caller, &uri, request.headers());
+        let (head, body) = request.into_parts();
+        let (version, mut body) = (head.version, Some(body));
+        let response = self.route(caller, head, &mut body, &mut record).await.unwrap_or_else(|status| {
+            record.refused(&status);
+            refuse(status)
+        });
+        // Who is refused before their body was read keeps the connection, if it was small: Go's server does so, and a
+        // client that is still sending would otherwise see a broken connection instead of the answer.
+        if let Some(rest) = body.filter(|body| version < http::Version::HTTP_2 && !body.is_end_stream()) {
+            let rest = Box::pin(Limited::new(rest, UNREAD.0).collect());
+            let _ = tokio::time::timeout(UNREAD.1, rest).await;
+        }
+        tracing::debug!(%method, %uri, code = response.status().as_u16(), "answered");
+        record.answered(self.audit.as_ref(), response).await
     }
 
-    async fn route<B>(self: &Arc<Self>, caller: Caller, request: Request<B>) -> Answer
+    async fn route<B>(
+        self: &Arc<Self>,
+        caller: Caller,
+        head: http::request::Parts,
+        unread: &mut Option<B>,
+        record: &mut Record,
+    ) -> Answer
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<StreamError>,
     {
-        let (head, body) = request.into_parts();
         let target = path::parse(head.uri.path());
         let query = Query::parse(head.uri.query().unwrap_or_default());
         let text = |name| head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let accept = text(header::ACCEPT);
 
-        // What anybody may see: that we live, and which version (RBAC's `system:public-info-viewer`).
+        let request = Attributes::of(&head.method, head.uri.path(), &query);
+        let user = self.authenticate(&caller.peer, &head.headers).await?;
+        record.asked(&user, &request);
+        record.received(self.audit.as_ref()).await;
+        let user = match self.impersonate(&user, &head.headers, &request).await? {
+            Some(other) => {
+                record.acts_as(&other);
+                other
+            }
+            None => user,
+        };
+        let _seats = match self.seats(&caller, &user, &request).await {
+            Ok(seats) => seats,
+            Err(refusal) => return Ok(refusal.response()),
+        };
+        match self.authorize(&user, &request).await? {
+            Decision::Allow(reason) => record.decided("allow", &reason),
+            Decision::NoOpinion(reason) => {
+                record.decided("forbid", &reason);
+                return Err(request.forbidden(&user.user, &reason));
+            }
+        }
+
+        let mut body = || unread.take().ok_or_else(|| Status::internal("the body was read twice"));
         match &target {
             Target::Version => return Ok(json(StatusCode::OK, &self.version())),
             Target::Health(check) => return Ok(health::answer(self, check, &query).await),
-            _ if caller.identity.is_none() => return Err(Status::unauthorized()),
+            Target::KeySet => return Ok(self.accounts.key_set()),
+            Target::OpenIdConfiguration => return Ok(self.accounts.discovery(&self.config)),
+            Target::NodeCertificate => return self.node_certificate(&user, &head.method, body()?).await,
             _ => {}
         }
         let path = match target {
@@ -142,8 +189,10 @@ impl Server {
                 };
             }
         };
-        let kind =
-            portolan_api::find(&path.group, &path.version, &path.plural).ok_or_else(Status::no_such_path)?;
+        let (group, version, plural) = (&path.group, &path.version, &path.plural);
+        let review = portolan_api::review::find(group, version, plural);
+        let kind = review.or_else(|| portolan_api::find(group, version, plural));
+        let kind = kind.ok_or_else(Status::no_such_path)?;
         if path.namespace.is_some() && !kind.namespaced {
             return Err(Status::no_such_path());
         }
@@ -152,20 +201,48 @@ impl Server {
             && connect::passes(subresource)
             && kind.has(subresource)
         {
-            let body = Mutex::new(body.map_err(Into::into).boxed_unsync());
+            // A WebSocket begins with GET; whoever may only read shall not get a shell by it (Kubernetes 1.35,
+            // `AuthorizePodWebsocketUpgradeCreatePermission`).
+            if subresource != "proxy" {
+                self.permit(&user, &Attributes { verb: "create".into(), ..request }).await?;
+            }
+            let body = Mutex::new(body()?.map_err(Into::into).boxed_unsync());
             return self.pass(Passing { caller, kind, path, query, head, body }).await;
         }
         let form = negotiate::form(accept)?;
         let media = negotiate::essence(text(header::CONTENT_TYPE));
-        let body = match Limited::new(body, BODY_LIMIT).collect().await {
-            Ok(collected) => collected.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => {
-                let message = format!("Request entity too large: limit is {BODY_LIMIT}");
-                return Err(Status::too_large(message));
-            }
-            Err(error) => return Err(Status::bad_request(format!("reading the request's body: {error}"))),
-        };
-        self.dispatch(Call { caller, method: head.method, path, kind, query, form, media, body }).await
+        let agent = text(header::USER_AGENT).unwrap_or_default().to_owned();
+        let body = whole(body()?).await?;
+        let call = Call { caller, user, method: head.method, path, kind, query, form, media, agent, body };
+        if review.is_none() {
+            return self.dispatch(call).await;
+        }
+        // A review is made, and that is all that can be done with it.
+        let nameable = call.path.namespace.is_some() || !kind.namespaced;
+        match call.method {
+            Method::POST if nameable && call.path.name.is_none() => self.review(&call).await,
+            _ => Err(Status::method_not_supported()),
+        }
+    }
+
+    /// Seats for a request, unless it lasts, or comes from within, or from the privileged group: who mends a cluster must
+    /// get through.
+    async fn seats(
+        &self,
+        caller: &Caller,
+        user: &Identity,
+        request: &Attributes,
+    ) -> Result<Option<Seats>, TooMany> {
+        let lasts = request.verb == "watch"
+            || matches!(request.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy");
+        if lasts || matches!(caller.peer, Peer::InProcess(_)) || user.is_in(MASTERS) {
+            return Ok(None);
+        }
+        let writes = !matches!(request.verb.as_str(), "get" | "list");
+        let kind = portolan_api::find(&request.group, &request.version, &request.resource);
+        let listed = kind.filter(|_| request.verb == "list" && request.name.is_empty());
+        let seats = listed.map_or(1, |kind| inflight::seats(self.cache(kind).len()));
+        self.inflight.admit(&user.user, writes, seats).await.map(Some)
     }
 
     async fn dispatch(self: &Arc<Self>, call: Call) -> Answer {
@@ -191,6 +268,7 @@ impl Server {
                 ("PUT" | "PATCH", "scale") => self.write_scale(&call).await,
                 ("GET", "log") => self.log(&call).await,
                 ("PUT", "finalize") => self.finalize(&call).await,
+                ("POST", "token") => self.token(&call).await,
                 ("POST", "binding") => self.bind(&call).await,
                 ("POST", "eviction") => self.evict(&call).await,
                 _ => Err(Status::method_not_supported()),
@@ -219,6 +297,21 @@ impl Server {
             "gitCommit": "", "gitTreeState": "", "buildDate": "1970-01-01T00:00:00Z",
             "goVersion": "", "compiler": "rustc", "platform": format!("linux/{}", std::env::consts::ARCH),
         })
+    }
+}
+
+/// A request's body, read whole.
+pub(crate) async fn whole<B>(body: B) -> Result<Bytes, Status>
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<StreamError>,
+{
+    match Limited::new(body, BODY_LIMIT).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(Status::too_large(format!("Request entity too large: limit is {BODY_LIMIT}")))
+        }
+        Err(error) => Err(Status::bad_request(format!("reading the request's body: {error}"))),
     }
 }
 
@@ -263,7 +356,7 @@ pub(crate) fn refuse(status: Status) -> Response<ServerBody> {
     if code == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    response
+    warn(response, &status.warnings)
 }
 
 /// What a store's error is to a client.

@@ -224,12 +224,10 @@ impl Server {
             headers.insert(header::AUTHORIZATION, value);
         }
         if upgrades && let Some(client) = passing.head.extensions.remove::<OnUpgrade>() {
-            let connected = backend.dial().await.map_err(|error| Status {
-                code: 500,
-                reason: "",
-                message: format!("error dialing backend: {error}"),
-                details: serde_json::Map::new(),
-            })?;
+            let connected = backend
+                .dial()
+                .await
+                .map_err(|error| Status::unexpected(format!("error dialing backend: {error}")))?;
             return upgrade(connected, request, client, passing.caller.drain).await;
         }
         let unreachable =

@@ -6,6 +6,7 @@ use portolan_api::kinds::certificate;
 use portolan_api::{Status, meta, patch, scale, walk};
 use serde_json::{Value, json};
 
+use crate::apply::Owners;
 use crate::delete::Options;
 use crate::http::{Answer, Call, json as respond};
 use crate::server::Server;
@@ -59,7 +60,9 @@ impl Server {
                 .map_err(|errors| Status::invalid(call.kind, call.name(), &errors))?;
             Ok(new)
         };
-        let object = self.modify(call.subject(), Part::Main, call.dry_run()?, make).await?;
+        // An owner by way of the scale has no time in Kubernetes (managedfields `ScaleHandler.ToParent`).
+        let owners = Owners::Counted(call.author(""));
+        let object = self.modify_as(call.subject(), Part::Main, call.writing()?, owners, make).await?;
         Ok(respond(StatusCode::OK, &scale::to_scale(&object)))
     }
 
@@ -82,7 +85,7 @@ impl Server {
             errors.extend(certificate::validate_approval(&new, old));
             if errors.is_empty() { Ok(new) } else { Err(Status::invalid(kind, name, &errors)) }
         };
-        let object = self.modify(call.subject(), Part::Exact, call.dry_run()?, make).await?;
+        let object = self.modify(call.subject(), Part::Exact, call.writing()?, make).await?;
         call.written(StatusCode::OK, object, &[])
     }
 
@@ -100,7 +103,9 @@ impl Server {
             }
             Ok(new)
         };
-        let object = self.modify(call.subject(), Part::Exact, call.dry_run()?, make).await?;
+        let now = meta::rfc3339(Timestamp::now());
+        let owners = Owners::Counted(call.author(&now));
+        let object = self.modify_as(call.subject(), Part::Exact, call.writing()?, owners, make).await?;
         call.written(StatusCode::OK, object, &[])
     }
 
@@ -143,13 +148,14 @@ impl Server {
             walk::set(&mut new, "status.conditions", conditions);
             Ok(new)
         };
-        self.modify(call.subject(), Part::Exact, call.dry_run()?, make).await?;
+        self.modify(call.subject(), Part::Exact, call.writing()?, make).await?;
         Ok(respond(StatusCode::CREATED, &success(StatusCode::CREATED)))
     }
 
     /// POST of a pod's `eviction`. No disruption budgets here yet: it is a deletion.
     pub(crate) async fn evict(&self, call: &Call) -> Answer {
         let body = call.read(("policy/v1", "Eviction"))?;
+        self.guard(call, Some(&body), None)?;
         let none = json!({});
         let options = Options::from_value(walk::at(&body, "deleteOptions").unwrap_or(&none))?;
         // Which of the two it became, the evictor doesn't ask.
