@@ -5,11 +5,15 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use base64::Engine as _;
 use ipnet::IpNet;
 use portolan_server::pki::{self, NodeToken};
 use tokio_util::sync::CancellationToken;
 
 use super::agent::{AddressArgs, FromOutside, ServerArgs, hostname};
+
+/// A node asks for another certificate when it has had one for so long: they are good for a year.
+const RENEWAL: std::time::Duration = std::time::Duration::from_secs(300 * 24 * 3600);
 
 /// Run a node: forwarding, pods, and the announcement of load-balancer addresses.
 #[derive(clap::Args, Debug)]
@@ -95,12 +99,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         None => hostname()?,
     };
 
-    let mut config = kube::Config::new(args.server.parse()?);
-    config.root_cert = Some(vec![authority.to_vec()]);
-    config.auth_info.token = Some(token.bearer.clone().into());
-    let client = kube::Client::try_from(config)?;
-
-    admitted(&client, &name).await?;
+    let mut server = kube::Config::new(args.server.parse()?);
+    server.root_cert = Some(vec![authority.to_vec()]);
 
     let mut pods = portolan_pods::Config::new(&name, node_ip.clone(), &args.data_dir);
     pods.images = args.image.into_iter().collect::<BTreeMap<_, _>>();
@@ -116,38 +116,100 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     args.addresses.apply(&mut agent)?;
     agent.servers = args.servers.over(portolan_agent::Servers::usual());
 
-    let speaker = async {
-        let Some(interface) = interface else {
-            tracing::warn!(address = %first, "no link has this address: load-balancer addresses are not announced; name the link with --interface");
-            stop.cancelled().await;
-            return Ok(());
+    let speaker = portolan_lb::speaker::Config {
+        node: name.clone(),
+        interface: interface.clone().unwrap_or_default(),
+        secret: crate::secret::heartbeat_key(&args.token),
+    };
+    if interface.is_none() {
+        tracing::warn!(address = %first, "no link has this address: load-balancer addresses are not announced; name the link with --interface");
+    }
+
+    loop {
+        let Some(client) = join(&server, &token.bearer, &name, &stop).await? else { return Ok(()) };
+        // When the certificate has grown old the parts begin anew with another one; what they made stays meanwhile.
+        let round = stop.child_token();
+        let renewal = {
+            let round = round.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(RENEWAL).await;
+                round.cancel();
+            })
         };
-        let secret = crate::secret::heartbeat_key(&args.token);
-        let config = portolan_lb::speaker::Config { node: name.clone(), interface, secret };
-        portolan_lb::watch::run(client.clone(), config, stop.clone())
-            .await
-            .context("announcing load-balancer addresses")
-    };
-    let agent = async {
-        portolan_agent::run(client.clone(), agent, stop.clone()).await.context("programming the kernel")
-    };
-    let pods = async { portolan_pods::run(client.clone(), pods, stop.clone()).await.context("running pods") };
-    // One part that fails ends the process with its reason: half a node would hide it.
-    tokio::try_join!(agent, pods, speaker).map(|_| ())
+        let announcing = async {
+            if interface.is_none() {
+                round.cancelled().await;
+                return Ok(());
+            }
+            portolan_lb::watch::run(client.clone(), speaker.clone(), round.clone())
+                .await
+                .context("announcing load-balancer addresses")
+        };
+        let agent = async {
+            portolan_agent::run(client.clone(), agent.clone(), round.clone())
+                .await
+                .context("programming the kernel")
+        };
+        let pods = async {
+            portolan_pods::run(client.clone(), pods.clone(), round.clone()).await.context("running pods")
+        };
+        // One part that fails ends the process with its reason: half a node would hide it.
+        let ended = tokio::try_join!(agent, pods, announcing).map(|_| ());
+        renewal.abort();
+        ended?;
+        if stop.is_cancelled() {
+            return Ok(());
+        }
+    }
 }
 
-/// An error if the server doesn't know the token. It would not learn it later, and each part would ask for ever. Any other
-/// answer, and none, is for the parts, which keep trying.
-async fn admitted(client: &kube::Client, name: &str) -> anyhow::Result<()> {
-    let nodes: kube::Api<k8s_openapi::api::core::v1::Node> = kube::Api::all(client.clone());
-    match tokio::time::timeout(std::time::Duration::from_secs(5), nodes.get_opt(name)).await {
-        Ok(Err(kube::Error::Api(status))) if status.code == 401 => {
-            anyhow::bail!(
-                "--token: the server doesn't know this token; the one to join with is in its --data-dir, in the file node-token"
-            )
+/// A client with a credential of this node's own: a certificate for a fresh key, which the token is good to ask for.
+/// `None` when asked to stop before the server answered; an error if it doesn't know the token, for it would not learn it
+/// later.
+async fn join(
+    server: &kube::Config,
+    token: &str,
+    name: &str,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<kube::Client>> {
+    let mut asking = server.clone();
+    asking.auth_info.token = Some(token.to_owned().into());
+    let asking = kube::Client::try_from(asking)?;
+    let (key, request) = pki::certificate_request()?;
+    let body = serde_json::json!({"name": name, "request": request}).to_string();
+    let certificate = loop {
+        let request = http::Request::post("/portolan/node-certificate")
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(body.clone().into_bytes())?;
+        let answer = asking.request::<serde_json::Value>(request);
+        match tokio::time::timeout(std::time::Duration::from_secs(5), answer).await {
+            Ok(Ok(answer)) => {
+                break answer["certificate"]
+                    .as_str()
+                    .context("the server's answer has no certificate")?
+                    .to_owned();
+            }
+            Ok(Err(kube::Error::Api(status))) if status.code == 401 => {
+                anyhow::bail!(
+                    "--token: the server doesn't know this token; the one to join with is in its --data-dir, in the file node-token"
+                )
+            }
+            Ok(Err(kube::Error::Api(status))) if status.code < 500 && status.code != 429 => {
+                anyhow::bail!("the server gives node {name} no certificate: {}", status.message)
+            }
+            Ok(Err(error)) => tracing::info!(%error, "asking for a certificate"),
+            Err(_) => tracing::info!("asking for a certificate: no answer"),
         }
-        _ => Ok(()),
-    }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(std::time::Duration::from_millis(200)) => {}
+        }
+    };
+    let mut own = server.clone();
+    let base64 = |text: String| base64::engine::general_purpose::STANDARD.encode(text);
+    own.auth_info.client_certificate_data = Some(base64(certificate));
+    own.auth_info.client_key_data = Some(base64(key).into());
+    Ok(Some(kube::Client::try_from(own)?))
 }
 
 /// The server's authority, as soon as the server can be reached; `None` when asked to stop before.

@@ -64,7 +64,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         );
     }
 
-    let authority = pki::Authority::open(&args.data_dir.join("pki"))?;
+    let authority = Arc::new(pki::Authority::open(&args.data_dir.join("pki"))?);
     let (admin, node) = (authority.admin_token()?, authority.node_token()?);
     let mut names = pki::usual_names(&advertise);
     names.extend(args.san.iter().cloned());
@@ -84,8 +84,13 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     config.node_log_token = crate::secret::log_token(&node);
     config.tokens = vec![
         (admin.clone(), Identity::admin()),
-        (node.clone(), Identity::new("system:node", &["system:nodes", "system:authenticated"])),
+        // Who joins is nobody's node yet: all that this token is good for is to ask for a node's certificate.
+        (node.clone(), Identity::new("system:bootstrap:portolan", &["system:bootstrappers:portolan"])),
     ];
+    config.client_authority = Some(authority.certificate_der().clone());
+    config.authority_pem = Some(authority.certificate_pem().to_owned());
+    config.signing_key = Some(authority.signing_key()?);
+    config.node_authority = Some(authority.clone());
 
     // Bind before anything else can fail late: who gets the port serves.
     let mut listeners = Vec::new();

@@ -64,11 +64,27 @@ pub fn normalize(object: &mut Value) {
     }
 }
 
-pub(crate) fn drop_nulls(value: &mut Value) {
+/// A null is the zero value: what is absent, and in a map of texts the empty text.
+pub fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.retain(|_, v| !v.is_null());
-            map.values_mut().for_each(drop_nulls);
+            for (key, value) in map {
+                let texts = matches!(
+                    key.as_str(),
+                    "labels"
+                        | "annotations"
+                        | "data"
+                        | "selector"
+                        | "matchLabels"
+                        | "nodeSelector"
+                        | "stringData"
+                );
+                if let (true, Value::Object(inner)) = (texts, &mut *value) {
+                    inner.values_mut().filter(|v| v.is_null()).for_each(|v| *v = "".into());
+                }
+                drop_nulls(value);
+            }
         }
         Value::Array(items) => items.iter_mut().for_each(drop_nulls),
         _ => {}

@@ -173,6 +173,22 @@ pub fn quote(text: &str) -> String {
     out
 }
 
+/// A value as Go's `%v` prints it: `map[name:web port:80]`.
+pub fn go_value(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", items.iter().map(go_value).collect::<Vec<_>>().join(" ")),
+        Value::Object(map) => {
+            let mut members: Vec<String> =
+                map.iter().map(|(key, value)| format!("{key}:{}", go_value(value))).collect();
+            members.sort();
+            format!("map[{}]", members.join(" "))
+        }
+        other => other.to_string(),
+    }
+}
+
 /// Several findings as one text: alone as it is, together in brackets, a repeated one once.
 pub fn aggregate(errors: &[FieldError]) -> String {
     let mut seen: Vec<String> = Vec::new();

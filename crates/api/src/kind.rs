@@ -164,7 +164,7 @@ pub struct Kind {
     pub categories: &'static [&'static str],
     /// Whether objects live in a namespace.
     pub namespaced: bool,
-    /// `status`, `scale`, `log`, `eviction`, `binding`, `finalize`.
+    /// `status`, `scale`, `log`, `eviction`, `binding`, `finalize`, `exec`, `attach`, `portforward`, `proxy`.
     pub subresources: &'static [&'static str],
     /// Whether `metadata.generation` counts changes of the desired state.
     pub generation: bool,
@@ -286,7 +286,9 @@ impl Kind {
     pub fn prepare_create(&self, object: &mut Value) {
         self.default(object);
         (self.strategy.prepare_create)(object);
-        meta::set_generation(object, self.generation.then_some(1));
+        if self.generation {
+            meta::set_generation(object, Some(1));
+        }
     }
 
     /// Everything between decoding and checking of a changed object, except allocation. Kept from the stored object are

@@ -104,9 +104,8 @@ pub fn mark_deleted(object: &mut Value, now: Timestamp, grace_seconds: i64) {
 /// Gives a new object what only the server may give: UID, time of creation, namespace; and drops what it may not bring.
 pub fn fill_system_fields(object: &mut Value, namespace: Option<&str>, uid: &str, now: Timestamp) {
     let Some(meta) = walk::map_mut(object, "metadata") else { return };
-    for field in
-        ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"]
-    {
+    // A generation that nobody counts stays as the client wrote it, as in Kubernetes.
+    for field in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
         meta.shift_remove(field);
     }
     meta.insert("uid".into(), uid.into());
@@ -119,6 +118,24 @@ pub fn fill_system_fields(object: &mut Value, namespace: Option<&str>, uid: &str
             meta.shift_remove("namespace");
         }
     }
+}
+
+/// Drops owners that are named twice; says which, by their UIDs.
+pub fn dedup_owners(object: &mut Value) -> Vec<String> {
+    let owners = owner_references(object);
+    let mut once: Vec<Value> = Vec::with_capacity(owners.len());
+    let mut twice = Vec::new();
+    for owner in owners {
+        if once.contains(owner) {
+            twice.push(walk::text(owner, "uid").to_owned());
+        } else {
+            once.push(owner.clone());
+        }
+    }
+    if !twice.is_empty() {
+        walk::set(object, "metadata.ownerReferences", once);
+    }
+    twice
 }
 
 /// Makes a name out of `generateName` if the object has none. `random` draws a number below its argument.
@@ -234,9 +251,9 @@ mod tests {
                 "metadata.labels: Invalid value: \"no!\": a valid label must be an empty string"
             )
         );
-        assert_eq!(found[2], "metadata.ownerReferences[0].kind: Invalid value: \"\": must not be empty");
+        assert_eq!(found[2], "metadata.ownerReferences.kind: Invalid value: \"\": must not be empty");
         assert!(
-            found[3].starts_with("metadata.finalizers[0]: Invalid value: \"a/b/c\": a valid label key must")
+            found[3].starts_with("metadata.finalizers: Invalid value: \"a/b/c\": a valid label key must")
         );
     }
 

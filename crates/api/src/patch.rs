@@ -1,11 +1,10 @@
 //! Patches as pure functions: JSON merge patch, JSON patch, and Kubernetes' strategic merge patch.
 
-use json_patch::PatchOperation;
+use json_patch::{AddOperation, PatchOperation};
 use serde_json::{Map, Value};
 
 use crate::kind::Kind;
-use crate::mergekeys;
-use crate::walk;
+use crate::{schema, walk};
 
 mod strategic;
 
@@ -18,6 +17,9 @@ pub enum PatchError {
     /// The patch is well-formed and does not fit the object: 422.
     #[error("{0}")]
     Unapplicable(String),
+    /// Kubernetes has no better word for it than an error of its own: 500.
+    #[error("{0}")]
+    Unexpected(String),
 }
 
 /// RFC 7386. The patch of an object must be an object.
@@ -37,8 +39,13 @@ const COPIED: usize = 3 << 20;
 
 /// RFC 6902. The object is unchanged if any operation fails, or would let it grow or nest without bound.
 pub fn json(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
+    let malformed = !patch.as_array().is_some_and(|operations| operations.iter().all(Value::is_object));
     let json_patch::Patch(operations) =
-        serde_json::from_value(patch.clone()).map_err(|e| PatchError::Malformed(e.to_string()))?;
+        serde_json::from_value(patch.clone()).map_err(|e| match malformed {
+            true => PatchError::Malformed(e.to_string()),
+            // An operation that isn't known, or has no path, is one that can't be carried out.
+            false => PatchError::Unapplicable(e.to_string()),
+        })?;
     if operations.len() > OPERATIONS {
         let text =
             format!("{} operations in a JSON patch: at most {OPERATIONS} are carried out", operations.len());
@@ -71,6 +78,15 @@ pub fn json(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
                 }
             };
         }
+        // As Kubernetes' library has it, a member that isn't there can be replaced.
+        let made = match operation {
+            PatchOperation::Replace(replace) if is_missing_member(&new, replace.path.as_str()) => {
+                let add = AddOperation { path: replace.path.clone(), value: replace.value.clone() };
+                Some(PatchOperation::Add(add))
+            }
+            _ => None,
+        };
+        let operation = made.as_ref().unwrap_or(operation);
         json_patch::patch(&mut new, std::slice::from_ref(operation)).map_err(|mut error| {
             error.operation = index;
             PatchError::Unapplicable(error.to_string())
@@ -78,6 +94,11 @@ pub fn json(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     }
     *object = new;
     Ok(())
+}
+
+fn is_missing_member(object: &Value, path: &str) -> bool {
+    let parent = path.rsplit_once('/').map(|(parent, _)| parent);
+    object.pointer(path).is_none() && parent.and_then(|p| object.pointer(p)).is_some_and(Value::is_object)
 }
 
 /// Kubernetes' strategic merge patch for an object of this kind. The object is unchanged if the patch does not fit.
@@ -89,7 +110,9 @@ pub fn strategic(object: &mut Value, patch: &Value, kind: &Kind) -> Result<(), P
         Value::Object(map) => map.clone(),
         _ => Map::new(),
     };
-    if strategic::merge_map(&mut copy, patch, mergekeys::shape(kind.kind))? == strategic::Fate::Gone {
+    let known = schema::of_kind(kind);
+    let ground = known.as_ref().map_or(strategic::Ground::Bare, |known| strategic::Ground::Type(known.get()));
+    if strategic::merge_map(&mut copy, patch, ground)? == strategic::Fate::Gone {
         copy.clear();
     }
     *object = Value::Object(copy);

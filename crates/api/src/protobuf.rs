@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value};
 
-use crate::schema::{self, Field, Scalar, SchemaOr, Shape, Type, TypeRef};
+use crate::schema::{self, Scalar, SchemaOr, Shape, Type, TypeRef, go};
 use crate::{meta, walk};
 
 /// The media type.
@@ -179,7 +179,7 @@ fn message(bytes: &[u8], of: &Type, into: &mut Map<String, Value>, depth: usize)
                 }
                 let map = into.entry(&*field.name).or_insert_with(|| Value::Object(Map::new()));
                 let Value::Object(map) = map else { return Err(place()) };
-                map.insert(key, of_key.or_else(|| zero(values)).unwrap_or_default());
+                map.insert(key, of_key.unwrap_or_else(|| go::zero(values)));
             }
             (shape, wire) => {
                 let read = value(shape, wire, depth)?.ok_or_else(place)?;
@@ -187,68 +187,8 @@ fn message(bytes: &[u8], of: &Type, into: &mut Map<String, Value>, depth: usize)
             }
         }
     }
-    complete(of, into);
+    go::complete(of, into);
     Ok(())
-}
-
-/// What Go's `encoding/json` does: fields that may be left out when empty are, others are written with their zero.
-fn complete(of: &Type, into: &mut Map<String, Value>) {
-    for field in of.flat() {
-        match into.get(&field.name) {
-            Some(value) if field.omit_empty && !field.pointer && is_empty(value, &field.shape) => {
-                into.shift_remove(&field.name);
-            }
-            Some(_) => {}
-            None => {
-                if let Some(value) = absent(field) {
-                    into.insert(field.name.clone(), value);
-                }
-            }
-        }
-    }
-}
-
-/// What stands for a field that isn't there: nothing if it may be left out; a struct can't be (`omitempty` doesn't hold for
-/// it).
-fn absent(field: &Field) -> Option<Value> {
-    match &field.shape {
-        _ if field.pointer || field.number == 0 || field.omit_zero => None,
-        Shape::Object(_) => zero(&field.shape),
-        _ if field.omit_empty => None,
-        Shape::List(_) | Shape::Map(_) => None,
-        shape => zero(shape),
-    }
-}
-
-/// The zero of a shape in JSON, none if that is null.
-fn zero(shape: &Shape) -> Option<Value> {
-    match shape {
-        Shape::Scalar(Scalar::String) => Some("".into()),
-        Shape::Scalar(Scalar::Bool) => Some(false.into()),
-        Shape::Scalar(Scalar::Int32 | Scalar::Int64 | Scalar::IntOrString) => Some(0.into()),
-        Shape::Scalar(Scalar::Double) => Some(0.into()),
-        Shape::Scalar(Scalar::Quantity) => Some("0".into()),
-        Shape::Object(inner) => {
-            let mut object = Map::new();
-            complete(inner.get(), &mut object);
-            Some(Value::Object(object))
-        }
-        _ => None,
-    }
-}
-
-fn is_empty(value: &Value, shape: &Shape) -> bool {
-    match (value, shape) {
-        (Value::Null, _) => true,
-        (Value::Bool(flag), _) => !flag,
-        // A struct is never empty to Go, IntOrString among them.
-        (_, Shape::Scalar(Scalar::IntOrString | Scalar::Quantity)) => false,
-        (Value::Number(number), _) => number.as_f64() == Some(0.0),
-        (Value::String(text), _) => text.is_empty(),
-        (Value::Array(items), _) => items.is_empty(),
-        (Value::Object(map), Shape::Map(_)) => map.is_empty(),
-        (Value::Object(_), _) => false,
-    }
 }
 
 /// A value of some shape; none if the wire has another form.

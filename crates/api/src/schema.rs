@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::kind::Kind;
 
+pub mod go;
 mod structural;
 
 static FACTS: &str = include_str!("schema/kubernetes.txt");
@@ -123,6 +124,8 @@ pub enum Listing {
 pub struct Patch {
     /// Merges instead of replacing.
     pub merge: bool,
+    /// Replaces, where an object would merge.
+    pub replace: bool,
     /// Keeps what `$retainKeys` names alone.
     pub retain_keys: bool,
     /// The field by which items of a list are told apart; empty for texts and numbers.
@@ -312,7 +315,7 @@ fn listing(mark: &str) -> Listing {
 fn patch(how: &str) -> Patch {
     let (strategies, key) = how.split_once(':').unwrap_or((how, ""));
     let says = |word| strategies.split(',').any(|strategy| strategy == word);
-    Patch { merge: says("merge"), retain_keys: says("retainKeys"), key: key.into() }
+    Patch { merge: says("merge"), replace: says("replace"), retain_keys: says("retainKeys"), key: key.into() }
 }
 
 fn shape(word: &str, names: &HashMap<&str, usize>) -> Shape {

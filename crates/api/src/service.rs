@@ -76,7 +76,10 @@ pub fn default(service: &mut Value) {
         walk::default(service, "spec.externalTrafficPolicy", "Cluster");
     }
     if needs_cluster_ip(service) {
-        walk::default(service, "spec.internalTrafficPolicy", "Cluster");
+        // A pointer in Kubernetes: the empty text is something, and refused.
+        if walk::at(service, "spec.internalTrafficPolicy").is_none() {
+            walk::set(service, "spec.internalTrafficPolicy", "Cluster");
+        }
     }
     if type_of(service) == "LoadBalancer" {
         walk::default(service, "spec.allocateLoadBalancerNodePorts", true);
@@ -108,11 +111,25 @@ fn drop_empty(service: &mut Value) {
             _ => true,
         });
     }
+    for path in ["status.loadBalancer.ingress", "status.conditions"] {
+        if walk::at(service, path).and_then(Value::as_array).is_some_and(Vec::is_empty) {
+            walk::remove(service, path);
+        }
+    }
+    for ingress in walk::list_mut(service, "status.loadBalancer.ingress") {
+        if let Some(ingress) = ingress.as_object_mut() {
+            ingress.retain(|key, value| match key.as_str() {
+                "ip" | "hostname" => value != "",
+                "ports" => value.as_array().is_none_or(|a| !a.is_empty()),
+                _ => true,
+            });
+        }
+    }
     for port in walk::list_mut(service, "spec.ports") {
         if let Some(port) = port.as_object_mut() {
             port.retain(|key, value| match key.as_str() {
                 "nodePort" => value != 0,
-                "name" | "appProtocol" => value != "",
+                "name" => value != "",
                 _ => true,
             });
         }
@@ -125,8 +142,8 @@ pub fn prepare_create(service: &mut Value) {
     change::seed_plural(service);
 }
 
-/// A changed Service keeps its status, gets back what was allocated and the client left out, and loses what its type no
-/// longer needs and the client did not touch.
+/// A changed Service keeps its status and gets back what was allocated and the client left out. Allocation comes next, and
+/// after it goes what the new type doesn't need.
 pub fn prepare_update(new: &mut Value, old: &Value) {
     let status = old.get("status").cloned().unwrap_or_else(|| json!({"loadBalancer": {}}));
     walk::set(new, "status", status);
@@ -135,7 +152,6 @@ pub fn prepare_update(new: &mut Value, old: &Value) {
     }
     change::patch_from_old(new, old);
     change::agree(new, old);
-    change::wipe(new, old);
 }
 
 #[cfg(test)]

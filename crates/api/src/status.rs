@@ -17,6 +17,8 @@ pub struct Status {
     pub message: String,
     /// `name`, `group`, `kind`, `uid`, `causes`, `retryAfterSeconds`; empty if none.
     pub details: Map<String, Value>,
+    /// What goes into `Warning:` headers beside it.
+    pub warnings: Vec<String>,
 }
 
 fn details(name: &str, group: &str, kind: &str) -> Map<String, Value> {
@@ -31,11 +33,17 @@ fn details(name: &str, group: &str, kind: &str) -> Map<String, Value> {
 
 impl Status {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Map::new() }
+        Self { code, reason, message: message.into(), details: Map::new(), warnings: Vec::new() }
     }
 
     fn about(self, kind: &Kind, name: &str) -> Self {
         Self { details: details(name, kind.group, kind.plural), ..self }
+    }
+
+    /// The same, with warnings before its own.
+    pub fn warned(mut self, warnings: &[String]) -> Self {
+        self.warnings.splice(0..0, warnings.iter().cloned());
+        self
     }
 
     fn causes(mut self, causes: Vec<Value>) -> Self {
@@ -74,6 +82,12 @@ impl Status {
         Self::conflict(kind, name, why)
     }
 
+    /// 409 because the object that was to be made is there, on its way out.
+    pub fn being_deleted(kind: &Kind, name: &str) -> Self {
+        let status = Self::already_exists(kind, name);
+        Self { message: format!("object is being deleted: {}", status.message), ..status }
+    }
+
     /// 409 because the UID that the client expects is not the stored one.
     pub fn uid_precondition(kind: &Kind, name: &str, expected: &str, stored: &str) -> Self {
         let why =
@@ -81,12 +95,34 @@ impl Status {
         Self::conflict(kind, name, &why)
     }
 
-    /// 409 because the resource version that a deletion expects is not the stored one.
-    pub fn version_precondition(kind: &Kind, name: &str, expected: &str, stored: &str) -> Self {
-        let why = format!(
-            "Precondition failed: ResourceVersion in precondition: {expected}, ResourceVersion in object meta: {stored}"
-        );
-        Self::conflict(kind, name, &why)
+    /// 409 because a deletion is meant for another object of the name. It names the kind where others name the resource
+    /// (apiserver registry/rest/delete.go).
+    pub fn uid_to_delete(kind: &Kind, name: &str, expected: &str, stored: &str) -> Self {
+        Self::precondition_of_deletion(
+            kind,
+            name,
+            format!(
+                "the UID in the precondition ({expected}) does not match the UID in record ({stored}). The object might have \
+                 been deleted and then recreated"
+            ),
+        )
+    }
+
+    /// 409 because a deletion is meant for another version of the object.
+    pub fn version_to_delete(kind: &Kind, name: &str, expected: &str, stored: &str) -> Self {
+        Self::precondition_of_deletion(
+            kind,
+            name,
+            format!(
+                "the ResourceVersion in the precondition ({expected}) does not match the ResourceVersion in record \
+                 ({stored}). The object might have been modified"
+            ),
+        )
+    }
+
+    fn precondition_of_deletion(kind: &Kind, name: &str, why: String) -> Self {
+        let message = format!("Operation cannot be fulfilled on {} {}: {why}", kind.qualified(), quote(name));
+        Self { details: details(name, kind.group, kind.kind), ..Self::new(409, "Conflict", message) }
     }
 
     /// 422: `Service "x" is invalid: spec.ports: Required value`.
@@ -95,6 +131,35 @@ impl Status {
         let mut status = Self::new(422, "Invalid", message);
         status.details = details(name, kind.group, kind.kind);
         status.causes(errors.iter().map(FieldError::cause).collect())
+    }
+
+    /// A refusal without a machine's word.
+    pub fn plain(code: u16, message: impl Into<String>) -> Self {
+        Self::new(code, "", message)
+    }
+
+    /// 422 because of the parameters of a request: `CreateOptions`, `DeleteOptions`, `ListOptions` …
+    pub fn invalid_options(options: &str, errors: &[FieldError]) -> Self {
+        let message = format!("{options}.meta.k8s.io \"\" is invalid: {}", aggregate(errors));
+        let status =
+            Self { details: details("", "meta.k8s.io", options), ..Self::new(422, "Invalid", message) };
+        status.causes(errors.iter().map(FieldError::cause).collect())
+    }
+
+    /// 422 because what a patch leaves does not fit the kind. `patched` is what is shown.
+    pub fn invalid_patch(patched: impl Into<Value>, why: &str) -> Self {
+        let error = FieldError::invalid("patch", patched, why);
+        Self::new(422, "Invalid", format!(" \"\" is invalid: {error}")).causes(vec![error.cause()])
+    }
+
+    /// 422 because a JSON patch cannot be applied. Kubernetes doesn't say why.
+    pub fn unprocessable() -> Self {
+        Self::new(422, "Invalid", "the server rejected our request due to an error in our request")
+    }
+
+    /// 500 with no reason, for what Kubernetes' server doesn't expect.
+    pub fn unexpected(message: impl Into<String>) -> Self {
+        Self::new(500, "", message)
     }
 
     /// 400 in the caller's words.
@@ -111,6 +176,17 @@ impl Status {
             kind.kind
         );
         Self::bad_request(message)
+    }
+
+    /// 400 because the body says that it is something else.
+    pub fn another_kind(kind: &Kind, name: &str, version: &str) -> Self {
+        Self::bad_request(format!(
+            "{name} in version {} cannot be handled as a {}: no kind {} is registered for version {} under this path",
+            quote(version.rsplit('/').next().unwrap_or_default()),
+            kind.kind,
+            quote(name),
+            quote(version)
+        ))
     }
 
     /// 400 because of fields that the kind does not have, under `fieldValidation=Strict`.
@@ -251,10 +327,14 @@ impl Status {
             "metadata": {},
             "status": "Failure",
             "message": self.message,
-            "reason": self.reason,
         });
         if let Some(map) = out.as_object_mut() {
-            if !self.details.is_empty() {
+            if !self.reason.is_empty() {
+                map.insert("reason".into(), self.reason.into());
+            }
+            // Kubernetes leaves them empty where it knows no resource, and out where it never has any; a refusal about a bare
+            // path says that it has nothing to say of any object (apimachinery's `NewForbidden`).
+            if !self.details.is_empty() || matches!(self.code, 415 | 422) || self.reason == "Forbidden" {
                 map.insert("details".into(), Value::Object(self.details.clone()));
             }
             map.insert("code".into(), self.code.into());

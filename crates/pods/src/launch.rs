@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::env::{Sources, environment, expand};
 use crate::files::{self, prepare_etc, prepare_volumes, references};
 use crate::image::{Image, Settings};
-use crate::protocol::{Confinement, EchoOrder, Launch, PodDir, Program, Root};
+use crate::protocol::{Confinement, Console, EchoOrder, Launch, PodDir, Program, Root};
 use crate::runtime::Runtime;
 
 /// Why a container can't be started.
@@ -200,6 +200,11 @@ pub(crate) async fn launch(
         directory: PathBuf::from(directory),
         mounts,
         confinement,
+        console: Console {
+            stdin: container.stdin.unwrap_or(false),
+            once: container.stdin_once.unwrap_or(false),
+            terminal: container.tty.unwrap_or(false),
+        },
     })
 }
 

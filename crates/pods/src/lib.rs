@@ -21,9 +21,19 @@ mod sandbox; // the node's side of a supervisor
 mod supervisor; // process 1 of a pod
 mod worker; // the task that looks after one pod
 
+// What others may ask of the node's pods.
+mod channels; // what an exec session's two sides say to each other
+mod descriptor; // pipes and terminals without waiting
+mod endpoint; // the server, as a kubelet's
+mod forward; // port-forward
+mod logs; // what containers wrote
+mod remote; // exec and attach
+mod spdy; // a SPDY connection and its streams
+mod tunnel; // WebSocket as a plain stream of bytes
+mod upgrade; // from a request to a connection
+
 // The node.
 mod events; // what happened to a pod, for people
-mod logs; // the log endpoint
 mod node; // the Node object and the lease
 mod report; // writing a pod's status
 mod routes; // the way to other nodes' pods

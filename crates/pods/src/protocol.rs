@@ -126,6 +126,20 @@ pub(crate) struct Launch {
     pub mounts: Vec<Mount>,
     /// What it may do.
     pub confinement: Confinement,
+    /// What its standard streams are.
+    #[serde(default)]
+    pub console: Console,
+}
+
+/// What a container's standard streams are: `stdin`, `stdinOnce` and `tty`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Console {
+    /// Standard input is kept for those who attach; without it there is none.
+    pub stdin: bool,
+    /// Standard input ends with the first who attaches to it.
+    pub once: bool,
+    /// All three are one terminal.
+    pub terminal: bool,
 }
 
 /// How one run of a container ended.
@@ -213,6 +227,27 @@ pub(crate) enum Request {
         /// Milliseconds until it is killed.
         timeout: u64,
     },
+    /// Run a program in a running container, or follow the container itself, with three descriptors that come with this
+    /// line: standard input, output and error. It ends with the connection that asked.
+    Session {
+        /// Comes back with the result.
+        token: u64,
+        /// The container.
+        name: String,
+        /// The program and its arguments; without one the container's own streams are meant.
+        command: Option<Vec<String>>,
+        /// Whether the descriptors are a terminal, which the program is to control.
+        terminal: bool,
+    },
+    /// The size of the terminal of a container that this session follows.
+    Resize {
+        /// The session.
+        token: u64,
+        /// Its height in characters.
+        rows: u16,
+        /// Its width in characters.
+        columns: u16,
+    },
 }
 
 /// What the supervisor answers. One line of JSON each.
@@ -220,13 +255,13 @@ pub(crate) enum Request {
 pub(crate) enum Report {
     /// All containers as they are now: after connecting, and after each change.
     Containers(BTreeMap<String, Record>),
-    /// A program of [`Request::Exec`] has ended.
+    /// A program of [`Request::Exec`] or a [`Request::Session`] has ended. Only who asked is told.
     Executed {
         /// Which one.
         token: u64,
         /// Its exit status; `None` if it could not be started or took too long.
         code: Option<i32>,
-        /// What it wrote, cut short.
+        /// What it wrote, cut short; of a session, why it could not begin.
         output: String,
     },
 }

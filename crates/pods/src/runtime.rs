@@ -27,7 +27,7 @@ use crate::events::Recorder;
 use crate::image::Images;
 use crate::protocol::{PodDir, read_json};
 use crate::worker::{Network, Outcome, PodName, Worker};
-use crate::{Config, logs, network, node, routes, sandbox};
+use crate::{Config, endpoint, network, node, routes, sandbox};
 
 /// How often routes are compared with the kernel's: a link that was cut and joined again has lost its own.
 const ROUTES_INTERVAL: Duration = Duration::from_secs(2);
@@ -128,8 +128,8 @@ pub(crate) async fn run(client: Client, config: Config, shutdown: CancellationTo
     })?;
     // A supervisor's first process ends at once and leaves the pod's process 1 to the nearest subreaper.
     rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
-    let identity = logs::Identity::make(&config)?;
-    let endpoint = logs::Endpoint::bind(&config, &identity).await?;
+    let identity = endpoint::Identity::make(&config)?;
+    let endpoint = endpoint::Endpoint::bind(&config, &identity).await?;
     let machine = node::Machine::read();
 
     let mut pool = Pool::default();

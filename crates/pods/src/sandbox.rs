@@ -184,3 +184,76 @@ impl Control {
         answered.await.map_err(|_| "the pod is gone".to_owned())
     }
 }
+
+/// A program run for somebody in a container, or somebody who follows a container's own streams. It ends when this is
+/// dropped.
+#[derive(Debug)]
+pub(crate) struct Session {
+    read: tokio::io::Lines<BufReader<tokio::net::unix::OwnedReadHalf>>,
+    write: tokio::net::unix::OwnedWriteHalf,
+}
+
+/// A session has a connection of its own, hence all have one name.
+const TOKEN: u64 = 1;
+
+impl Session {
+    /// Begins: the streams are standard input, output and error as the program will have them.
+    pub async fn begin(
+        dir: &PodDir,
+        container: &str,
+        command: Option<Vec<String>>,
+        terminal: bool,
+        streams: [OwnedFd; 3],
+    ) -> io::Result<Session> {
+        let request = Request::Session { token: TOKEN, name: container.to_owned(), command, terminal };
+        let mut line = serde_json::to_vec(&request)?;
+        line.push(b'\n');
+        let directory = File::open(&dir.0)?;
+        let path = format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd());
+        let begun = tokio::task::spawn_blocking(move || {
+            let stream = std::os::unix::net::UnixStream::connect(path)?;
+            drop(directory);
+            send_with(&stream, &line, &streams)?;
+            stream.set_nonblocking(true)?;
+            Ok::<_, io::Error>(stream)
+        });
+        let stream = UnixStream::from_std(begun.await.map_err(io::Error::other)??)?;
+        let (read, write) = stream.into_split();
+        Ok(Session { read: BufReader::new(read).lines(), write })
+    }
+
+    /// Tells the terminal of the container its size.
+    pub async fn resize(&mut self, rows: u16, columns: u16) -> io::Result<()> {
+        let mut line = serde_json::to_vec(&Request::Resize { token: TOKEN, rows, columns })?;
+        line.push(b'\n');
+        self.write.write_all(&line).await
+    }
+
+    /// Waits for the end: an exit status, or why there is none. May be dropped and called again.
+    pub async fn ended(&mut self) -> Result<i32, String> {
+        while let Ok(Some(line)) = self.read.next_line().await {
+            if let Ok(Report::Executed { token: TOKEN, code, output }) = serde_json::from_str(&line) {
+                return code.ok_or(output);
+            }
+        }
+        // The pod's process 1 has ended, and with it everything in the pod.
+        Ok(137)
+    }
+}
+
+/// Sends a line and descriptors with its first byte.
+fn send_with(
+    stream: &std::os::unix::net::UnixStream,
+    line: &[u8],
+    descriptors: &[OwnedFd],
+) -> io::Result<()> {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&borrowed)) {
+        return Err(io::Error::other("too many descriptors"));
+    }
+    let sent = sendmsg(stream, &[io::IoSlice::new(line)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    io::Write::write_all(&mut &*stream, &line[sent..])
+}

@@ -1,40 +1,44 @@
 //! A pod's supervisor: process 1 of the pod, single-threaded, which starts containers, keeps their logs and their records.
 
+mod attachment;
+mod client;
 mod container;
 mod cri_log;
 mod echo;
+mod execution;
 mod root;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use portolan_sys::process::{
-    Signals, Unshare, enter_isolation, exit_now, fork, fork_isolated, signal, unshare,
-};
+use portolan_sys::process::{Signals, Unshare, fork, fork_isolated, signal, unshare};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
 
 use crate::protocol::{
-    Exit, Launch, Order, PodDir, ROOT, Record, Report, Request, RunState, SOCKET, Sandbox, boot, read_json,
-    starttime, write_json,
+    Console, Exit, Launch, Order, PodDir, ROOT, Record, Report, Request, RunState, SOCKET, Sandbox, boot,
+    read_json, starttime, write_json,
 };
+use attachment::Attachment;
+use client::{Client, STREAMS};
 use cri_log::{LogFile, Stream};
+use execution::Execution;
 
 /// A container's log is put aside at this size; one older part is kept.
 const LOG_LIMIT: u64 = 10 << 20;
-/// What is kept of the output of a program run on request.
-const OUTPUT_LIMIT: usize = 8 << 10;
 
 /// See [`crate::pod_main`].
 pub(crate) fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -114,12 +118,15 @@ struct Pump {
 
 impl Pump {
     /// Reads what is there. Closes at the end of the stream.
-    fn read(&mut self, log: &mut LogFile) {
+    fn read(&mut self, log: &mut LogFile, attachments: &mut [Attachment]) {
         let mut buffer = [0; 16 * 1024];
         while self.open {
             match rustix::io::read(&self.pipe, &mut buffer[..]) {
                 Ok(0) => self.open = false,
                 Ok(read) => {
+                    for attachment in attachments.iter_mut() {
+                        attachment.show(self.stream, &buffer[..read]);
+                    }
                     self.buffer.extend_from_slice(&buffer[..read]);
                     self.write(log, false);
                     if read < buffer.len() {
@@ -127,6 +134,8 @@ impl Pump {
                     }
                 }
                 Err(rustix::io::Errno::INTR) => {}
+                // So a terminal says that nobody has it open any more (tty_ioctl(4) has no word on it; n_tty does so).
+                Err(rustix::io::Errno::IO) => self.open = false,
                 Err(_) => return,
             }
         }
@@ -148,91 +157,27 @@ struct Running {
     pidfd: OwnedFd,
     started: Timestamp,
     log: LogFile,
-    pumps: [Pump; 2],
+    pumps: Vec<Pump>,
+    /// The way to its standard input.
+    input: Option<OwnedFd>,
+    attachments: Vec<Attachment>,
     kill_at: Option<Instant>,
     failure: Option<String>,
 }
 
-/// A program run in a container on request.
-struct Execution {
-    token: u64,
-    pid: Pid,
-    output: OwnedFd,
-    kept: Vec<u8>,
-    kill_at: Instant,
-    killed: bool,
-}
-
-impl Execution {
-    fn read(&mut self) -> bool {
-        let mut buffer = [0; 4096];
-        loop {
-            match rustix::io::read(&self.output, &mut buffer[..]) {
-                Ok(0) => return false,
-                Ok(read) => {
-                    let room = OUTPUT_LIMIT.saturating_sub(self.kept.len());
-                    self.kept.extend_from_slice(&buffer[..read.min(room)]);
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return true,
-            }
+impl Running {
+    /// Moves what the container and those attached to it say to each other.
+    fn turn(&mut self) {
+        for pump in self.pumps.iter_mut().filter(|pump| pump.open) {
+            pump.read(&mut self.log, &mut self.attachments);
         }
-    }
-}
-
-/// Somebody connected to the socket.
-struct Client {
-    stream: UnixStream,
-    input: Vec<u8>,
-    output: Vec<u8>,
-}
-
-impl Client {
-    fn tell(&mut self, report: &Report) {
-        match serde_json::to_vec(report) {
-            Ok(line) => {
-                self.output.extend_from_slice(&line);
-                self.output.push(b'\n');
-            }
-            Err(error) => eprintln!("{error}"),
+        let mut ended = false;
+        for attachment in &mut self.attachments {
+            ended |= attachment.turn(self.input.as_ref());
         }
-    }
-
-    /// Sends what the socket takes. `false` when nobody is there any more.
-    fn flush(&mut self) -> bool {
-        while !self.output.is_empty() {
-            match self.stream.write(&self.output) {
-                Ok(0) => return false,
-                Ok(written) => drop(self.output.drain(..written)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return false,
-            }
+        if ended && self.launch.console.once && !self.launch.console.terminal {
+            self.input = None;
         }
-        true
-    }
-
-    /// Reads whole lines. `None` when nobody is there any more.
-    fn requests(&mut self) -> Option<Vec<Request>> {
-        let mut buffer = [0; 16 * 1024];
-        let open = loop {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => break false,
-                Ok(read) => self.input.extend_from_slice(&buffer[..read]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break true,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => break false,
-            }
-        };
-        let mut requests = Vec::new();
-        while let Some(end) = self.input.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.input.drain(..=end).collect();
-            match serde_json::from_slice(&line) {
-                Ok(request) => requests.push(request),
-                Err(error) => eprintln!("a request that makes no sense: {error}"),
-            }
-        }
-        (open || !requests.is_empty()).then_some(requests)
     }
 }
 
@@ -243,6 +188,7 @@ struct Supervisor {
     signals: Signals,
     listener: UnixListener,
     clients: Vec<Client>,
+    clients_so_far: u64,
     records: BTreeMap<String, Record>,
     running: BTreeMap<String, Running>,
     executions: Vec<Execution>,
@@ -262,6 +208,7 @@ impl Supervisor {
             signals,
             listener,
             clients: Vec::new(),
+            clients_so_far: 0,
             records,
             running: BTreeMap::new(),
             executions: Vec::new(),
@@ -272,52 +219,82 @@ impl Supervisor {
     fn turn(&mut self) -> io::Result<()> {
         self.wait()?;
         while self.signals.take()?.is_some() {}
-        for running in self.running.values_mut() {
-            for pump in running.pumps.iter_mut().filter(|pump| pump.open) {
-                pump.read(&mut running.log);
-            }
-        }
-        for execution in &mut self.executions {
-            execution.read();
-        }
+        self.running.values_mut().for_each(Running::turn);
+        self.executions.iter_mut().for_each(Execution::read);
         self.reap();
         while let Ok((stream, _)) = self.listener.accept() {
             stream.set_nonblocking(true)?;
-            let mut client = Client { stream, input: Vec::new(), output: Vec::new() };
+            self.clients_so_far += 1;
+            let mut client = Client::new(self.clients_so_far, stream);
             client.tell(&Report::Containers(self.records.clone()));
             self.clients.push(client);
         }
-        let mut requests = Vec::new();
+        let (mut requests, mut gone) = (Vec::new(), Vec::new());
         self.clients.retain_mut(|client| match client.requests() {
             Some(more) => {
-                requests.extend(more);
+                requests.extend(more.into_iter().map(|(request, brings)| (client.id, request, brings)));
                 true
             }
-            None => false,
+            None => {
+                gone.push(client.id);
+                false
+            }
         });
-        for request in requests {
-            self.obey(request);
+        for (client, request, brings) in requests {
+            self.obey(client, request, brings);
         }
+        self.forget(&gone);
         self.kill_overdue();
-        self.clients.retain_mut(Client::flush);
+        let mut gone = Vec::new();
+        self.clients.retain_mut(|client| {
+            let there = client.flush();
+            if !there {
+                gone.push(client.id);
+            }
+            there
+        });
+        self.forget(&gone);
         Ok(())
+    }
+
+    /// Ends what was going on for clients that are gone: nobody will take the result.
+    fn forget(&mut self, clients: &[u64]) {
+        for execution in self.executions.iter_mut().filter(|one| clients.contains(&one.owner)) {
+            // A probe or a hook of a node's process that was killed may come to its own end.
+            if execution.kill_at.is_none() {
+                execution.kill();
+            }
+        }
+        for running in self.running.values_mut() {
+            let before = running.attachments.len();
+            running.attachments.retain(|one| !clients.contains(&one.owner));
+            let console = running.launch.console;
+            if running.attachments.len() < before && console.once && !console.terminal {
+                running.input = None;
+            }
+        }
     }
 
     fn wait(&self) -> io::Result<()> {
         let mut all = vec![(self.signals.as_fd(), PollFlags::IN), (self.listener.as_fd(), PollFlags::IN)];
         for client in &self.clients {
             let mut flags = PollFlags::IN;
-            flags.set(PollFlags::OUT, !client.output.is_empty());
-            all.push((client.stream.as_fd(), flags));
+            flags.set(PollFlags::OUT, client.has_output());
+            all.push((client.as_fd(), flags));
         }
         for running in self.running.values() {
             for pump in running.pumps.iter().filter(|pump| pump.open) {
                 all.push((pump.pipe.as_fd(), PollFlags::IN));
             }
+            for attachment in &running.attachments {
+                attachment.interest(running.input.as_ref(), &mut all);
+            }
+        }
+        for output in self.executions.iter().filter_map(|execution| execution.output.as_ref()) {
+            all.push((output.as_fd(), PollFlags::IN));
         }
         let overdue = self.running.values().filter_map(|running| running.kill_at);
-        let overdue =
-            overdue.chain(self.executions.iter().filter(|one| !one.killed).map(|one| one.kill_at)).min();
+        let overdue = overdue.chain(self.executions.iter().filter_map(|one| one.kill_at)).min();
         let timeout = overdue.map(|instant| {
             let left = instant.saturating_duration_since(Instant::now());
             // A millisecond more, so that it is really over then.
@@ -339,12 +316,11 @@ impl Supervisor {
                 self.running.iter().find(|(_, running)| running.pid == pid).map(|(name, _)| name.clone());
             if let Some(name) = name {
                 self.ended(&name, status);
-            } else if let Some(index) = self.executions.iter().position(|execution| execution.pid == pid) {
-                let mut execution = self.executions.swap_remove(index);
-                execution.read();
-                let code = if execution.killed { None } else { status.exit_status() };
-                let output = String::from_utf8_lossy(&execution.kept).into_owned();
-                self.tell(&Report::Executed { token: execution.token, code, output });
+            } else if let Some(index) = self.executions.iter().position(|execution| execution.waiter == pid) {
+                let execution = self.executions.swap_remove(index);
+                let (owner, token) = (execution.owner, execution.token);
+                let (code, output) = execution.end(status.exit_status());
+                self.answer(owner, &Report::Executed { token, code, output });
             }
         }
     }
@@ -352,11 +328,15 @@ impl Supervisor {
     fn ended(&mut self, name: &str, status: WaitStatus) {
         let Some(mut running) = self.running.remove(name) else { return };
         for pump in &mut running.pumps {
-            pump.read(&mut running.log);
+            pump.read(&mut running.log, &mut running.attachments);
             pump.write(&mut running.log, true);
         }
         let signal = status.terminating_signal();
         let code = status.exit_status().or(signal.map(|signal| 128 + signal)).unwrap_or(-1);
+        for attachment in &running.attachments {
+            let ended = Report::Executed { token: attachment.token, code: Some(code), output: String::new() };
+            self.answer(attachment.owner, &ended);
+        }
         let exit = Exit {
             id: running.launch.id.clone(),
             code,
@@ -397,7 +377,13 @@ impl Supervisor {
         }
     }
 
-    fn obey(&mut self, request: Request) {
+    fn answer(&mut self, owner: u64, report: &Report) {
+        if let Some(client) = self.clients.iter_mut().find(|client| client.id == owner) {
+            client.tell(report);
+        }
+    }
+
+    fn obey(&mut self, client: u64, request: Request, brings: Vec<OwnedFd>) {
         match request {
             Request::Start(launch) => {
                 let known = self.records.get(&launch.name).is_some_and(|record| record.id == launch.id);
@@ -417,8 +403,24 @@ impl Supervisor {
                 running.kill_at = Some(running.kill_at.map_or(kill_at, |earlier| earlier.min(kill_at)));
             }
             Request::Exec { token, name, command, timeout } => {
-                if let Err(error) = self.execute(token, &name, &command, timeout) {
-                    self.tell(&Report::Executed { token, code: None, output: error.to_string() });
+                if let Err(error) = self.execute(client, token, &name, &command, timeout) {
+                    self.answer(client, &Report::Executed { token, code: None, output: error.to_string() });
+                }
+            }
+            Request::Session { token, name, command, terminal } => {
+                if let Err(error) = self.begin_session(client, token, &name, command, terminal, brings) {
+                    self.answer(client, &Report::Executed { token, code: None, output: error.to_string() });
+                }
+            }
+            Request::Resize { token, rows, columns } => {
+                let followed = self.running.values().find(|running| {
+                    running.attachments.iter().any(|one| (one.owner, one.token) == (client, token))
+                });
+                if let Some(terminal) = followed.filter(|running| running.launch.console.terminal) {
+                    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+                    if let Some(input) = &terminal.input {
+                        let _ = rustix::termios::tcsetwinsize(input, size);
+                    }
                 }
             }
         }
@@ -432,9 +434,8 @@ impl Supervisor {
             // Process 1 of the container takes all others with it, and can't refuse. Look again if it takes a while.
             running.kill_at = Some(now + Duration::from_secs(1));
         }
-        for execution in self.executions.iter_mut().filter(|one| !one.killed && one.kill_at <= now) {
-            let _ = rustix::process::kill_process(execution.pid, Signal::KILL);
-            execution.killed = true;
+        for execution in self.executions.iter_mut().filter(|one| one.kill_at.is_some_and(|at| at <= now)) {
+            execution.kill();
         }
     }
 
@@ -463,29 +464,26 @@ impl Supervisor {
         fs::create_dir_all(&logs)?;
         forget_old_logs(&logs, launch.attempt);
         let log = LogFile::open(&self.dir.log(&launch.name, launch.attempt), LOG_LIMIT)?;
-        let nothing = fs::OpenOptions::new().read(true).open("/dev/null")?;
-        let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC)?;
-        let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC)?;
         let (failure, failure_end) = pipe_with(PipeFlags::CLOEXEC)?;
-        for pipe in [&stdout, &stderr] {
-            rustix::io::ioctl_fionbio(pipe, true)?;
-        }
+        let Streams { input, outputs, inner } = Streams::open(launch.console)?;
         let Some((pid, pidfd)) = fork_isolated()? else {
-            let standard = [nothing.as_fd(), stdout_end.as_fd(), stderr_end.as_fd()];
+            let standard = [inner[0].as_fd(), inner[1].as_fd(), inner[2].as_fd()];
             container::become_container(&self.dir.0.join(ROOT), launch, standard, failure_end.as_fd())
         };
-        drop((stdout_end, stderr_end, failure_end));
+        drop((inner, failure_end));
         // The other end closes when the program has been started, or a reason was given why it can't be.
         let mut reason = String::new();
         fs::File::from(failure).read_to_string(&mut reason)?;
-        let pump = |stream, pipe| Pump { stream, pipe, buffer: Vec::new(), open: true };
+        let pump = |(stream, pipe)| Pump { stream, pipe, buffer: Vec::new(), open: true };
         let running = Running {
             launch: launch.clone(),
             pid,
             pidfd,
             started,
             log,
-            pumps: [pump(Stream::Stdout, stdout), pump(Stream::Stderr, stderr)],
+            pumps: outputs.into_iter().map(pump).collect(),
+            input,
+            attachments: Vec::new(),
             kill_at: None,
             failure: Some(reason).filter(|reason| !reason.is_empty()),
         };
@@ -493,46 +491,89 @@ impl Supervisor {
         Ok(())
     }
 
-    fn execute(&mut self, token: u64, name: &str, command: &[String], timeout: u64) -> io::Result<()> {
-        let running = self
-            .running
-            .get(name)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the container doesn't run"))?;
+    fn running(&mut self, name: &str) -> io::Result<&mut Running> {
+        self.running
+            .get_mut(name)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the container doesn't run"))
+    }
+
+    fn execute(
+        &mut self,
+        owner: u64,
+        token: u64,
+        name: &str,
+        command: &[String],
+        timeout: u64,
+    ) -> io::Result<()> {
+        let running = self.running(name)?;
         let nothing = fs::OpenOptions::new().read(true).open("/dev/null")?;
         let (output, output_end) = pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&output, true)?;
-        let Some(pid) = fork()? else {
-            let standard: [BorrowedFd<'_>; 3] = [nothing.as_fd(), output_end.as_fd(), output_end.as_fd()];
-            let code = match run_inside(running, command, standard) {
-                Ok(status) => status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal)),
-                Err(error) => {
-                    let _ = rustix::io::write(&output_end, error.to_string().as_bytes());
-                    None
-                }
-            };
-            exit_now(code.unwrap_or(126))
+        let standard = [nothing.as_fd(), output_end.as_fd(), output_end.as_fd()];
+        let execution = execution::start(running.pidfd.as_fd(), &running.launch, command, standard, false)?;
+        let kill_at = Some(Instant::now() + Duration::from_millis(timeout));
+        self.executions.push(Execution { owner, token, output: Some(output), kill_at, ..execution });
+        Ok(())
+    }
+
+    fn begin_session(
+        &mut self,
+        owner: u64,
+        token: u64,
+        name: &str,
+        command: Option<Vec<String>>,
+        terminal: bool,
+        brings: Vec<OwnedFd>,
+    ) -> io::Result<()> {
+        let running = self.running(name)?;
+        let Ok(streams) = <[OwnedFd; STREAMS]>::try_from(brings) else {
+            return Err(io::Error::other("a session needs three descriptors"));
         };
-        let kill_at = Instant::now() + Duration::from_millis(timeout);
-        self.executions.push(Execution { token, pid, output, kept: Vec::new(), kill_at, killed: false });
+        let Some(command) = command else {
+            running.attachments.push(Attachment::new(owner, token, streams)?);
+            return Ok(());
+        };
+        let standard = [streams[0].as_fd(), streams[1].as_fd(), streams[2].as_fd()];
+        let execution =
+            execution::start(running.pidfd.as_fd(), &running.launch, &command, standard, terminal)?;
+        self.executions.push(Execution { owner, token, ..execution });
         Ok(())
     }
 }
 
-/// In a child of the supervisor: enters the container, starts a program there, and waits for it.
-fn run_inside(
-    running: &Running,
-    command: &[String],
-    standard: [BorrowedFd<'_>; 3],
-) -> io::Result<WaitStatus> {
-    enter_isolation(running.pidfd.as_fd())?;
-    let Some(guest) = fork()? else {
-        // When the waiting parent is killed for taking too long, so is the program.
-        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-        container::become_guest(&running.launch, command, standard, standard[1])
-    };
-    match rustix::process::waitpid(Some(guest), WaitOptions::empty())? {
-        Some((_, status)) => Ok(status),
-        None => Err(io::Error::other("the program vanished")),
+/// A container's standard streams: our ends, and its own.
+struct Streams {
+    input: Option<OwnedFd>,
+    outputs: Vec<(Stream, OwnedFd)>,
+    inner: [OwnedFd; 3],
+}
+
+impl Streams {
+    fn open(console: Console) -> io::Result<Streams> {
+        if console.terminal {
+            let ours = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+            rustix::pty::unlockpt(&ours)?;
+            let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+            let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, flags)?;
+            rustix::io::ioctl_fionbio(&ours, true)?;
+            let input = Some(ours.try_clone()?);
+            let inner = [theirs.try_clone()?, theirs.try_clone()?, theirs];
+            return Ok(Streams { input, outputs: vec![(Stream::Stdout, ours)], inner });
+        }
+        let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC)?;
+        for pipe in [&stdout, &stderr] {
+            rustix::io::ioctl_fionbio(pipe, true)?;
+        }
+        let (stdin_end, input) = if console.stdin {
+            let (stdin_end, stdin) = pipe_with(PipeFlags::CLOEXEC)?;
+            rustix::io::ioctl_fionbio(&stdin, true)?;
+            (stdin_end, Some(stdin))
+        } else {
+            (fs::OpenOptions::new().read(true).open("/dev/null")?.into(), None)
+        };
+        let outputs = vec![(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
+        Ok(Streams { input, outputs, inner: [stdin_end, stdout_end, stderr_end] })
     }
 }
 

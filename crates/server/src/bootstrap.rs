@@ -29,6 +29,7 @@ pub(crate) async fn run(server: &Server) -> Result<()> {
         let object = json!({"metadata": {"name": name}, "value": value, "description": description});
         create(server, classes, None, object).await?;
     }
+    crate::rbac::reconcile(server).await?;
     let config = &server.config;
     let Some(primary) = config.service_cidrs.first() else {
         return Err(Error::Config {

@@ -188,6 +188,11 @@ impl Cache {
         object
     }
 
+    /// The object under a key, as far as the cache knows.
+    pub(crate) fn get(&self, key: &str) -> Option<Arc<Object>> {
+        self.state.read().objects.get(key).cloned()
+    }
+
     /// Where the cache is.
     pub(crate) fn revision(&self) -> u64 {
         self.state.read().revision

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use rustls_pki_types::CertificateDer;
 
 use crate::auth::Identity;
 use crate::log::{NodeLogs, PinnedNodeLogs};
+use crate::pki::Authority;
 
 /// The ports that Services of type NodePort draw from, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +57,17 @@ pub struct Config {
     pub advertise_port: u16,
     /// Bearer tokens and who they stand for.
     pub tokens: Vec<(String, Identity)>,
+    /// Whose client certificates are believed; none: nobody's.
+    pub client_authority: Option<CertificateDer<'static>>,
+    /// The authority's certificate as PEM, for Secrets that hold a service account's token.
+    pub authority_pem: Option<String>,
+    /// The P-256 key, in PKCS #8, that signs service accounts' tokens; without one there is a fresh one at each start, and
+    /// tokens end with the process.
+    pub signing_key: Option<Vec<u8>>,
+    /// What these tokens name as their issuer and, unless they were asked for somebody else, their audience.
+    pub issuer: String,
+    /// Signs nodes' certificates; without it no node can get one.
+    pub node_authority: Option<Arc<Authority>>,
     /// What `/version` says.
     pub version: Version,
     /// The bearer token that nodes expect from us when we ask for logs.
@@ -74,6 +87,12 @@ impl Config {
             advertise_addresses: Vec::new(),
             advertise_port: 6443,
             tokens: Vec::new(),
+            client_authority: None,
+            authority_pem: None,
+            signing_key: None,
+            // As kubeadm sets it.
+            issuer: "https://kubernetes.default.svc.cluster.local".into(),
+            node_authority: None,
             version: Version::default(),
             node_log_token: String::new(),
             node_logs: Arc::new(PinnedNodeLogs),

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use jiff::Timestamp;
+use portolan_api::fielderror::FieldError;
 use portolan_api::{Kind, Status, meta, walk};
 use portolan_store::{Compare, Op, Revision, Txn};
 use serde_json::{Value, json};
 
 use crate::claims;
-use crate::http::{Answer, Call, dry_run, json as respond};
+use crate::http::{Answer, Call, json as respond};
 use crate::object::{Selection, bare};
+use crate::options::{self, dry_run_errors};
 use crate::read::{Page, object_key, render};
 use crate::server::Server;
 use crate::write::{Subject, is_service};
@@ -41,6 +43,10 @@ impl Options {
     fn read(call: &Call) -> Result<Options, Status> {
         let body = if call.body.is_empty() { json!({}) } else { call.read(("v1", "DeleteOptions"))? };
         let mut options = Options::from_value(&body)?;
+        // A body is all that is heeded then, also when it says nothing.
+        if !call.body.is_empty() {
+            return Ok(options);
+        }
         if options.grace_s.is_none() {
             let text = call.query.get("gracePeriodSeconds");
             let parsed = text.map(str::parse).transpose();
@@ -48,9 +54,17 @@ impl Options {
                 parsed.map_err(|_| Status::bad_request("gracePeriodSeconds: must be a whole number"))?;
         }
         if options.policy.is_none() {
-            options.policy = policy(call.query.get("propagationPolicy"))?;
+            options.policy =
+                policy(call.query.get("propagationPolicy")).map_err(|error| refused(&[error]))?;
         }
-        options.dry_run |= call.dry_run()?;
+        if options.policy.is_none() && call.query.flag("orphanDependents") {
+            options.policy = Some(Policy::Orphan);
+        }
+        let dry: Vec<&str> = call.query.all("dryRun").filter(|value| !value.is_empty()).collect();
+        if let Some(error) = dry_run_errors(&dry) {
+            return Err(refused(&[error]));
+        }
+        options.dry_run |= !dry.is_empty();
         Ok(options)
     }
 
@@ -62,9 +76,21 @@ impl Options {
     /// From a `DeleteOptions` object.
     pub(crate) fn from_value(body: &Value) -> Result<Options, Status> {
         let text = |path| Some(walk::text(body, path).to_owned()).filter(|text| !text.is_empty());
-        let mut chosen = policy(walk::at(body, "propagationPolicy").and_then(Value::as_str))?;
+        let asked = walk::at(body, "propagationPolicy").and_then(Value::as_str);
+        let orphan = walk::flag(body, "orphanDependents");
+        let mut errors = Vec::new();
+        if let (Some(asked), Some(_)) = (asked, orphan) {
+            let why = "orphanDependents and deletionPropagation cannot be both set";
+            errors.push(FieldError::invalid("propagationPolicy", asked, why));
+        }
+        let dry: Vec<&str> = walk::list(body, "dryRun").iter().filter_map(Value::as_str).collect();
+        let mut chosen = policy(asked).map_err(|error| errors.push(error)).unwrap_or_default();
+        errors.extend(dry_run_errors(&dry));
+        if !errors.is_empty() {
+            return Err(refused(&errors));
+        }
         // The older way to say it.
-        if let (None, Some(orphan)) = (chosen, walk::flag(body, "orphanDependents")) {
+        if let (None, Some(orphan)) = (chosen, orphan) {
             chosen = Some(if orphan { Policy::Orphan } else { Policy::Background });
         }
         Ok(Options {
@@ -72,20 +98,25 @@ impl Options {
             policy: chosen,
             uid: text("preconditions.uid"),
             version: text("preconditions.resourceVersion"),
-            dry_run: dry_run(walk::list(body, "dryRun").iter().filter_map(Value::as_str))?,
+            dry_run: !dry.is_empty(),
         })
     }
 }
 
-fn policy(text: Option<&str>) -> Result<Option<Policy>, Status> {
+fn refused(errors: &[FieldError]) -> Status {
+    Status::invalid_options("DeleteOptions", errors)
+}
+
+fn policy(text: Option<&str>) -> Result<Option<Policy>, FieldError> {
     match text {
         None => Ok(None),
         Some("Background") => Ok(Some(Policy::Background)),
         Some("Foreground") => Ok(Some(Policy::Foreground)),
         Some("Orphan") => Ok(Some(Policy::Orphan)),
-        Some(other) => Err(Status::bad_request(format!(
-            "propagationPolicy: Unsupported value: {other:?}: supported values: \"Foreground\", \"Background\", \"Orphan\""
-        ))),
+        Some(other) => {
+            let known = ["Foreground", "Background", "Orphan", "nil"];
+            Err(FieldError::not_supported("propagationPolicy", other, &known))
+        }
     }
 }
 
@@ -143,6 +174,7 @@ impl Server {
     pub(crate) async fn delete(&self, call: &Call) -> Answer {
         let options = Options::read(call)?;
         let kind = call.kind;
+        self.guard(call, None, None)?;
         match self.delete_object(call.subject(), &options).await? {
             Deleted::Going(object) => Ok(respond(StatusCode::OK, &call.show(object))),
             Deleted::Gone(object) if returns_object(kind) => Ok(respond(StatusCode::OK, &call.show(object))),
@@ -155,6 +187,7 @@ impl Server {
     /// DELETE of a collection.
     pub(crate) async fn delete_collection(&self, call: &Call) -> Answer {
         let options = Options::read(call)?;
+        options::listing(&call.query)?;
         let selection: Selection = call.selection()?;
         let page = self.page(call, &selection).await?;
         for object in &page.objects {
@@ -184,10 +217,10 @@ impl Server {
         loop {
             let (old, revision) = self.stored(kind, &key, name).await?;
             if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != meta::uid(&old)) {
-                return Err(Status::uid_precondition(kind, name, uid, meta::uid(&old)));
+                return Err(Status::uid_to_delete(kind, name, uid, meta::uid(&old)));
             }
             if let Some(version) = options.version.as_deref().filter(|v| *v != meta::resource_version(&old)) {
-                return Err(Status::version_precondition(kind, name, version, meta::resource_version(&old)));
+                return Err(Status::version_to_delete(kind, name, version, meta::resource_version(&old)));
             }
             let mut new = old.clone();
             hold(&mut new, options.policy.or_else(|| default_policy(kind)));
@@ -197,7 +230,8 @@ impl Server {
             }
             let gone = vanishes(kind, &new);
             if options.dry_run || (!gone && new == old) {
-                return Ok(if gone { Deleted::Gone(new) } else { Deleted::Going(new) });
+                // What goes at once was never seen marked.
+                return Ok(if gone { Deleted::Gone(old) } else { Deleted::Going(new) });
             }
             let txn = if gone {
                 removal(kind, &key, &old, revision)

@@ -118,6 +118,17 @@ fn subresources(kind: &Kind) -> Vec<Subresource> {
         "binding" => (name, ("", "v1", "Binding"), &["create"][..]),
         "eviction" => (name, ("policy", "v1", "Eviction"), &["create"][..]),
         "log" => (name, own, &["get"][..]),
+        "exec" => (name, ("", "v1", "PodExecOptions"), &["create", "get"][..]),
+        "attach" => (name, ("", "v1", "PodAttachOptions"), &["create", "get"][..]),
+        "portforward" => (name, ("", "v1", "PodPortForwardOptions"), &["create", "get"][..]),
+        "proxy" => {
+            let options = match kind.kind {
+                "Pod" => "PodProxyOptions",
+                "Service" => "ServiceProxyOptions",
+                _ => "NodeProxyOptions",
+            };
+            (name, ("", "v1", options), &["create", "delete", "get", "patch", "update"][..])
+        }
         "finalize" => (name, own, &["update"][..]),
         _ => (name, own, &["get", "patch", "update"][..]),
     };

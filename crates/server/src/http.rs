@@ -1,18 +1,24 @@
 //! One request through the server: who asks, for what, by which verb; and the answer's head.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use parking_lot::Mutex;
 use portolan_api::{Kind, Status, protobuf};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::attributes::Attributes;
 use crate::auth::Identity;
 use crate::body::{ServerBody, StreamError};
+use crate::certificate::Peer;
+use crate::connect::{self, Passing};
 use crate::negotiate::{self, Form};
+use crate::options::{self, Writing};
 use crate::path::{self, ObjectPath, Query, Target};
 use crate::server::Server;
 use crate::{discovery, health, openapi};
@@ -23,8 +29,10 @@ const BODY_LIMIT: usize = 3 << 20;
 /// Who sends a request, and until when an answer may go on.
 #[derive(Clone)]
 pub(crate) struct Caller {
-    /// None: anonymous.
-    pub identity: Option<Identity>,
+    /// Who it is, as far as the connection tells.
+    pub peer: Peer,
+    /// From where; none from within the process.
+    pub address: Option<IpAddr>,
     /// Cancelled when the listener drains: watches then end.
     pub drain: CancellationToken,
 }
@@ -32,6 +40,8 @@ pub(crate) struct Caller {
 /// A request for an object or a collection, read whole.
 pub(crate) struct Call {
     pub caller: Caller,
+    /// In whose name it is answered.
+    pub user: Identity,
     pub method: Method,
     pub path: ObjectPath,
     pub kind: &'static Kind,
@@ -39,6 +49,8 @@ pub(crate) struct Call {
     pub form: Form,
     /// The body's media type, without parameters.
     pub media: String,
+    /// What the client calls itself.
+    pub agent: String,
     pub body: Bytes,
 }
 
@@ -46,9 +58,15 @@ pub(crate) struct Call {
 pub(crate) type Answer = Result<Response<ServerBody>, Status>;
 
 impl Call {
-    /// Whether nothing may be written.
-    pub(crate) fn dry_run(&self) -> Result<bool, Status> {
-        dry_run(self.query.all("dryRun"))
+    /// Checks the parameters of a write; whether nothing may be written.
+    pub(crate) fn writing(&self) -> Result<bool, Status> {
+        let writing = match (&self.method, self.media.as_str()) {
+            (&Method::POST, _) => Writing::Create,
+            (&Method::PATCH, media) if media.starts_with("application/apply-patch") => Writing::Apply,
+            (&Method::PATCH, _) => Writing::Patch,
+            _ => Writing::Update,
+        };
+        options::writing(&self.query, writing)
     }
 
     /// The name in the path.
@@ -74,22 +92,6 @@ impl Call {
     }
 }
 
-/// `dryRun` may be `All` or absent (apimachinery `ValidateDryRun`).
-pub(crate) fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
-    let mut dry = false;
-    for value in values {
-        match value {
-            "All" => dry = true,
-            "" => {}
-            other => {
-                let message = format!("dryRun: Unsupported value: {other:?}: supported values: \"All\"");
-                return Err(Status::bad_request(message));
-            }
-        }
-    }
-    Ok(dry)
-}
-
 impl Server {
     /// Answers one request.
     pub(crate) async fn answer<B>(
@@ -98,19 +100,18 @@ impl Server {
         request: Request<B>,
     ) -> Response<ServerBody>
     where
-        B: Body<Data = Bytes> + Send,
+        B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<StreamError>,
     {
-        let user = caller.identity.as_ref().map_or("anonymous", |identity| identity.user.as_str()).to_owned();
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let response = self.route(caller, request).await.unwrap_or_else(refuse);
-        tracing::debug!(user, %method, %uri, code = response.status().as_u16(), "answered");
+        tracing::debug!(%method, %uri, code = response.status().as_u16(), "answered");
         response
     }
 
     async fn route<B>(self: &Arc<Self>, caller: Caller, request: Request<B>) -> Answer
     where
-        B: Body<Data = Bytes> + Send,
+        B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<StreamError>,
     {
         let (head, body) = request.into_parts();
@@ -119,11 +120,17 @@ impl Server {
         let text = |name| head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let accept = text(header::ACCEPT);
 
-        // What anybody may see: that we live, and which version (RBAC's `system:public-info-viewer`).
+        let request = Attributes::of(&head.method, head.uri.path(), &query);
+        let user = self.authenticate(&caller.peer, &head.headers).await?;
+        let user = self.impersonate(&user, &head.headers, &request).await?.unwrap_or(user);
+        self.permit(&user, &request).await?;
+
         match &target {
             Target::Version => return Ok(json(StatusCode::OK, &self.version())),
             Target::Health(check) => return Ok(health::answer(self, check, &query).await),
-            _ if caller.identity.is_none() => return Err(Status::unauthorized()),
+            Target::KeySet => return Ok(self.accounts.key_set()),
+            Target::OpenIdConfiguration => return Ok(self.accounts.discovery(&self.config)),
+            Target::NodeCertificate => return self.node_certificate(&user, &head.method, body).await,
             _ => {}
         }
         let path = match target {
@@ -140,22 +147,35 @@ impl Server {
                 };
             }
         };
-        let kind =
-            portolan_api::find(&path.group, &path.version, &path.plural).ok_or_else(Status::no_such_path)?;
+        let (group, version, plural) = (&path.group, &path.version, &path.plural);
+        let review = portolan_api::review::find(group, version, plural);
+        let kind = review.or_else(|| portolan_api::find(group, version, plural));
+        let kind = kind.ok_or_else(Status::no_such_path)?;
         if path.namespace.is_some() && !kind.namespaced {
             return Err(Status::no_such_path());
         }
+        // What becomes a connection isn't read here.
+        if let Some(subresource) = &path.subresource
+            && connect::passes(subresource)
+            && kind.has(subresource)
+        {
+            let body = Mutex::new(body.map_err(Into::into).boxed_unsync());
+            return self.pass(Passing { caller, kind, path, query, head, body }).await;
+        }
         let form = negotiate::form(accept)?;
         let media = negotiate::essence(text(header::CONTENT_TYPE));
-        let body = match Limited::new(body, BODY_LIMIT).collect().await {
-            Ok(collected) => collected.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => {
-                let message = format!("Request entity too large: limit is {BODY_LIMIT}");
-                return Err(Status::too_large(message));
-            }
-            Err(error) => return Err(Status::bad_request(format!("reading the request's body: {error}"))),
-        };
-        self.dispatch(Call { caller, method: head.method, path, kind, query, form, media, body }).await
+        let agent = text(header::USER_AGENT).unwrap_or_default().to_owned();
+        let body = whole(body).await?;
+        let call = Call { caller, user, method: head.method, path, kind, query, form, media, agent, body };
+        if review.is_none() {
+            return self.dispatch(call).await;
+        }
+        // A review is made, and that is all that can be done with it.
+        let nameable = call.path.namespace.is_some() || !kind.namespaced;
+        match call.method {
+            Method::POST if nameable && call.path.name.is_none() => self.review(&call).await,
+            _ => Err(Status::method_not_supported()),
+        }
     }
 
     async fn dispatch(self: &Arc<Self>, call: Call) -> Answer {
@@ -181,6 +201,7 @@ impl Server {
                 ("PUT" | "PATCH", "scale") => self.write_scale(&call).await,
                 ("GET", "log") => self.log(&call).await,
                 ("PUT", "finalize") => self.finalize(&call).await,
+                ("POST", "token") => self.token(&call).await,
                 ("POST", "binding") => self.bind(&call).await,
                 ("POST", "eviction") => self.evict(&call).await,
                 _ => Err(Status::method_not_supported()),
@@ -209,6 +230,21 @@ impl Server {
             "gitCommit": "", "gitTreeState": "", "buildDate": "1970-01-01T00:00:00Z",
             "goVersion": "", "compiler": "rustc", "platform": format!("linux/{}", std::env::consts::ARCH),
         })
+    }
+}
+
+/// A request's body, read whole.
+pub(crate) async fn whole<B>(body: B) -> Result<Bytes, Status>
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<StreamError>,
+{
+    match Limited::new(body, BODY_LIMIT).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(Status::too_large(format!("Request entity too large: limit is {BODY_LIMIT}")))
+        }
+        Err(error) => Err(Status::bad_request(format!("reading the request's body: {error}"))),
     }
 }
 
@@ -253,7 +289,7 @@ pub(crate) fn refuse(status: Status) -> Response<ServerBody> {
     if code == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    response
+    warn(response, &status.warnings)
 }
 
 /// What a store's error is to a client.

@@ -7,17 +7,31 @@ mod config; // what a server is told at its start
 mod serve;
 mod server; // the server, and the in-process client's way in // the same over TLS
 
+mod accounts; // service accounts' tokens
+mod attributes; // what a request would do
 mod auth; // who asks
+mod authorize; // who may
+mod certificate; // who asks by certificate
+mod guard; // writes that their author may not make
 mod http; // one request, from its head to its answer
+mod impersonate; // asking as somebody else
+mod jwt; // signed tokens
 mod negotiate; // in which form the answer goes back
+mod nodes; // what a node may
+mod options; // what a request says beside its body
 mod path; // what a URL asks for
+mod rbac; // what roles allow
+mod review; // questions about all that
 
 mod discovery; // what there is
 mod health; // whether we are well
 mod openapi; // how it is written
 
+mod apply; // server-side apply, and who a write is counted for
+mod connect; // exec, attach, port-forward: passed on to nodes
 mod delete; // deleting, at once or in time
 mod log; // pods' logs, fetched from nodes
+mod proxy; // HTTP to pods, Services and nodes, passed through
 mod read; // get and list
 mod subresource; // scale, binding, eviction, finalize
 mod watch; // a body that grows with events

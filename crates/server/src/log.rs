@@ -11,6 +11,7 @@ use portolan_api::{Status, meta, walk};
 use serde_json::Value;
 
 use crate::body::{ServerBody, StreamError};
+use crate::connect::Duplex;
 use crate::http::{Answer, Call};
 use crate::path::encode;
 use crate::read::object_key;
@@ -62,18 +63,11 @@ impl NodeLogs for PinnedNodeLogs {
             let url = format!("https://{at}{}", request.path);
             (http::StatusCode::INTERNAL_SERVER_ERROR, format!("Get \"{url}\": {error}"))
         };
-        let connect = async {
-            let stream = tokio::net::TcpStream::connect(at).await?;
-            let config = crate::pin::client(Some(request.certificate))?;
-            let name = rustls_pki_types::ServerName::from(request.address);
-            let tls = tokio_rustls::TlsConnector::from(config).connect(name, stream).await?;
-            let io = hyper_util::rt::TokioIo::new(tls);
-            anyhow::Ok(hyper::client::conn::http1::handshake::<_, http_body_util::Empty<Bytes>>(io).await?)
-        };
-        let (mut sender, connection) = tokio::time::timeout(std::time::Duration::from_secs(10), connect)
-            .await
-            .map_err(|_| unreachable(&"no connection within 10 s"))?
-            .map_err(|error| unreachable(&error))?;
+        let io = hyper_util::rt::TokioIo::new(dial(&request).await.map_err(|error| unreachable(&error))?);
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake::<_, http_body_util::Empty<Bytes>>(io)
+                .await
+                .map_err(|error| unreachable(&error))?;
         // Ends with the body, or when the body is dropped.
         tokio::spawn(connection);
         let message = http::Request::get(&request.path)
@@ -97,6 +91,21 @@ impl NodeLogs for PinnedNodeLogs {
         });
         Ok(stream.boxed())
     }
+}
+
+/// Connects to a node, and makes sure that it is the one.
+pub(crate) async fn dial(node: &LogRequest) -> anyhow::Result<Box<dyn Duplex>> {
+    let connect = async {
+        let stream = tokio::net::TcpStream::connect((node.address, node.port)).await?;
+        // What is typed goes out by itself.
+        let _ = stream.set_nodelay(true);
+        let config = crate::pin::client(Some(node.certificate))?;
+        let name = rustls_pki_types::ServerName::from(node.address);
+        let tls = tokio_rustls::TlsConnector::from(config).connect(name, stream).await?;
+        anyhow::Ok(Box::new(tls) as Box<dyn Duplex>)
+    };
+    let timed = tokio::time::timeout(std::time::Duration::from_secs(10), connect).await;
+    timed.map_err(|_| anyhow::anyhow!("no connection within 10 s"))?
 }
 
 impl Server {
@@ -132,25 +141,25 @@ fn plain(body: ServerBody) -> Response<ServerBody> {
 }
 
 /// The container that is meant, with Kubernetes' texts where it isn't clear.
-fn container(pod: &Value, asked: Option<&str>) -> Result<String, Status> {
+pub(crate) fn container(pod: &Value, asked: Option<&str>) -> Result<String, Status> {
     let names = |path| -> Vec<&str> { walk::list(pod, path).iter().map(|c| walk::text(c, "name")).collect() };
-    let (usual, init) = (names("spec.containers"), names("spec.initContainers"));
+    let (usual, init, ephemeral) =
+        (names("spec.containers"), names("spec.initContainers"), names("spec.ephemeralContainers"));
     let pod = meta::name(pod);
     match asked {
-        Some(name) if usual.contains(&name) || init.contains(&name) => Ok(name.to_owned()),
+        Some(name) if [&usual, &init, &ephemeral].iter().any(|names| names.contains(&name)) => {
+            Ok(name.to_owned())
+        }
         Some(name) => Err(Status::bad_request(format!("container {name} is not valid for pod {pod}"))),
         None => match usual.as_slice() {
             [only] => Ok((*only).to_owned()),
             [] => Err(Status::bad_request(format!("a container name must be specified for pod {pod}"))),
             several => {
-                let mut text = format!(
-                    "a container name must be specified for pod {pod}, choose one of: [{}]",
-                    several.join(" ")
-                );
-                if !init.is_empty() {
-                    text += &format!(" or one of the init containers: [{}]", init.join(" "));
-                }
-                Err(Status::bad_request(text))
+                // All that may be chosen, in the order in which they start.
+                let all = [init.as_slice(), several, ephemeral.as_slice()].concat().join(" ");
+                Err(Status::bad_request(format!(
+                    "a container name must be specified for pod {pod}, choose one of: [{all}]"
+                )))
             }
         },
     }
@@ -177,7 +186,7 @@ fn log_options(call: &Call) -> Result<String, Status> {
 }
 
 /// Where a node answers, and the certificate it will show.
-fn locate(node: &Value, path: String, token: &str) -> Result<LogRequest, Status> {
+pub(crate) fn locate(node: &Value, path: String, token: &str) -> Result<LogRequest, Status> {
     let name = meta::name(node);
     let missing = |what: &str| Status::internal(format!("node {name} has no {what}: is its agent running?"));
     let address = walk::list(node, "status.addresses")

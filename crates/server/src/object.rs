@@ -18,6 +18,8 @@ pub(crate) struct Object {
     /// The whole object as JSON, with its resource version. Kept as text: a tree of values takes several times the room,
     /// and most readers want the text.
     pub bytes: Bytes,
+    /// Where in it the members behind `kind` and `apiVersion` begin.
+    rest: usize,
 }
 
 impl Object {
@@ -27,13 +29,33 @@ impl Object {
     }
 
     fn new(kind: &Kind, key: Arc<str>, value: &Value, revision: u64) -> Object {
+        let head = serde_json::json!({"kind": kind.kind, "apiVersion": kind.api_version()});
+        let mut bytes = head.to_string().into_bytes();
+        bytes.pop();
+        let members = value.as_object().into_iter().flatten();
+        // An object has metadata, so that a comma follows.
+        let rest = bytes.len() + 1;
+        for (name, value) in members.filter(|(name, _)| !matches!(name.as_str(), "kind" | "apiVersion")) {
+            bytes.push(b',');
+            let _ = serde_json::to_writer(&mut bytes, name);
+            bytes.push(b':');
+            let _ = serde_json::to_writer(&mut bytes, value);
+        }
+        bytes.push(b'}');
         Object {
             key,
             revision,
             labels: meta::labels(value).clone(),
             fields: kind.fields.iter().map(|(_, read)| read(value)).collect(),
-            bytes: serde_json::to_vec(value).unwrap_or_default().into(),
+            bytes: bytes.into(),
+            rest,
         }
+    }
+
+    /// Appends the object as an item of a list: there, kind and version are those of the list, and not said again.
+    pub(crate) fn write_item(&self, out: &mut Vec<u8>) {
+        out.push(b'{');
+        out.extend_from_slice(&self.bytes[self.rest..]);
     }
 
     /// The same object under another resource version (a deletion carries its own).

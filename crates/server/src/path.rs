@@ -28,6 +28,12 @@ pub(crate) enum Target {
     OpenApiV3,
     /// `/openapi/v3/apis/GROUP/VERSION`, the part behind `/openapi/v3/`.
     OpenApiV3Group(String),
+    /// `/openid/v1/jwks`: the keys that sign service accounts' tokens.
+    KeySet,
+    /// `/.well-known/openid-configuration`: where they are.
+    OpenIdConfiguration,
+    /// `/portolan/node-certificate`: a node's way to its credential.
+    NodeCertificate,
     /// An object, a collection or a subresource.
     Object(ObjectPath),
     /// Nothing that we know.
@@ -55,11 +61,12 @@ pub(crate) struct ObjectPath {
 
 /// Understands a path (without its query).
 pub(crate) fn parse(path: &str) -> Target {
-    let parts: Vec<String> =
-        path.split('/').filter(|part| !part.is_empty()).map(|part| decode(part, false)).collect();
+    let parts = segments(path);
     let words: Vec<&str> = parts.iter().map(String::as_str).collect();
-    // No name holds a slash; an encoded one would reach into other keys of the store.
-    if words.iter().any(|word| word.contains(['/', '\0'])) {
+    // No name holds a slash; an encoded one would reach into other keys of the store. What follows a subresource is none of
+    // our names: the path of a proxied request.
+    let names = if words.first() == Some(&"api") { 7 } else { 8 };
+    if words.iter().take(names).any(|word| word.contains(['/', '\0'])) {
         return Target::Unknown;
     }
     match words.as_slice() {
@@ -74,10 +81,18 @@ pub(crate) fn parse(path: &str) -> Target {
         ["openapi", "v2"] => Target::OpenApiV2,
         ["openapi", "v3"] => Target::OpenApiV3,
         ["openapi", "v3", rest @ ..] => Target::OpenApiV3Group(rest.join("/")),
+        ["openid", "v1", "jwks"] => Target::KeySet,
+        [".well-known", "openid-configuration"] => Target::OpenIdConfiguration,
+        ["portolan", "node-certificate"] => Target::NodeCertificate,
         ["api", version, rest @ ..] => Target::Object(object("", version, rest)),
         ["apis", group, version, rest @ ..] => Target::Object(object(group, version, rest)),
         _ => Target::Unknown,
     }
+}
+
+/// The parts of a path between its slashes, decoded.
+pub(crate) fn segments(path: &str) -> Vec<String> {
+    path.split('/').filter(|part| !part.is_empty()).map(|part| decode(part, false)).collect()
 }
 
 fn object(group: &str, version: &str, rest: &[&str]) -> ObjectPath {
@@ -148,7 +163,7 @@ impl Query {
 }
 
 /// Undoes percent encoding (RFC 3986 section 2.1); bytes that aren't UTF-8 are replaced.
-fn decode(text: &str, plus_is_space: bool) -> String {
+pub(crate) fn decode(text: &str, plus_is_space: bool) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {

@@ -8,19 +8,22 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::auth::{fingerprint, hex};
+use crate::certificate::Asking;
 
 /// Years that the authority's certificate is valid: longer than any cluster here lives, so nothing has to rotate it.
 const CA_YEARS: i16 = 10;
 /// Days that a serving certificate is valid. It is made anew at each start; the bound is that of public CAs (398 days),
 /// which some TLS clients enforce on any certificate.
 const SERVING_DAYS: i64 = 397;
+/// Days that a node's certificate is valid. A node asks for a new one at each start, and when most of the time is over.
+const NODE_DAYS: i64 = 365;
 
 /// A certificate authority whose key lies in the data directory.
 pub struct Authority {
@@ -93,10 +96,38 @@ impl Authority {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
+            .with_client_cert_verifier(Arc::new(Asking::new(&self.der)?))
             .with_single_cert(chain, key)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Arc::new(config))
+    }
+
+    /// A node's certificate for the key that signed this request (PEM): the user `system:node:NAME` in the group of nodes.
+    /// Of the request only the key counts: what it says of names is not asked for.
+    pub fn node_certificate(&self, name: &str, request: &str) -> anyhow::Result<String> {
+        let request = CertificateSigningRequestParams::from_pem(request)?;
+        let identity = crate::auth::Identity::node(name);
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, identity.user);
+        params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        let today = jiff::Zoned::now().with_time_zone(jiff::tz::TimeZone::UTC).date();
+        set_validity(&mut params, today, today.saturating_add(jiff::Span::new().days(NODE_DAYS)))?;
+        Ok(params.signed_by(&request.public_key, &self.issuer)?.pem())
+    }
+
+    /// The key that signs service accounts' tokens, in PKCS #8; made when it isn't there (`service-account.key`).
+    pub fn signing_key(&self) -> anyhow::Result<Vec<u8>> {
+        let path = self.dir.join("service-account.key");
+        if !path.exists() {
+            write_secret(&path, KeyPair::generate()?.serialize_pem().as_bytes())?;
+        }
+        let pem = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let pair =
+            KeyPair::from_pem(&pem).with_context(|| format!("{} is no private key", path.display()))?;
+        Ok(pair.serialize_der())
     }
 
     /// The secret of this name, 256 random bits in hexadecimal; made when it isn't there, kept with mode 0600.
@@ -143,6 +174,13 @@ impl std::str::FromStr for NodeToken {
         let authority = crate::auth::unhex(hash).context(expected)?;
         Ok(NodeToken { bearer: token.to_owned(), authority })
     }
+}
+
+/// A fresh key and a request for a certificate for it, both PEM. What the certificate will say is for its signer to decide.
+pub fn certificate_request() -> anyhow::Result<(String, String)> {
+    let pair = KeyPair::generate()?;
+    let request = CertificateParams::default().serialize_request(&pair)?;
+    Ok((pair.serialize_pem(), request.pem()?))
 }
 
 /// Fetches the authority's certificate from a server: the one of its TLS chain that has this hash. The connection is

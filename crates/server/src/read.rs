@@ -14,6 +14,7 @@ use crate::cache::{Cache, prefix};
 use crate::http::{Answer, Call, json as respond, store_status, typed};
 use crate::negotiate::Form;
 use crate::object::{Object, Selection, stored};
+use crate::options;
 use crate::server::Server;
 use crate::table::{self, Include};
 
@@ -46,13 +47,10 @@ impl Call {
 
     /// What is asked for by labels and fields.
     pub(crate) fn selection(&self) -> Result<Selection, Status> {
-        let bad = |field: &str, text: &str, error: portolan_api::selector::SelectorError| {
-            Status::bad_request(format!("unable to parse {field} {text:?}: {error}"))
-        };
         let mut selection = Selection::default();
         if let Some(text) = self.query.get("labelSelector") {
             selection.labels =
-                LabelSelector::parse(text).map_err(|error| bad("labelSelector", text, error))?;
+                LabelSelector::parse(text).map_err(|error| Status::bad_request(error.to_string()))?;
         }
         if let Some(text) = self.query.get("fieldSelector") {
             selection.fields = FieldSelector::parse(text, self.kind)
@@ -79,7 +77,11 @@ impl Call {
     pub(crate) fn revision(&self) -> Result<Option<u64>, Status> {
         let Some(text) = self.query.get("resourceVersion") else { return Ok(None) };
         let revision = text.parse().map_err(|_| {
-            Status::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be a decimal number"))
+            // Go's words for what is no number.
+            Status::bad_request(format!(
+                "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: \
+                 invalid syntax"
+            ))
         })?;
         Ok(Some(revision))
     }
@@ -134,6 +136,7 @@ impl Server {
 
     /// GET of a collection.
     pub(crate) async fn list(&self, call: &Call) -> Answer {
+        options::listing(&call.query)?;
         let page = self.page(call, &call.selection()?).await?;
         Ok(render(call, &page))
     }
@@ -143,7 +146,12 @@ impl Server {
         let limit = match call.query.get("limit").map(str::parse::<i64>) {
             None => 0,
             Some(Ok(limit)) => usize::try_from(limit).unwrap_or(0),
-            Some(Err(_)) => return Err(Status::bad_request("limit: must be a whole number")),
+            Some(Err(_)) => {
+                let text = call.query.get("limit").unwrap_or_default();
+                // Go's words for what is no number.
+                let why = format!("strconv.ParseInt: parsing {text:?}: invalid syntax");
+                return Err(Status::bad_request(why));
+            }
         };
         let revision = call.revision()?;
         let policy = call.query.get("resourceVersionMatch");
@@ -163,22 +171,8 @@ impl Server {
             (Some("Exact"), Some(revision)) if revision > 0 => {
                 return self.old_page(call, selection, revision, call.narrow(selection), limit).await;
             }
-            (Some("Exact"), _) => {
-                return Err(Status::bad_request(
-                    "resourceVersionMatch: Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
-                ));
-            }
-            (None, _) | (Some("NotOlderThan"), Some(_)) => {}
-            (Some("NotOlderThan"), None) => {
-                return Err(Status::bad_request(
-                    "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
-                ));
-            }
-            (Some(other), _) => {
-                return Err(Status::bad_request(format!(
-                    "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
-                )));
-            }
+            // All other combinations have been looked at.
+            _ => {}
         }
         let cache = self.cache(call.kind);
         self.fresh(cache, revision).await?;
@@ -271,7 +265,7 @@ pub(crate) fn render(call: &Call, page: &Page) -> http::Response<crate::body::Se
                 if i > 0 {
                     out.push(b',');
                 }
-                out.extend_from_slice(&object.bytes);
+                object.write_item(&mut out);
             }
             out.extend_from_slice(b"]}");
             typed(StatusCode::OK, "application/json", out)
@@ -313,7 +307,9 @@ impl Token {
             // The token comes back from a client: it must not lead out of the collection that was asked for.
             .filter(|(_, start)| start.starts_with(&call.scope()));
         parsed.ok_or_else(|| {
-            Status::bad_request("continue key is not valid: it is not from a list of this collection")
+            Status::bad_request(
+                "invalid continue token: continue key is not valid: it is not from a list of this collection",
+            )
         })
     }
 }

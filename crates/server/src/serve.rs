@@ -45,9 +45,9 @@ pub async fn serve(
     let mut shutdown = std::pin::pin!(shutdown);
 
     loop {
-        let stream = tokio::select! {
+        let (stream, address) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // What accept(2) reports concerns one connection (also a network that went away, or a firewall) or a
                     // shortage that passes when others close; none is a reason to stop serving.
@@ -68,18 +68,14 @@ pub async fn serve(
                 Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
                 Err(_) => return tracing::debug!("TLS handshake took too long"),
             };
+            let peer = server.peer(stream.get_ref().1.peer_certificates().unwrap_or_default());
+            let caller = Caller { peer, address: Some(address.ip()), drain };
             let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                let (server, drain) = (server.clone(), drain.clone());
-                async move {
-                    let identity = request
-                        .headers()
-                        .get(http::header::AUTHORIZATION)
-                        .and_then(|value| value.to_str().ok())
-                        .and_then(|value| server.identify(value));
-                    Ok::<_, Infallible>(server.answer(Caller { identity, drain }, request).await)
-                }
+                let (server, caller) = (server.clone(), caller.clone());
+                async move { Ok::<_, Infallible>(server.answer(caller, request).await) }
             });
-            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+            let connection =
+                builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
             if let Err(error) = watcher.watch(connection).await {
                 tracing::debug!(%error, "connection");
             }

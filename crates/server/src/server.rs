@@ -13,13 +13,16 @@ use portolan_api::{KINDS, Kind};
 use portolan_store::{Range, Revision, Store};
 use tokio_util::sync::CancellationToken;
 
+use crate::accounts::Accounts;
 use crate::auth::{Identity, Tokens};
 use crate::body::{ServerBody, StreamError};
 use crate::cache::Cache;
+use crate::certificate::Peer;
 use crate::claims::Claims;
 use crate::config::{Config, Error, Result};
 use crate::http::Caller;
-use crate::{bootstrap, compact, expire};
+use crate::nodes::Nodes;
+use crate::{bootstrap, compact, expire, rbac};
 
 /// The Kubernetes API over a store.
 pub struct Server {
@@ -29,7 +32,10 @@ pub struct Server {
     pub(crate) services: ServiceConfig,
     caches: Vec<Arc<Cache>>,
     namespaces: &'static Kind,
-    tokens: Tokens,
+    pub(crate) tokens: Tokens,
+    pub(crate) accounts: Accounts,
+    pub(crate) rbac: Arc<rbac::Index>,
+    pub(crate) nodes: Nodes,
     close: CancellationToken,
 }
 
@@ -48,6 +54,10 @@ impl Server {
             caches.push(Cache::open(kind, store.clone(), base, close.clone()).await?);
         }
         let claims = Claims::open(store.clone(), close.clone()).await?;
+        let rbac = rbac::Index::open(store.clone(), close.clone()).await?;
+        let nodes = Nodes::open(store.clone(), close.clone()).await?;
+        let accounts = Accounts::new(&config)
+            .map_err(|error| Error::Config { field: "signing_key", problem: error.to_string() })?;
         let services = ServiceConfig {
             cidrs: config.service_cidrs.clone(),
             ready: Vec::new(),
@@ -58,7 +68,19 @@ impl Server {
         }
         let tokens = Tokens::new(config.tokens.iter().cloned());
         tokio::spawn(compact::run(store.clone(), config.history, close.clone()));
-        let server = Arc::new(Server { config, store, claims, services, caches, namespaces, tokens, close });
+        let server = Arc::new(Server {
+            config,
+            store,
+            claims,
+            services,
+            caches,
+            namespaces,
+            tokens,
+            accounts,
+            rbac,
+            nodes,
+            close,
+        });
         bootstrap::run(&server).await?;
         stop.disarm();
         Ok(server)
@@ -79,18 +101,21 @@ impl Server {
     pub fn service(self: &Arc<Self>, identity: Identity) -> InProcess {
         InProcess {
             server: self.clone(),
-            caller: Caller { identity: Some(identity), drain: self.close.clone() },
+            caller: Caller { peer: Peer::InProcess(identity), address: None, drain: self.close.clone() },
+        }
+    }
+
+    /// The same for somebody who shows credentials in each request, or none.
+    pub fn stranger(self: &Arc<Self>) -> InProcess {
+        InProcess {
+            server: self.clone(),
+            caller: Caller { peer: Peer::Unknown, address: None, drain: self.close.clone() },
         }
     }
 
     /// Ends all watches and the background work. Requests are still answered.
     pub fn close(&self) {
         self.close.cancel();
-    }
-
-    /// The identity behind an `Authorization` header.
-    pub(crate) fn identify(&self, authorization: &str) -> Option<Identity> {
-        self.tokens.identify(authorization)
     }
 }
 

@@ -8,6 +8,7 @@ use portolan_api::{Kind, LabelSelector, Status, meta, patch, scale, walk};
 use portolan_store::Range;
 use serde_json::{Value, json};
 
+use crate::apply::Owners;
 use crate::cache::prefix;
 use crate::delete::Options;
 use crate::http::{Answer, Call, json as respond, store_status};
@@ -63,7 +64,9 @@ impl Server {
                 .map_err(|errors| Status::invalid(call.kind, call.name(), &errors))?;
             Ok(new)
         };
-        let object = self.modify(call.subject(), Part::Main, call.dry_run()?, make).await?;
+        // An owner by way of the scale has no time in Kubernetes (managedfields `ScaleHandler.ToParent`).
+        let owners = Owners::Counted(call.author(""));
+        let object = self.modify_as(call.subject(), Part::Main, call.writing()?, owners, make).await?;
         Ok(respond(StatusCode::OK, &scale::to_scale(&object)))
     }
 
@@ -86,7 +89,7 @@ impl Server {
             errors.extend(certificate::validate_approval(&new, old));
             if errors.is_empty() { Ok(new) } else { Err(Status::invalid(kind, name, &errors)) }
         };
-        let object = self.modify(call.subject(), Part::Exact, call.dry_run()?, make).await?;
+        let object = self.modify(call.subject(), Part::Exact, call.writing()?, make).await?;
         call.written(StatusCode::OK, object, &[])
     }
 
@@ -104,7 +107,9 @@ impl Server {
             }
             Ok(new)
         };
-        let object = self.modify(call.subject(), Part::Exact, call.dry_run()?, make).await?;
+        let now = meta::rfc3339(Timestamp::now());
+        let owners = Owners::Counted(call.author(&now));
+        let object = self.modify_as(call.subject(), Part::Exact, call.writing()?, owners, make).await?;
         call.written(StatusCode::OK, object, &[])
     }
 
@@ -147,16 +152,17 @@ impl Server {
             walk::set(&mut new, "status.conditions", conditions);
             Ok(new)
         };
-        self.modify(call.subject(), Part::Exact, call.dry_run()?, make).await?;
+        self.modify(call.subject(), Part::Exact, call.writing()?, make).await?;
         Ok(respond(StatusCode::CREATED, &success(StatusCode::CREATED)))
     }
 
     /// POST of a pod's `eviction`: a deletion that a disruption budget may refuse (registry/core/pod/storage/eviction.go).
     pub(crate) async fn evict(&self, call: &Call) -> Answer {
-        let body = call.json()?;
+        let body = call.read(("policy/v1", "Eviction"))?;
+        self.guard(call, Some(&body), None)?;
         let none = json!({});
         let options = Options::from_value(walk::at(&body, "deleteOptions").unwrap_or(&none))?;
-        let dry_run = options.dry_run() || call.dry_run()?;
+        let dry_run = options.dry_run() || call.writing()?;
         let (pod, _) = self.stored(call.kind, &call.key(), call.name()).await?;
         self.disrupt(&pod, dry_run).await?;
         // Which of the two it became, the evictor doesn't ask.

@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use portolan_api::kinds::service_cidr;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
-use portolan_api::{Kind, Status, meta, walk};
-use portolan_store::{Compare, Op, Range, Revision, Txn, TxnOutcome};
+use portolan_api::{Kind, Status, decode, meta, ownership, status, walk};
+use portolan_store::{Compare, Entry, Op, Range, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
+use crate::apply::{self, Owners, ourselves};
 use crate::cache::prefix;
 use crate::delete::{removal, vanishes};
 use crate::http::{Answer, Call, json as respond, store_status, warn};
@@ -57,50 +58,58 @@ impl Call {
     }
 
     /// Checks that a body is of this path's kind and namespace and has no field that the kind doesn't know; what is
-    /// tolerated goes to `warnings`. `known` is an object whose unknown fields are no news.
+    /// tolerated goes to `warnings`. `refuse` says what a body that doesn't fit the kind is to the client.
     fn admit(
         &self,
         object: &mut Value,
-        known: Option<&Value>,
+        refuse: &dyn Fn(&Value, &str) -> Status,
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
         let kind = self.kind;
         if !object.is_object() {
-            return Err(Status::undecodable(kind, "the body is not a JSON object"));
+            return Err(refuse(object, "the body is not a JSON object"));
         }
         if walk::size(object, walk::DEPTH).is_none() {
             let why = format!("the object is nested more than {} levels deep", walk::DEPTH);
-            return Err(Status::undecodable(kind, &why));
+            return Err(refuse(&Value::Null, &why));
+        }
+        decode::drop_nulls(object);
+        // Empty is the same as left out.
+        for field in ["apiVersion", "kind"] {
+            if walk::text(object, field).is_empty() && object[field].is_string() {
+                walk::remove(object, field);
+            }
         }
         let (version, name) = (object["apiVersion"].as_str(), object["kind"].as_str());
         if let Some(version) = version.filter(|version| !version.is_empty() && *version != kind.api_version())
         {
-            return Err(Status::bad_request(format!(
-                "the API version in the data ({version}) does not match the expected API version ({})",
-                kind.api_version()
-            )));
+            return Err(Status::another_kind(kind, name.unwrap_or(kind.kind), version));
         }
         if let Some(name) = name.filter(|name| !name.is_empty() && *name != kind.kind) {
-            return Err(Status::bad_request(format!(
-                "the kind in the data ({name}) does not match the expected kind ({})",
-                kind.kind
-            )));
+            return Err(Status::another_kind(kind, name, &kind.api_version()));
         }
         let strictness = self.query.get("fieldValidation").unwrap_or("Warn");
-        let mut unknown = kind.decode(object).map_err(|why| Status::undecodable(kind, &why))?;
-        if let Some(known) = known.filter(|_| !unknown.is_empty()) {
-            let before = kind.decode(known).unwrap_or_default();
-            unknown.retain(|field| !before.contains(field));
-        }
+        let unknown = kind.decode(object).map_err(|why| refuse(object, &why))?;
         if !unknown.is_empty() {
             match strictness {
-                "Strict" => return Err(Status::strict_decoding(kind, &unknown)),
+                "Strict" => return Err(refuse(object, &status::strict_decoding_error(&unknown))),
                 "Ignore" => {}
                 _ => warnings.extend(unknown.iter().map(|field| format!("unknown field {field:?}"))),
             }
         }
-        // Who owns which field is not tracked here; what a client copied from elsewhere would mislead.
-        walk::remove(object, "metadata.managedFields");
+        // What the kind doesn't know isn't kept.
+        unknown.iter().rev().for_each(|field| walk::prune(object, field));
+        let twice = meta::dedup_owners(object);
+        if !twice.is_empty() {
+            // Patches are looked at once only, behind admission.
+            let when =
+                if self.method == http::Method::PATCH { " after mutating admission happens" } else { "" };
+            warnings.push(format!(
+                ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and \
+                 may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+                twice.join(", ")
+            ));
+        }
         if let Some(namespace) = self.path.namespace.as_deref() {
             let claimed = meta::namespace(object);
             if !claimed.is_empty() && claimed != namespace {
@@ -114,15 +123,23 @@ impl Call {
 
     /// The same for a PUT: the name must be the path's.
     fn admit_replacement(&self, object: &mut Value, warnings: &mut Vec<String>) -> Result<(), Status> {
-        self.admit(object, None, warnings)?;
-        let name = meta::name(object);
-        if !name.is_empty() && name != self.name() {
-            return Err(Status::bad_request(format!(
+        self.admit(object, &|_, why| Status::undecodable(self.kind, why), warnings)?;
+        self.check_name(object)
+    }
+
+    /// Checks that an object has the name in the path.
+    fn check_name(&self, object: &Value) -> Result<(), Status> {
+        match meta::name(object) {
+            "" => Err(Status::bad_request(format!(
+                "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                self.name()
+            ))),
+            name if name != self.name() => Err(Status::bad_request(format!(
                 "the name of the object ({name}) does not match the name on the URL ({})",
                 self.name()
-            )));
+            ))),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// The body as a patch: a function of the object that it patches.
@@ -137,30 +154,28 @@ impl Call {
             "application/merge-patch+json" => Way::Merge,
             "application/json-patch+json" => Way::Json,
             "application/strategic-merge-patch+json" => Way::Strategic,
-            "application/apply-patch+yaml" | "application/apply-patch+cbor" => {
-                let message = "server-side apply is not served yet: use kubectl apply without --server-side, or a \
-                               merge or strategic merge patch";
-                return Err(Status { message: message.into(), ..Status::unsupported_media_type(&[]) });
-            }
             _ => {
-                return Err(Status::unsupported_media_type(&[
-                    "application/json-patch+json",
-                    "application/merge-patch+json",
-                    "application/strategic-merge-patch+json",
-                ]));
+                // The words of the router before Kubernetes' handlers.
+                let message = "415: Unsupported Media Type".into();
+                return Err(Status { message, ..Status::unsupported_media_type(&[]) });
             }
         };
-        let patch: Value = serde_json::from_slice(&self.body)
-            .map_err(|error| Status::bad_request(format!("the patch is not valid JSON: {error}")))?;
+        let patch: Result<Value, Status> = serde_json::from_slice(&self.body)
+            .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")));
         let kind = self.kind;
         Ok(move |old: &Value| {
+            // That there is nothing to patch is said first.
+            let patch = patch.as_ref().map_err(Clone::clone)?;
             let mut new = old.clone();
             match way {
-                Way::Merge => patch::merge(&mut new, &patch),
-                Way::Json => patch::json(&mut new, &patch),
-                Way::Strategic => patch::strategic(&mut new, &patch, kind),
-            }
-            .map_err(patch_status)?;
+                Way::Merge => patch::merge(&mut new, patch).map_err(patch_status),
+                Way::Json => patch::json(&mut new, patch).map_err(|error| match error {
+                    PatchError::Malformed(why) => Status::bad_request(format!("error decoding patch: {why}")),
+                    PatchError::Unapplicable(_) => Status::unprocessable(),
+                    PatchError::Unexpected(why) => Status::unexpected(why),
+                }),
+                Way::Strategic => patch::strategic(&mut new, patch, kind).map_err(patch_status),
+            }?;
             Ok(new)
         })
     }
@@ -174,20 +189,23 @@ impl Call {
 impl Server {
     /// POST to a collection.
     pub(crate) async fn create(&self, call: &Call) -> Answer {
-        let dry_run = call.dry_run()?;
+        let dry_run = call.writing()?;
         let mut object = call.json()?;
         let mut warnings = Vec::new();
-        call.admit(&mut object, None, &mut warnings)?;
-        if let (true, Some(who)) = (call.kind.has("approval"), &call.caller.identity) {
-            portolan_api::kinds::certificate::requested_by(&mut object, &who.user, &who.groups);
+        call.admit(&mut object, &|_, why| Status::undecodable(call.kind, why), &mut warnings)?;
+        if call.kind.has("approval") {
+            portolan_api::kinds::certificate::requested_by(&mut object, &call.user.user, &call.user.groups);
         }
-        let (object, more) =
-            self.create_object(call.kind, call.path.namespace.as_deref(), object, dry_run).await?;
+        self.guard(call, Some(&object), None)?;
+        let now = meta::rfc3339(Timestamp::now());
+        let (namespace, owners) = (call.path.namespace.as_deref(), Owners::Counted(call.author(&now)));
+        let made = self.create_object_as(call.kind, namespace, object, dry_run, owners).await;
+        let (object, more) = made.map_err(|status| status.warned(&warnings))?;
         warnings.extend(more);
         call.written(StatusCode::CREATED, object, &warnings)
     }
 
-    /// Makes an object, and gives it back as it was stored, with warnings.
+    /// Makes an object of our own.
     pub(crate) async fn create_object(
         &self,
         kind: &'static Kind,
@@ -195,9 +213,19 @@ impl Server {
         object: Value,
         dry_run: bool,
     ) -> Result<(Value, Vec<String>), Status> {
-        if !matches!(meta::resource_version(&object), "" | "0") {
-            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
-        }
+        let now = meta::rfc3339(Timestamp::now());
+        self.create_object_as(kind, namespace, object, dry_run, Owners::Counted(ourselves(&now))).await
+    }
+
+    /// Makes an object, and gives it back as it was stored, with warnings.
+    pub(crate) async fn create_object_as(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        object: Value,
+        dry_run: bool,
+        owners: Owners<'_>,
+    ) -> Result<(Value, Vec<String>), Status> {
         let generated = meta::name(&object).is_empty();
         let (mut names, mut rounds) = (0, 0);
         loop {
@@ -211,7 +239,9 @@ impl Server {
                 // The namespace as it is now is a condition of the write: none slips into one that is being emptied.
                 txn.compares.push(self.open_namespace(kind, &name, namespace).await?);
             }
+            owners.settle(kind, &mut new, &Value::Null);
             kind.prepare_create(&mut new);
+            self.fill_token(kind, &mut new).await?;
             self.admit_new(kind, &mut new)?;
             self.allocate(kind, &mut new, None, dry_run, &mut txn).await?;
             let errors = kind.check_create(&new);
@@ -223,9 +253,14 @@ impl Server {
             if dry_run {
                 let (entry, _) = self.store.get(&key).await.map_err(store_status)?;
                 return match entry {
-                    Some(_) => Err(Status::already_exists(kind, &name)),
+                    Some(entry) => Err(exists(kind, &name, &entry).warned(&warnings)),
                     None => Ok((new, warnings)),
                 };
+            }
+            // Text that is no number counts as none, as in Kubernetes.
+            if meta::resource_version(&object).parse::<u64>().is_ok_and(|version| version != 0) {
+                let message = "resourceVersion should not be set on objects to be created";
+                return Err(Status::unexpected(message));
             }
             txn.ops.push(Op::Put(key, bare(kind, &new)));
             match self.store.txn(txn).await.map_err(store_status)? {
@@ -235,8 +270,10 @@ impl Server {
                 }
                 TxnOutcome::Refused { current, .. } if current.first().is_some_and(Option::is_some) => {
                     names += 1;
-                    if !generated || names >= NAMES {
-                        return Err(Status::already_exists(kind, &name));
+                    if let Some(Some(entry)) = current.first()
+                        && (!generated || names >= NAMES)
+                    {
+                        return Err(exists(kind, &name, entry).warned(&warnings));
                     }
                 }
                 // The namespace changed, or another Service was faster: look again.
@@ -284,6 +321,7 @@ impl Server {
         let _changes_hands = outcome.map_err(|refusal| match refusal {
             Refusal::Invalid(errors) => Status::invalid(kind, meta::name(new), &errors),
             Refusal::Internal(why) => Status::internal(why),
+            Refusal::Unexpected(why) => Status::unexpected(why),
         })?;
         // The difference of what is held says the same by keys: ports that share a number share a claim.
         let (before, after) = (old.map(claims::held).unwrap_or_default(), claims::held(new));
@@ -317,21 +355,29 @@ impl Server {
 
     /// PUT of an object.
     pub(crate) async fn update(&self, call: &Call) -> Answer {
-        let dry_run = call.dry_run()?;
+        let dry_run = call.writing()?;
         let mut body = call.json()?;
         let mut warnings = Vec::new();
         call.admit_replacement(&mut body, &mut warnings)?;
-        let changed = self.modify(call.subject(), Part::Main, dry_run, |_| Ok(body.clone())).await;
+        let now = meta::rfc3339(Timestamp::now());
+        let owners = Owners::Counted(call.author(&now));
+        let make = |old: &Value| self.replacement(call, &body, old);
+        let changed = self.modify_as(call.subject(), Part::Main, dry_run, owners, make).await;
         match changed {
             Err(status) if status.code == 404 && creates(call.kind, &body) => {
                 walk::set(&mut body, "metadata.name", call.name());
+                // Which version it was has no meaning here.
+                meta::clear_resource_version(&mut body);
+                self.may_create(call).await?;
+                self.guard(call, Some(&body), None)?;
                 let namespace = call.path.namespace.as_deref();
-                let (object, more) = self.create_object(call.kind, namespace, body, dry_run).await?;
+                let made = self.create_object_as(call.kind, namespace, body, dry_run, owners).await;
+                let (object, more) = made.map_err(|status| status.warned(&warnings))?;
                 warnings.extend(more);
                 call.written(StatusCode::CREATED, object, &warnings)
             }
             changed => {
-                let object = changed?;
+                let object = changed.map_err(|status| status.warned(&warnings))?;
                 warnings.extend(call.kind.warnings(&object));
                 call.written(StatusCode::OK, object, &warnings)
             }
@@ -345,10 +391,15 @@ impl Server {
 
     /// PUT of an object's status.
     pub(crate) async fn update_status(&self, call: &Call) -> Answer {
+        let dry_run = call.writing()?;
         let mut body = call.json()?;
         let mut warnings = Vec::new();
         call.admit_replacement(&mut body, &mut warnings)?;
-        let object = self.modify(call.subject(), Part::Status, call.dry_run()?, |_| Ok(body.clone())).await?;
+        let now = meta::rfc3339(Timestamp::now());
+        let owners = Owners::Counted(call.author(&now));
+        let make = |old: &Value| self.replacement(call, &body, old);
+        let changed = self.modify_as(call.subject(), Part::Status, dry_run, owners, make).await;
+        let object = changed.map_err(|status| status.warned(&warnings))?;
         call.written(StatusCode::OK, object, &warnings)
     }
 
@@ -357,27 +408,46 @@ impl Server {
         self.patch_part(call, Part::Status).await
     }
 
+    /// A body in the place of what is there, if it is meant for that object and its author may.
+    fn replacement(&self, call: &Call, body: &Value, old: &Value) -> Result<Value, Status> {
+        check_uid(call.kind, call.name(), body, old)?;
+        self.guard(call, Some(body), Some(old))?;
+        Ok(body.clone())
+    }
+
     async fn patch_part(&self, call: &Call, part: Part) -> Answer {
+        if call.media == apply::MEDIA {
+            return self.apply(call, part).await;
+        }
         let patch = call.patch()?;
+        let dry_run = call.writing()?;
+        let strategic = call.media == "application/strategic-merge-patch+json";
         let warnings = parking_lot::Mutex::new(Vec::new());
         let make = |old: &Value| {
             let mut new = patch(old)?;
             let mut found = Vec::new();
-            call.admit(&mut new, Some(old), &mut found)?;
+            let refuse = |new: &Value, why: &str| match strategic {
+                true => Status::invalid_patch(String::from_utf8_lossy(&call.body), why),
+                false => Status::invalid_patch(new.to_string(), why),
+            };
+            call.admit(&mut new, &refuse, &mut found)?;
+            call.check_name(&new)?;
+            self.guard(call, Some(&new), Some(old))?;
             *warnings.lock() = found;
             Ok(new)
         };
-        let object = self.modify(call.subject(), part, call.dry_run()?, make).await?;
+        let now = meta::rfc3339(Timestamp::now());
+        let owners = Owners::Counted(call.author(&now));
+        let changed = self.modify_as(call.subject(), part, dry_run, owners, make).await;
         let mut warnings = warnings.into_inner();
+        let object = changed.map_err(|status| status.warned(&warnings))?;
         if part == Part::Main {
             warnings.extend(call.kind.warnings(&object));
         }
         call.written(StatusCode::OK, object, &warnings)
     }
 
-    /// Changes a stored object: `make` says what becomes of it, and is asked again when another write was faster. A
-    /// resource version that `make` puts in (or leaves) must be the stored one; that it leaves the old one is no demand,
-    /// since it is asked anew with the newer object. What changes nothing isn't written.
+    /// Changes a stored object; who owns its fields stays as it is.
     pub(crate) async fn modify(
         &self,
         subject: Subject<'_>,
@@ -385,17 +455,33 @@ impl Server {
         dry_run: bool,
         make: impl Fn(&Value) -> Result<Value, Status>,
     ) -> Result<Value, Status> {
+        self.modify_as(subject, part, dry_run, Owners::Kept, make).await
+    }
+
+    /// Changes a stored object: `make` says what becomes of it, and is asked again when another write was faster. A
+    /// resource version that `make` puts in (or leaves) must be the stored one; that it leaves the old one is no demand,
+    /// since it is asked anew with the newer object. What changes nothing isn't written.
+    pub(crate) async fn modify_as(
+        &self,
+        subject: Subject<'_>,
+        part: Part,
+        dry_run: bool,
+        owners: Owners<'_>,
+        make: impl Fn(&Value) -> Result<Value, Status>,
+    ) -> Result<Value, Status> {
         let Subject { kind, name, .. } = subject;
         let key = subject.key();
         for _ in 0..ROUNDS {
             let (old, revision) = self.stored(kind, &key, name).await?;
             let mut new = make(&old)?;
-            check_identity(kind, name, &new, &old)?;
+            check_version(kind, name, &new, &old)?;
+            owners.settle(kind, &mut new, &old);
             let mut txn =
                 Txn { compares: vec![Compare::ModRevision(key.clone(), revision)], ops: Vec::new() };
             let errors = match part {
                 Part::Main => {
                     kind.prepare_update(&mut new, &old);
+                    self.fill_token(kind, &mut new).await?;
                     self.allocate(kind, &mut new, Some(&old), dry_run, &mut txn).await?;
                     kind.count_generation(&mut new, &old);
                     kind.check_update(&new, &old)
@@ -413,6 +499,7 @@ impl Server {
                 self.charge(kind, &new, Some(&old), dry_run, &mut txn).await?;
             }
             meta::set_resource_version(&mut new, revision.0);
+            ownership::keep_times(&mut new, &old);
             if new == old || dry_run {
                 return Ok(new);
             }
@@ -438,30 +525,47 @@ impl Server {
     }
 }
 
+/// The object that was to be made is there.
+fn exists(kind: &Kind, name: &str, entry: &Entry) -> Status {
+    let there = stored(kind, &entry.value, entry.mod_revision.0).unwrap_or_default();
+    if meta::deletion_timestamp(&there).is_some() {
+        return Status::being_deleted(kind, name);
+    }
+    Status::already_exists(kind, name)
+}
+
 /// Whether this is the kind whose objects claim addresses and ports.
 pub(crate) fn is_service(kind: &Kind) -> bool {
     kind.group.is_empty() && kind.kind == "Service"
 }
 
 /// Whether a PUT of what isn't there makes it (`AllowCreateOnUpdate` of the strategies in kube-apiserver). Not one that
-/// is meant for an object that was there.
+/// is meant for a certain object that was there.
 fn creates(kind: &Kind, body: &Value) -> bool {
     let by_kind =
         matches!(kind.kind, "Service" | "Endpoints" | "Lease" | "Event" | "LimitRange" | "RuntimeClass");
-    (by_kind || kind.group == "rbac.authorization.k8s.io")
-        && meta::uid(body).is_empty()
-        && matches!(meta::resource_version(body), "" | "0")
+    (by_kind || kind.group == "rbac.authorization.k8s.io") && meta::uid(body).is_empty()
 }
 
 /// A write that names a version or a UID is meant for that very object.
 pub(crate) fn check_identity(kind: &Kind, name: &str, new: &Value, old: &Value) -> Result<(), Status> {
-    let version = meta::resource_version(new);
-    if !matches!(version, "" | "0") && version != meta::resource_version(old) {
-        return Err(Status::modified(kind, name));
-    }
+    check_uid(kind, name, new, old)?;
+    check_version(kind, name, new, old)
+}
+
+/// The UID alone. A patch that changes it meets a rule of metadata instead.
+fn check_uid(kind: &Kind, name: &str, new: &Value, old: &Value) -> Result<(), Status> {
     let (uid, stored) = (meta::uid(new), meta::uid(old));
     if !uid.is_empty() && uid != stored {
         return Err(Status::uid_precondition(kind, name, uid, stored));
+    }
+    Ok(())
+}
+
+fn check_version(kind: &Kind, name: &str, new: &Value, old: &Value) -> Result<(), Status> {
+    let version = meta::resource_version(new);
+    if !matches!(version, "" | "0") && version != meta::resource_version(old) {
+        return Err(Status::modified(kind, name));
     }
     Ok(())
 }
@@ -470,6 +574,7 @@ pub(crate) fn check_identity(kind: &Kind, name: &str, new: &Value, old: &Value) 
 pub(crate) fn patch_status(error: PatchError) -> Status {
     match error {
         PatchError::Malformed(why) => Status::bad_request(why),
+        PatchError::Unexpected(why) => Status::unexpected(why),
         PatchError::Unapplicable(why) => Status { code: 422, reason: "Invalid", ..Status::bad_request(why) },
     }
 }

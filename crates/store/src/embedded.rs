@@ -10,7 +10,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::engine::{self, Engine, Medium};
 use crate::ring::Ring;
-use crate::schema::Snapshot;
+use crate::schema::{Replay, Snapshot};
+use crate::watch::History;
 use crate::writer::{Command, Writer};
 use crate::{Entry, Error, Range, RangeResult, Result, Revision, Store, Txn, TxnOutcome, WatchStream};
 
@@ -69,6 +70,23 @@ impl Shared {
             self.trouble.notify_one();
         }
         result
+    }
+}
+
+#[async_trait::async_trait]
+impl History for Shared {
+    fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    async fn replay(
+        self: Arc<Self>,
+        start: Arc<str>,
+        end: Arc<str>,
+        after: u64,
+        newest: u64,
+    ) -> Result<Replay> {
+        self.read(move |_, snapshot| snapshot.replay(&start, &end, after, newest)).await
     }
 }
 

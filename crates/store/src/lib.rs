@@ -8,6 +8,7 @@
 pub mod conformance;
 pub mod embedded;
 mod engine;
+pub mod etcd;
 mod ring;
 mod schema;
 mod watch;

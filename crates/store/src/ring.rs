@@ -98,6 +98,15 @@ impl Ring {
         self.standing.send_modify(|standing| standing.revision = newest);
     }
 
+    /// Forgets everything: what lies between the newest revision and this one isn't known here.
+    pub fn begin_again(&self, revision: u64) {
+        {
+            let mut held = self.held.lock();
+            *held = Held { newest: VecDeque::new(), bytes: 0, left: revision };
+        }
+        self.standing.send_modify(|standing| standing.revision = Revision(revision));
+    }
+
     pub fn close(&self) {
         self.standing.send_modify(|standing| standing.closed = true);
     }
@@ -108,7 +117,7 @@ impl Ring {
         if after < held.left {
             return Next::Left;
         }
-        let skip = (after - held.left) as usize;
+        let skip = held.newest.partition_point(|(changes, _)| changes.revision <= after);
         Next::Held(held.newest.iter().skip(skip).take(most).map(|(changes, _)| changes.clone()).collect())
     }
 }

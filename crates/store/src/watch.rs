@@ -10,15 +10,31 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use tokio::sync::watch;
 
-use crate::embedded::Shared;
-use crate::ring::{Next, Standing};
+use crate::ring::{Next, Ring, Standing};
+use crate::schema::Replay;
 use crate::{Change, Error, Result, Revision, WatchBatch, WatchStream};
 
 /// As many revisions are taken from the ring at once.
 const AT_ONCE: usize = 256;
 
-struct Watcher {
-    shared: Arc<Shared>,
+/// The two places.
+#[async_trait::async_trait]
+pub(crate) trait History: Send + Sync + 'static {
+    /// The newest revisions.
+    fn ring(&self) -> &Ring;
+
+    /// Some of what came after a revision within a range, or all up to `newest` at least.
+    async fn replay(
+        self: Arc<Self>,
+        start: Arc<str>,
+        end: Arc<str>,
+        after: u64,
+        newest: u64,
+    ) -> Result<Replay>;
+}
+
+struct Watcher<H> {
+    shared: Arc<H>,
     start: Arc<str>,
     end: Arc<str>,
     /// Everything up to here has been delivered or lies in `ready`.
@@ -29,8 +45,8 @@ struct Watcher {
     standing: watch::Receiver<Standing>,
 }
 
-pub(crate) fn watch(shared: Arc<Shared>, start: &str, end: &str, after: Revision) -> WatchStream {
-    let standing = shared.ring.subscribe();
+pub(crate) fn watch<H: History>(shared: Arc<H>, start: &str, end: &str, after: Revision) -> WatchStream {
+    let standing = shared.ring().subscribe();
     let watcher = Watcher {
         shared,
         start: start.into(),
@@ -50,7 +66,7 @@ pub(crate) fn watch(shared: Arc<Shared>, start: &str, end: &str, after: Revision
     .boxed()
 }
 
-impl Watcher {
+impl<H: History> Watcher<H> {
     async fn next(&mut self) -> Result<WatchBatch> {
         loop {
             if let Some(batch) = self.ready.pop_front() {
@@ -73,7 +89,7 @@ impl Watcher {
 
     /// Fills `ready` with what comes after `position`, some of it at least. `newest` is durable.
     async fn read_on(&mut self, newest: u64) -> Result<()> {
-        let (batches, upto) = match self.shared.ring.after(self.position, AT_ONCE) {
+        let (batches, upto) = match self.shared.ring().after(self.position, AT_ONCE) {
             Next::Held(held) => {
                 let upto = held.last().map_or(self.position, |changes| changes.revision);
                 let within = |change: &&Change| {
@@ -92,8 +108,7 @@ impl Watcher {
             }
             Next::Left => {
                 let (start, end, after) = (self.start.clone(), self.end.clone(), self.position);
-                let replay =
-                    self.shared.read(move |_, snapshot| snapshot.replay(&start, &end, after, newest)).await?;
+                let replay = self.shared.clone().replay(start, end, after, newest).await?;
                 (replay.batches, replay.upto)
             }
         };

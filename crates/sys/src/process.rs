@@ -280,6 +280,24 @@ pub fn arrange_descriptors(standard: [BorrowedFd<'_>; 3], extra: BorrowedFd<'_>)
     Ok(unsafe { OwnedFd::from_raw_fd(3) })
 }
 
+/// Closes all descriptors of a process that has nothing more to do with any: it only waits, and ends with [`exit_now`].
+pub fn close_descriptors() {
+    // SAFETY: integers only; nothing uses a descriptor any more by this function's contract. There is no way to fail: all
+    // of these numbers may be closed, open or not (close_range(2)).
+    unsafe { libc::syscall(libc::SYS_close_range, 0u32, u32::MAX, 0u32) };
+}
+
+/// Writes everything, if the other side takes it. For a process about to end, which has nobody to tell an error to.
+pub fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        match rustix::io::write(to, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
+}
+
 /// Becomes another user: supplementary groups, group, user, in this order. Leaves alone what is `None` or empty.
 pub fn become_user(user: Option<u32>, group: Option<u32>, groups: &[u32]) -> io::Result<()> {
     use rustix::process::{Gid, Uid};

@@ -107,7 +107,7 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
     short_names: &["sa"],
     categories: &[],
     namespaced: true,
-    subresources: &[],
+    subresources: &["token"],
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::ServiceAccount>,

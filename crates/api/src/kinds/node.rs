@@ -19,7 +19,7 @@ pub static NODE: Kind = Kind {
     short_names: &["no"],
     categories: &[],
     namespaced: false,
-    subresources: &["status"],
+    subresources: &["proxy", "status"],
     generation: false,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::Node>,

@@ -19,7 +19,7 @@ pub static POD: Kind = Kind {
     short_names: &["po"],
     categories: &["all"],
     namespaced: true,
-    subresources: &["status", "log", "binding", "eviction"],
+    subresources: &["attach", "binding", "eviction", "exec", "log", "portforward", "proxy", "status"],
     generation: true,
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::Pod>,

@@ -18,7 +18,7 @@ pub static SERVICE: Kind = Kind {
     short_names: &["svc"],
     categories: &["all"],
     namespaced: true,
-    subresources: &["status"],
+    subresources: &["proxy", "status"],
     generation: false,
     // RFC 1123 since 1.36 (RelaxedServiceNameValidation): a name may begin with a digit.
     names: NameRule::Label,

@@ -238,8 +238,9 @@ fn validate_shared(object: &Value) -> Vec<FieldError> {
     let mut errors = validate_labels(walk::map(object, "metadata.labels"), "metadata.labels");
     errors.extend(validate_annotations(walk::map(object, "metadata.annotations"), "metadata.annotations"));
     let mut controllers: Vec<String> = Vec::new();
-    for (i, owner) in walk::list(object, "metadata.ownerReferences").iter().enumerate() {
-        let path = format!("metadata.ownerReferences[{i}]");
+    // The paths of owners and finalizers have no index in Kubernetes' words.
+    let path = "metadata.ownerReferences";
+    for owner in walk::list(object, path) {
         if walk::text(owner, "apiVersion").rsplit('/').next().is_none_or(str::is_empty) {
             errors.push(FieldError::invalid(
                 format!("{path}.apiVersion"),
@@ -251,6 +252,11 @@ fn validate_shared(object: &Value) -> Vec<FieldError> {
             if walk::text(owner, field).is_empty() {
                 errors.push(FieldError::invalid(format!("{path}.{field}"), "", "must not be empty"));
             }
+        }
+        // Events are too many and too short-lived to own anything (apimachinery `BannedOwners`).
+        if walk::text(owner, "apiVersion") == "v1" && walk::text(owner, "kind") == "Event" {
+            let why = "/v1, Kind=Event is disallowed from being an owner";
+            errors.push(FieldError::invalid(path, owner.clone(), why));
         }
         if walk::flag(owner, "controller") == Some(true) {
             controllers.push(format!("{}/{}", walk::text(owner, "kind"), walk::text(owner, "name")));
@@ -265,9 +271,33 @@ fn validate_shared(object: &Value) -> Vec<FieldError> {
             ),
         ));
     }
+    let finalizers: Vec<&str> =
+        walk::list(object, "metadata.finalizers").iter().filter_map(Value::as_str).collect();
+    for finalizer in &finalizers {
+        errors.extend(findings("metadata.finalizers", finalizer, qualified_faults(finalizer)));
+    }
+    if finalizers.contains(&"orphan") && finalizers.contains(&"foregroundDeletion") {
+        errors.push(FieldError::invalid(
+            "metadata.finalizers",
+            finalizers.clone(),
+            "finalizer orphan and foregroundDeletion cannot be both set",
+        ));
+    }
+    errors
+}
+
+/// Finalizers without a domain are Kubernetes' own (pkg/apis/core/validation, `validateKubeFinalizerName`).
+fn validate_finalizer_domains(object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
     for (i, finalizer) in walk::list(object, "metadata.finalizers").iter().enumerate() {
         let text = finalizer.as_str().unwrap_or("");
-        errors.extend(findings(&format!("metadata.finalizers[{i}]"), text, qualified_faults(text)));
+        if !text.contains('/') && !matches!(text, "kubernetes" | "orphan" | "foregroundDeletion") {
+            errors.push(FieldError::invalid(
+                format!("metadata.finalizers[{i}]"),
+                text,
+                "name is neither a standard finalizer name nor is it fully qualified",
+            ));
+        }
     }
     errors
 }
@@ -297,20 +327,22 @@ pub fn validate(object: &Value, namespaced: bool, names: NameRule) -> Vec<FieldE
     } else if !namespace.is_empty() {
         errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
     }
+    let generation = walk::int(object, "metadata.generation").unwrap_or(0);
+    if generation < 0 {
+        errors.push(FieldError::invalid(
+            "metadata.generation",
+            generation,
+            "must be greater than or equal to 0",
+        ));
+    }
     errors.extend(validate_shared(object));
+    errors.extend(validate_finalizer_domains(object));
     errors
 }
 
 /// What is wrong with the metadata of a changed object.
 pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    for field in ["name", "namespace", "uid", "creationTimestamp"] {
-        let path = format!("metadata.{field}");
-        let (n, o) = (walk::text(new, &path), walk::text(old, &path));
-        if n != o {
-            errors.push(FieldError::invalid(path, n, "field is immutable"));
-        }
-    }
+    let mut errors = validate_shared(new);
     // On the way out, finalizers may go and none may come.
     if walk::at(old, "metadata.deletionTimestamp").is_some() {
         let had = walk::list(old, "metadata.finalizers");
@@ -329,6 +361,13 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
             ));
         }
     }
-    errors.extend(validate_shared(new));
+    for field in ["name", "namespace", "uid", "creationTimestamp"] {
+        let path = format!("metadata.{field}");
+        let (n, o) = (walk::text(new, &path), walk::text(old, &path));
+        if n != o {
+            errors.push(FieldError::invalid(path, n, "field is immutable"));
+        }
+    }
+    errors.extend(validate_finalizer_domains(new));
     errors
 }

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::PatchError;
-use crate::mergekeys::{PLAIN, Rule, Shape};
+use crate::fielderror::go_value;
+use crate::schema::{Shape, Type};
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -15,6 +16,60 @@ const ORDER: &str = "$setElementOrder/";
 pub(super) enum Fate {
     Kept,
     Gone,
+}
+
+/// What is known of the fields of an object.
+#[derive(Clone, Copy)]
+pub(super) enum Ground<'a> {
+    /// They are those of a type.
+    Type(&'a Type),
+    /// All are of one shape.
+    Values(&'a Shape),
+    /// Nothing: objects merge field by field, lists are replaced.
+    Bare,
+}
+
+/// How a field merges, if it isn't just replaced.
+#[derive(Clone, Copy)]
+enum Rule<'a> {
+    /// An object, field by field.
+    Map(Ground<'a>),
+    /// A list of objects that are the same if this field is.
+    List(&'a str, Ground<'a>),
+    /// A list of texts that is a set.
+    Set,
+    /// Whole, whatever it is.
+    Whole,
+}
+
+impl<'a> Ground<'a> {
+    fn of(shape: &'a Shape) -> Ground<'a> {
+        match shape {
+            Shape::Object(inner) => Ground::Type(inner.get()),
+            Shape::Map(values) => Ground::Values(values),
+            _ => Ground::Bare,
+        }
+    }
+
+    fn rule(self, name: &str) -> Option<Rule<'a>> {
+        let (shape, patch) = match self {
+            Ground::Bare => return None,
+            Ground::Values(shape) => (shape, None),
+            Ground::Type(known) => {
+                let field = known.field(name)?;
+                (&field.shape, field.patch.as_ref())
+            }
+        };
+        match (shape, patch) {
+            (_, Some(patch)) if patch.replace => Some(Rule::Whole),
+            (Shape::List(items), Some(patch)) if patch.merge && !patch.key.is_empty() => {
+                Some(Rule::List(&patch.key, Ground::of(items)))
+            }
+            (Shape::List(_), Some(patch)) if patch.merge => Some(Rule::Set),
+            (Shape::List(_), _) => None,
+            (shape, _) => Some(Rule::Map(Ground::of(shape))),
+        }
+    }
 }
 
 fn malformed(text: impl Into<String>) -> PatchError {
@@ -34,13 +89,13 @@ fn directive(patch: &Map<String, Value>) -> Result<Option<&str>, PatchError> {
 }
 
 /// A value that a patch adds where nothing was: without nulls and directives.
-fn fresh(patch: &Value, rule: Option<Rule>) -> Result<Option<Value>, PatchError> {
+fn fresh(patch: &Value, rule: Option<Rule<'_>>) -> Result<Option<Value>, PatchError> {
     match patch {
         Value::Null => Ok(None),
         Value::Object(map) => {
             let shape = match rule {
                 Some(Rule::Map(shape)) => shape,
-                _ => &PLAIN,
+                _ => Ground::Bare,
             };
             let mut out = Map::new();
             Ok((merge_map(&mut out, map, shape)? == Fate::Kept).then_some(Value::Object(out)))
@@ -66,7 +121,7 @@ fn fresh(patch: &Value, rule: Option<Rule>) -> Result<Option<Value>, PatchError>
 pub(super) fn merge_map(
     target: &mut Map<String, Value>,
     patch: &Map<String, Value>,
-    shape: &Shape,
+    shape: Ground<'_>,
 ) -> Result<Fate, PatchError> {
     match directive(patch)? {
         // Where there is an object to delete, Kubernetes leaves an empty one.
@@ -119,10 +174,10 @@ pub(super) fn merge_map(
             (_, Value::Null) => {
                 target.shift_remove(key);
             }
-            (Some(Value::Object(there)), Value::Object(patch)) => {
+            (Some(Value::Object(there)), Value::Object(patch)) if !matches!(rule, Some(Rule::Whole)) => {
                 let shape = match rule {
                     Some(Rule::Map(shape)) => shape,
-                    _ => &PLAIN,
+                    _ => Ground::Bare,
                 };
                 merge_map(there, patch, shape)?;
             }
@@ -172,7 +227,7 @@ fn merge_list(
     target: &mut Vec<Value>,
     patch: &[Value],
     merge_key: &str,
-    shape: &Shape,
+    shape: Ground<'_>,
 ) -> Result<(), PatchError> {
     let mut items = Vec::new();
     let mut replace = false;
@@ -189,7 +244,9 @@ fn merge_list(
             continue;
         }
         let Some(id) = map.get(merge_key) else {
-            return Err(malformed(format!("map: {item} does not contain declared merge key: {merge_key}")));
+            let item = go_value(item);
+            let text = format!("map: {item} does not contain declared merge key: {merge_key}");
+            return Err(PatchError::Unexpected(text));
         };
         if word == Some("delete") {
             target.retain(|there| there.get(merge_key) != Some(id));

@@ -58,7 +58,7 @@ fn zero_is_not_absent_where_go_has_a_pointer() {
     let read = decode(&body("apps/v1", "Deployment", &raw), ("", "")).unwrap();
     assert_eq!(read["spec"]["replicas"], 0);
     assert_eq!(read["spec"].get("minReadySeconds"), None);
-    assert_eq!(read["spec"]["template"]["spec"].get("containers"), None);
+    assert_eq!(read["spec"]["template"]["spec"]["containers"], Value::Null);
 }
 
 #[test]

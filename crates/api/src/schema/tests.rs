@@ -37,12 +37,12 @@ fn lists_are_keyed_and_patched_as_kubernetes_says() {
     let ports = field("core/v1.ServiceSpec", "ports");
     assert_eq!(ports.number, 1);
     assert_eq!(ports.listing, Listing::Map(vec!["port".into(), "protocol".into()]));
-    assert_eq!(ports.patch, Some(Patch { merge: true, retain_keys: false, key: "port".into() }));
+    assert_eq!(ports.patch, Some(Patch { merge: true, key: "port".into(), ..Patch::default() }));
     assert_eq!(field("core/v1.ServicePort", "protocol").default, Some(json!("TCP")));
     assert_eq!(field("core/v1.ServiceSpec", "selector").listing, Listing::Atomic);
     assert_eq!(field("meta/v1.ObjectMeta", "finalizers").listing, Listing::Set);
     let strategy = field("apps/v1.DeploymentSpec", "strategy").patch;
-    assert_eq!(strategy, Some(Patch { merge: false, retain_keys: true, key: String::new() }));
+    assert_eq!(strategy, Some(Patch { retain_keys: true, ..Patch::default() }));
     assert_eq!(find("core/v1.LocalObjectReference").unwrap().get().listing, Listing::Atomic);
 }
 

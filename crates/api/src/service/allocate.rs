@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+use super::change::{self, draws_node_ports};
 use super::validate::validate_addresses;
 use super::{is_headless, needs_cluster_ip, needs_health_port, needs_node_port, type_of};
 use crate::fielderror::FieldError;
@@ -70,6 +71,8 @@ pub enum Refusal {
     Invalid(Vec<FieldError>),
     /// Nothing is left to give: 500.
     Internal(String),
+    /// What Kubernetes' allocator doesn't expect: 500 without a reason.
+    Unexpected(String),
 }
 
 struct Draw<'a> {
@@ -79,6 +82,8 @@ struct Draw<'a> {
     random: &'a mut dyn FnMut(u64) -> u64,
     /// What the stored Service holds: its own, whatever `taken` says.
     held: Vec<Claim>,
+    /// The ports that this request has taken already.
+    ports: Vec<i64>,
 }
 
 /// Fills in the addresses and ports of a Service that is prepared (`prepare_create`, `prepare_update`) and not yet
@@ -93,16 +98,21 @@ pub fn allocate(
     random: &mut dyn FnMut(u64) -> u64,
 ) -> Result<Allocation, Refusal> {
     let held = old.map(claims).unwrap_or_default();
-    let mut draw = Draw { config, dry_run, taken, random, held };
+    let mut draw = Draw { config, dry_run, taken, random, held, ports: Vec::new() };
     families(new, old, config)?;
-    if needs_cluster_ip(new) && !is_headless(new) {
+    if type_of(new) != "ExternalName" && !is_headless(new) {
         draw.addresses(new, old)?;
     }
-    if needs_node_port(new) {
-        draw.node_ports(new)?;
+    match old {
+        _ if !needs_node_port(new) => {}
+        None => draw.first_node_ports(new)?,
+        Some(old) => draw.next_node_ports(new, old)?,
     }
-    if needs_health_port(new) {
+    if needs_health_port(new) && !old.is_some_and(needs_health_port) {
         draw.health_port(new)?;
+    }
+    if let Some(old) = old {
+        change::wipe(new, old);
     }
     if dry_run {
         return Ok(Allocation::default());
@@ -167,7 +177,7 @@ fn families(new: &mut Value, old: Option<&Value>, config: &ServiceConfig) -> Res
     const POLICY: &str = "spec.ipFamilyPolicy";
     const FAMILIES: &str = "spec.ipFamilies";
     const IPS: &str = "spec.clusterIPs";
-    if !needs_cluster_ip(new) {
+    if type_of(new) == "ExternalName" {
         return Ok(());
     }
     // A cluster that becomes dual-stack (or ceases to be) changes no stored Service that only prefers it.
@@ -179,7 +189,7 @@ fn families(new: &mut Value, old: Option<&Value>, config: &ServiceConfig) -> Res
         return Ok(());
     }
     let open = walk::text(new, "spec.clusterIP") == "None" && walk::map(new, "spec.selector").is_empty();
-    if walk::text(new, POLICY).is_empty() {
+    if walk::at(new, POLICY).is_none() {
         let before = old.map(|o| walk::text(o, POLICY)).filter(|p| !p.is_empty());
         let policy = before.unwrap_or(if open { "RequireDualStack" } else { "SingleStack" });
         walk::set(new, POLICY, policy);
@@ -287,11 +297,14 @@ impl Draw<'_> {
         let families = strings(new, "spec.ipFamilies");
         let mut ips = strings(new, "spec.clusterIPs");
         ips.truncate(families.len().max(1));
+        // As Kubernetes shows it when it refuses: what is still to be drawn is empty.
+        let mut wanted = ips.clone();
+        wanted.resize(families.len().max(ips.len()), String::new());
         for (i, family) in families.iter().enumerate() {
             match ips.get(i) {
                 // A changed address is refused by the checks, with a better text.
                 Some(_) if i < before.len() => {}
-                Some(text) => self.fixed_address(text)?,
+                Some(text) => self.fixed_address(text, &wanted)?,
                 None if i > ips.len() => {}
                 None => {
                     let ip = self.any_address(family, meta::name(new))?;
@@ -306,10 +319,10 @@ impl Draw<'_> {
         Ok(())
     }
 
-    fn fixed_address(&mut self, text: &str) -> Result<(), Refusal> {
+    fn fixed_address(&self, text: &str, wanted: &[String]) -> Result<(), Refusal> {
         let refuse = |why: String| {
             let detail = format!("failed to allocate IP {text}: {why}");
-            Err(Refusal::Invalid(vec![FieldError::invalid("spec.clusterIPs", json!([text]), detail)]))
+            Err(Refusal::Invalid(vec![FieldError::invalid("spec.clusterIPs", json!(wanted), detail)]))
         };
         let Some(address) = ip::parse(text) else { return Ok(()) };
         if !self.config.cidrs.iter().any(|net| net.addr().is_ipv4() == address.is_ipv4()) {
@@ -355,95 +368,101 @@ impl Draw<'_> {
         Err(full("range is full"))
     }
 
-    /// Whether another Service holds this number, under whatever protocol.
-    fn port_taken(&self, port: u16) -> bool {
-        ["TCP", "UDP", "SCTP"]
-            .iter()
-            .any(|protocol| (self.taken)(&Claim::NodePort { port, protocol: (*protocol).into() }))
-            || (self.taken)(&Claim::HealthCheckNodePort(port))
-    }
-
-    fn fixed_port(&self, number: i64) -> Result<(), String> {
+    /// Takes the number that a client names (registry/core/service/portallocator/operation.go).
+    fn take(&mut self, number: i64) -> Result<(), String> {
         let range = &self.config.node_ports;
-        // What the Service has it keeps, also when the cluster's range is another by now.
-        if u16::try_from(number).is_ok_and(|p| self.held(&Claim::HealthCheckNodePort(p))) {
-            return Ok(());
-        }
-        let Some(port) = u16::try_from(number).ok().filter(|p| range.contains(p)) else {
+        let port = u16::try_from(number).ok();
+        // A dry run doesn't look at the range.
+        if !self.dry_run && !port.is_some_and(|port| range.contains(&port)) {
             return Err(format!(
                 "provided port is not in the valid range. The range of valid ports is {}-{}",
                 range.start(),
                 range.end()
             ));
-        };
-        if self.port_taken(port) {
+        }
+        let taken = |port| port_taken(port, &self.held, self.taken);
+        if self.ports.contains(&number) || port.is_some_and(taken) {
             return Err("provided port is already allocated".into());
+        }
+        self.ports.push(number);
+        Ok(())
+    }
+
+    /// Takes any number.
+    fn draw_port(&mut self) -> Result<i64, &'static str> {
+        let found = if self.dry_run {
+            // Any is as good, since nothing is taken: the one behind the highest of this request, or behind 32768.
+            self.ports.iter().max().map_or(32768, |last| *last) + 1
+        } else {
+            let (ports, held, taken) = (&self.ports, &self.held, self.taken);
+            let free = |port: &u16| !ports.contains(&i64::from(*port)) && !port_taken(*port, held, taken);
+            let space = Space::of_ports(self.config.node_ports.clone());
+            i64::from(space.pick(&free, self.random).ok_or("range is full")?)
+        };
+        self.ports.push(found);
+        Ok(found)
+    }
+
+    /// A new Service's ports (`initNodePorts`): one number for all protocols of a port.
+    fn first_node_ports(&mut self, new: &mut Value) -> Result<(), Refusal> {
+        let draws = draws_node_ports(new);
+        let mut ports: Vec<Value> = walk::list(new, "spec.ports").to_vec();
+        let mut settled: Vec<(i64, i64)> = Vec::new();
+        for i in 0..ports.len() {
+            let (port, own) = (port_of(&ports[i]), node_port(&ports[i]));
+            if own == 0 && !draws {
+                continue;
+            }
+            let known = settled.iter().find(|(of, _)| *of == port).map(|(_, number)| *number);
+            let number = match known {
+                Some(number) if own == 0 || own == number => number,
+                Some(_) => {
+                    self.take(own).map_err(|why| refused_port(i, own, why))?;
+                    own
+                }
+                None => {
+                    let wanted = ports.iter().filter(|p| port_of(p) == port).map(node_port).find(|n| *n != 0);
+                    let number = match wanted {
+                        Some(wanted) => {
+                            self.take(wanted).map_err(|why| refused_port(i, wanted, why))?;
+                            wanted
+                        }
+                        None => self.draw_port().map_err(no_port)?,
+                    };
+                    settled.push((port, number));
+                    number
+                }
+            };
+            walk::set(&mut ports[i], "nodePort", number);
+        }
+        if !ports.is_empty() {
+            walk::set(new, "spec.ports", ports);
         }
         Ok(())
     }
 
-    fn any_port(&mut self, mine: &[i64]) -> Option<u16> {
-        let space = Space::of_ports(self.config.node_ports.clone());
-        if self.dry_run {
-            // As good as any: the first that this request does not name itself.
-            return self.config.node_ports.clone().find(|p| !mine.contains(&i64::from(*p)));
-        }
-        let mut random = |n: u64| (self.random)(n);
-        let held: Vec<String> = self.held.iter().map(Claim::key).collect();
-        let taken = self.taken;
-        let free = |port: &u16| {
-            let clash = |claim: Claim| held.contains(&claim.key()) || taken(&claim);
-            !mine.contains(&i64::from(*port))
-                && !["TCP", "UDP", "SCTP"]
-                    .iter()
-                    .any(|protocol| clash(Claim::NodePort { port: *port, protocol: (*protocol).into() }))
-                && !clash(Claim::HealthCheckNodePort(*port))
-        };
-        space.pick(&free, &mut random)
-    }
-
-    fn node_ports(&mut self, new: &mut Value) -> Result<(), Refusal> {
-        let draws = type_of(new) == "NodePort"
-            || walk::flag(new, "spec.allocateLoadBalancerNodePorts").unwrap_or(true);
+    /// A changed Service's ports (`updateNodePorts`): what it has it keeps, also when the cluster's range is another by now.
+    fn next_node_ports(&mut self, new: &mut Value, old: &Value) -> Result<(), Refusal> {
+        let draws = draws_node_ports(new);
+        let before: Vec<i64> = walk::list(old, "spec.ports").iter().map(node_port).collect();
         let mut ports: Vec<Value> = walk::list(new, "spec.ports").to_vec();
-        let number = |port: &Value| walk::int(port, "nodePort").unwrap_or(0);
-        let mut settled: Vec<i64> = Vec::new();
-        for (i, port) in ports.iter().enumerate() {
-            let wanted = number(port);
-            if wanted == 0 || settled.contains(&wanted) {
+        let mut settled: Vec<(String, i64)> = Vec::new();
+        for (i, port) in ports.iter_mut().enumerate() {
+            let mut number = node_port(port);
+            if number == 0 && !draws {
                 continue;
             }
-            if let Err(why) = self.fixed_port(wanted) {
-                return Err(Refusal::Invalid(vec![FieldError::invalid(
-                    format!("spec.ports[{i}].nodePort"),
-                    wanted,
-                    why,
-                )]));
+            if number == 0 {
+                number = self.draw_port().map_err(no_port)?;
+                walk::set(port, "nodePort", number);
+            } else if !before.contains(&number) && !settled.iter().any(|(_, other)| *other == number) {
+                self.take(number).map_err(|why| refused_port(i, number, why))?;
             }
-            settled.push(wanted);
-        }
-        if !draws {
-            return Ok(());
-        }
-        for i in 0..ports.len() {
-            if number(&ports[i]) != 0 {
-                continue;
+            let this = (walk::text(port, "protocol").to_owned(), number);
+            if settled.contains(&this) {
+                return Err(Refusal::Unexpected(format!("duplicate nodePort: {{{} {}}}", this.0, this.1)));
             }
-            // One port of the Service on two protocols has one number on the nodes.
-            let twin = ports.iter().enumerate().find(|(j, other)| {
-                *j != i
-                    && walk::int(other, "port") == walk::int(&ports[i], "port")
-                    && walk::text(other, "protocol") != walk::text(&ports[i], "protocol")
-                    && number(other) != 0
-            });
-            let found = match twin.map(|(_, other)| number(other)) {
-                Some(shared) => shared,
-                None => self.any_port(&settled).map(i64::from).ok_or_else(|| {
-                    Refusal::Internal("failed to allocate a nodePort: range is full".into())
-                })?,
-            };
-            settled.push(found);
-            walk::set(&mut ports[i], "nodePort", found);
+            settled.push(this);
         }
         if !ports.is_empty() {
             walk::set(new, "spec.ports", ports);
@@ -453,26 +472,41 @@ impl Draw<'_> {
 
     fn health_port(&mut self, new: &mut Value) -> Result<(), Refusal> {
         let wanted = walk::int(new, "spec.healthCheckNodePort").unwrap_or(0);
-        let mine: Vec<i64> =
-            walk::list(new, "spec.ports").iter().filter_map(|p| walk::int(p, "nodePort")).collect();
         if wanted != 0 {
-            let own = u16::try_from(wanted).is_ok_and(|p| self.held.contains(&Claim::HealthCheckNodePort(p)));
-            let verdict = match self.fixed_port(wanted) {
-                Ok(()) if mine.contains(&wanted) && !own => {
-                    Err("provided port is already allocated".to_owned())
-                }
-                other => other,
-            };
-            return verdict.map_err(|why| {
+            return self.take(wanted).map_err(|why| {
                 Refusal::Internal(format!(
                     "failed to allocate requested HealthCheck NodePort {wanted}: {why}"
                 ))
             });
         }
-        let found = self.any_port(&mine).ok_or_else(|| {
-            Refusal::Internal("failed to allocate a HealthCheck NodePort : range is full".into())
+        let found = self.draw_port().map_err(|why| {
+            Refusal::Internal(format!("failed to allocate a HealthCheck NodePort 0: {why}"))
         })?;
         walk::set(new, "spec.healthCheckNodePort", found);
         Ok(())
     }
+}
+
+/// Whether a Service holds this number, under whatever protocol. What this one gives back is free only after the write.
+fn port_taken(port: u16, held: &[Claim], taken: &dyn Fn(&Claim) -> bool) -> bool {
+    let is = |claim: Claim| held.iter().any(|c| c.key() == claim.key()) || taken(&claim);
+    ["TCP", "UDP", "SCTP"].iter().any(|protocol| is(Claim::NodePort { port, protocol: (*protocol).into() }))
+        || is(Claim::HealthCheckNodePort(port))
+}
+
+fn port_of(port: &Value) -> i64 {
+    walk::int(port, "port").unwrap_or(0)
+}
+
+fn node_port(port: &Value) -> i64 {
+    walk::int(port, "nodePort").unwrap_or(0)
+}
+
+fn refused_port(index: usize, number: i64, why: String) -> Refusal {
+    let path = format!("spec.ports[{index}].nodePort");
+    Refusal::Invalid(vec![FieldError::invalid(path, number, why)])
+}
+
+fn no_port(why: &'static str) -> Refusal {
+    Refusal::Internal(format!("failed to allocate a nodePort: {why}"))
 }

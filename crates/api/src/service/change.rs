@@ -2,8 +2,22 @@
 
 use serde_json::{Value, json};
 
-use super::{externally_accessible, needs_cluster_ip, needs_health_port, needs_node_port, type_of};
+use super::{externally_accessible, needs_health_port, type_of};
 use crate::walk;
+
+/// Whatever isn't an alias has addresses, also what has a type that isn't known.
+fn may_have_address(service: &Value) -> bool {
+    type_of(service) != "ExternalName"
+}
+
+/// Whether ports on the nodes are drawn for the Service.
+pub(super) fn draws_node_ports(service: &Value) -> bool {
+    match type_of(service) {
+        "NodePort" => true,
+        "LoadBalancer" => walk::flag(service, "spec.allocateLoadBalancerNodePorts").unwrap_or(true),
+        _ => false,
+    }
+}
 
 fn same(new: &Value, old: &Value, path: &str) -> bool {
     walk::at(new, path) == walk::at(old, path)
@@ -11,7 +25,7 @@ fn same(new: &Value, old: &Value, path: &str) -> bool {
 
 /// Re-applying a manifest without allocated values keeps them (registry/core/service/storage, `patchAllocatedValues`).
 pub(super) fn patch_from_old(new: &mut Value, old: &Value) {
-    if needs_cluster_ip(old) && needs_cluster_ip(new) {
+    if may_have_address(old) && may_have_address(new) {
         if walk::text(new, "spec.clusterIP").is_empty()
             && let Some(ip) = walk::at(old, "spec.clusterIP")
         {
@@ -20,13 +34,12 @@ pub(super) fn patch_from_old(new: &mut Value, old: &Value) {
             walk::set(new, "spec.clusterIP", ip.clone());
         }
         if walk::list(new, "spec.clusterIPs").is_empty()
-            && same(new, old, "spec.clusterIP")
             && let Some(ips) = walk::at(old, "spec.clusterIPs")
         {
             walk::set(new, "spec.clusterIPs", ips.clone());
         }
     }
-    if needs_node_port(old) && needs_node_port(new) {
+    if draws_node_ports(old) && draws_node_ports(new) {
         let numbers = |service: &Value| -> Vec<i64> {
             walk::list(service, "spec.ports")
                 .iter()
@@ -72,13 +85,11 @@ pub(super) fn seed_plural(service: &mut Value) {
 pub(super) fn agree(new: &mut Value, old: &Value) {
     let (now, before) = (walk::text(new, "spec.clusterIP").to_owned(), walk::text(old, "spec.clusterIP"));
     if now == before {
-        if walk::list(new, "spec.clusterIPs").is_empty() {
-            seed_plural(new);
+        if walk::list(new, "spec.clusterIPs").is_empty()
+            && let Some(ips) = walk::at(old, "spec.clusterIPs")
+        {
+            walk::set(new, "spec.clusterIPs", ips.clone());
         }
-        return;
-    }
-    if walk::list(new, "spec.clusterIPs").is_empty() {
-        seed_plural(new);
     } else if same(new, old, "spec.clusterIPs") {
         if now.is_empty() {
             walk::remove(new, "spec.clusterIPs");
@@ -96,16 +107,15 @@ pub(super) fn wipe(new: &mut Value, old: &Value) {
             walk::remove(new, path);
         }
     };
-    if needs_cluster_ip(old) && !needs_cluster_ip(new) {
+    if may_have_address(old) && !may_have_address(new) {
         if same(new, old, "spec.clusterIP") && same(new, old, "spec.clusterIPs") {
             walk::remove(new, "spec.clusterIP");
             walk::remove(new, "spec.clusterIPs");
         }
         wipe_if_same(new, "spec.ipFamilies");
         wipe_if_same(new, "spec.ipFamilyPolicy");
-        wipe_if_same(new, "spec.internalTrafficPolicy");
     }
-    if needs_node_port(old) && !needs_node_port(new) {
+    if draws_node_ports(old) && !draws_node_ports(new) {
         let ports = |service: &Value| -> Vec<Value> {
             walk::list(service, "spec.ports")
                 .iter()

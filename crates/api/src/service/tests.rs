@@ -39,7 +39,7 @@ impl Cluster {
         let taken = |c: &Claim| self.held.borrow().contains(&c.key()) && !own.contains(&c.key());
         allocate(new, old, &self.config, false, &taken, &mut |_| 0).map_err(|refusal| match refusal {
             Refusal::Invalid(errors) => texts(&errors),
-            Refusal::Internal(text) => format!("500 {text}"),
+            Refusal::Internal(text) | Refusal::Unexpected(text) => format!("500 {text}"),
         })
     }
 

@@ -29,6 +29,15 @@ fn word(errors: &mut Vec<FieldError>, service: &Value, path: &str, allowed: &[&s
     }
 }
 
+/// A field that holds one of a few words if it is there at all; the empty word is none of them.
+fn pointed(errors: &mut Vec<FieldError>, service: &Value, path: &str, allowed: &[&str]) {
+    if let Some(found) = walk::at(service, path).and_then(Value::as_str)
+        && !allowed.contains(&found)
+    {
+        errors.push(FieldError::not_supported(path, found, allowed));
+    }
+}
+
 /// What is wrong with a Service as it stands, after allocation.
 pub fn validate(service: &Value) -> Vec<FieldError> {
     validate_against(service, None)
@@ -61,6 +70,7 @@ fn validate_change(new: &Value, old: &Value) -> Vec<FieldError> {
             "may not change once set",
         ));
     }
+    class(&mut errors, new);
     errors
 }
 
@@ -205,8 +215,7 @@ fn ports(errors: &mut Vec<FieldError>, service: &Value) {
                 }
             }
         }
-        let app = walk::text(port, "appProtocol");
-        if !app.is_empty() {
+        if let Some(app) = walk::at(port, "appProtocol").and_then(Value::as_str) {
             errors.extend(meta::findings(&path("appProtocol"), app, meta::qualified_faults(app)));
         }
     }
@@ -270,12 +279,12 @@ pub(super) fn validate_addresses(service: &Value, old: Option<&Value>) -> Vec<Fi
             errors.push(FieldError::duplicate(&path, *family));
         }
     }
-    word(
+    // Absent is all right, empty is not: in Kubernetes the field is a pointer.
+    pointed(
         &mut errors,
         service,
         "spec.ipFamilyPolicy",
         &["PreferDualStack", "RequireDualStack", "SingleStack"],
-        false,
     );
     let had = old.map(|o| texts(o, IPS)).unwrap_or_default();
     let mut misplaced = false;
@@ -392,8 +401,15 @@ fn load_balancer(errors: &mut Vec<FieldError>, service: &Value, old: Option<&Val
     if !balanced && allocate.is_some() {
         errors.push(FieldError::forbidden("spec.allocateLoadBalancerNodePorts", ONLY_LOAD_BALANCER));
     }
+    // Of a change this has been said already.
+    if old.is_none() {
+        class(errors, service);
+    }
+}
+
+fn class(errors: &mut Vec<FieldError>, service: &Value) {
     if let Some(class) = walk::at(service, "spec.loadBalancerClass").and_then(Value::as_str) {
-        if balanced {
+        if type_of(service) == "LoadBalancer" {
             errors.extend(meta::findings("spec.loadBalancerClass", class, meta::qualified_faults(class)));
         } else {
             errors.push(FieldError::forbidden("spec.loadBalancerClass", ONLY_LOAD_BALANCER));
@@ -428,10 +444,12 @@ fn traffic(errors: &mut Vec<FieldError>, service: &Value) {
     } else if !meta::is_port(health) {
         errors.push(FieldError::invalid(HEALTH, health, meta::PORT_TEXT));
     }
-    let needed = needs_cluster_ip(service);
-    word(errors, service, "spec.internalTrafficPolicy", &["Cluster", "Local"], needed);
+    if needs_cluster_ip(service) && walk::at(service, "spec.internalTrafficPolicy").is_none() {
+        errors.push(FieldError::required("spec.internalTrafficPolicy", ""));
+    }
+    pointed(errors, service, "spec.internalTrafficPolicy", &["Cluster", "Local"]);
     if walk::at(service, "spec.trafficDistribution").is_some() {
-        let known = ["PreferClose", "PreferSameNode", "PreferSameZone"];
+        let known = ["PreferClose", "PreferSameZone", "PreferSameNode"];
         let found = walk::text(service, "spec.trafficDistribution");
         if !known.contains(&found) {
             errors.push(FieldError::not_supported("spec.trafficDistribution", found, &known));

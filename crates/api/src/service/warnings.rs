@@ -21,7 +21,7 @@ pub fn warnings(service: &Value) -> Vec<String> {
     if is_headless(service) {
         let mut ignored = |set: bool, field: &str| {
             if set {
-                out.push(format!("{field} is ignored when spec.clusterIP is \"None\""));
+                out.push(format!("{field} is ignored for headless services"));
             }
         };
         ignored(!walk::text(service, "spec.loadBalancerIP").is_empty(), "spec.loadBalancerIP");
@@ -33,11 +33,11 @@ pub fn warnings(service: &Value) -> Vec<String> {
         }
     }
     let external = texts("spec.externalIPs");
-    if !external.is_empty() {
-        out.push("spec.externalIPs is deprecated and will be removed in a future release".into());
-    }
     for (i, text) in external.iter().enumerate() {
         out.extend(ip::warnings(&format!("spec.externalIPs[{i}]"), text));
+    }
+    if !external.is_empty() && !is_headless(service) && type_of(service) != "ExternalName" {
+        out.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".into());
     }
     let balancer = walk::text(service, "spec.loadBalancerIP");
     if !balancer.is_empty() {
@@ -51,7 +51,7 @@ pub fn warnings(service: &Value) -> Vec<String> {
         out.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".into());
     }
     if walk::text(service, "spec.trafficDistribution") == "PreferClose" {
-        out.push("spec.trafficDistribution: PreferClose is deprecated, use PreferSameZone instead".into());
+        out.push("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".into());
     }
     out
 }

@@ -12,9 +12,10 @@ use portolan_sys::process::{
     Capabilities, arrange_descriptors, become_user, confine_capabilities, exit_now, limit_resources,
 };
 use portolan_sys::seccomp::restrict_system_calls;
+use rustix::process::Signal;
 
 use super::{echo, root};
-use crate::protocol::{Confinement, Launch, Program};
+use crate::protocol::{Confinement, Launch, Program, Root};
 
 /// What a container may do unless its manifest says otherwise: be root among its own files and on low ports. Other
 /// runtimes also allow MKNOD, NET_RAW, SETFCAP, SYS_CHROOT and AUDIT_WRITE, which few need and attacks like.
@@ -74,16 +75,27 @@ fn confine(confinement: &Confinement) -> io::Result<()> {
     restrict_system_calls()
 }
 
-fn command(argv: &[String], env: &[(String, String)]) -> io::Error {
+fn command(argv: &[String], env: &[(String, String)], terminal: bool) -> io::Error {
     let Some((program, arguments)) = argv.split_first() else {
         return io::Error::new(
             io::ErrorKind::InvalidInput,
             "the container has no command and its image no default",
         );
     };
-    let error =
-        Command::new(OsStr::new(program)).args(arguments).env_clear().envs(env.iter().cloned()).exec();
-    io::Error::new(error.kind(), format!("start {program:?}: {error}"))
+    let mut command = Command::new(OsStr::new(program));
+    command.args(arguments).env_clear();
+    if terminal {
+        // As other runtimes do; the manifest's own comes after it.
+        command.env("TERM", "xterm");
+    }
+    let error = command.envs(env.iter().cloned()).exec();
+    if error.kind() == io::ErrorKind::NotFound && !program.contains('/') {
+        return io::Error::new(
+            error.kind(),
+            format!("exec: {program:?}: executable file not found in $PATH"),
+        );
+    }
+    io::Error::new(error.kind(), format!("exec: {program:?}: {error}"))
 }
 
 fn change_directory(directory: &Path) -> io::Result<()> {
@@ -105,9 +117,7 @@ pub(crate) fn become_container(
     failure: BorrowedFd<'_>,
 ) -> ! {
     let Ok(failure) = arrange_descriptors(standard, failure) else { exit_now(NOT_STARTED) };
-    let ready = rustix::process::setsid()
-        .map(drop)
-        .map_err(io::Error::from)
+    let ready = begin_session(launch.console.terminal)
         .and_then(|()| root::enter(place, launch))
         .and_then(|()| confine(&launch.confinement));
     if let Err(error) = ready {
@@ -127,12 +137,21 @@ pub(crate) fn become_container(
         }
         Program::Exec(argv) => {
             let error = match change_directory(&launch.directory) {
-                Ok(()) => command(argv, &launch.env),
+                Ok(()) => command(argv, &launch.env, launch.console.terminal),
                 Err(error) => error,
             };
             give_up(failure, &error)
         }
     }
+}
+
+/// A session of its own, and with it the right to be killed as a group, and to control standard input if it is a terminal.
+fn begin_session(terminal: bool) -> io::Result<()> {
+    rustix::process::setsid()?;
+    if terminal {
+        rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+    }
+    Ok(())
 }
 
 /// Becomes another program in a running container, whose namespaces have been entered.
@@ -141,10 +160,24 @@ pub(crate) fn become_guest(
     argv: &[String],
     standard: [BorrowedFd<'_>; 3],
     failure: BorrowedFd<'_>,
+    terminal: bool,
 ) -> ! {
     let Ok(failure) = arrange_descriptors(standard, failure) else { exit_now(NOT_STARTED) };
-    let error = match confine(&launch.confinement).and_then(|()| change_directory(&launch.directory)) {
-        Ok(()) => command(argv, &launch.env),
+    if launch.root == Root::Empty {
+        let text = format!(
+            "image {:?} is built in and has no programs: to run some, use an image of --image NAME=DIR, or \"host\"",
+            launch.image
+        );
+        give_up(failure, &io::Error::other(text));
+    }
+    let ready = begin_session(terminal)
+        .and_then(|()| confine(&launch.confinement))
+        .and_then(|()| change_directory(&launch.directory))
+        // When who waits for it is killed, so is the program. A change of user forgets it (PR_SET_PDEATHSIG(2const)), so it
+        // comes last.
+        .and_then(|()| Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?));
+    let error = match ready {
+        Ok(()) => command(argv, &launch.env, terminal),
         Err(error) => error,
     };
     give_up(failure, &error)

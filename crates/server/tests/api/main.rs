@@ -2,6 +2,8 @@
 
 mod support; // a server over a store in memory
 
+mod access; // who asks, who may
+mod differential; // the real kube-apiserver beside ours
 mod faults; // a store that fails
 mod kinds; // one object of each kind
 mod logs; // pods' logs, from a node that is faked and from one over TLS

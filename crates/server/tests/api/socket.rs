@@ -4,11 +4,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base64::Engine as _;
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::Api;
-use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::api::{ListParams, PostParams, WatchEvent, WatchParams};
 use portolan_server::kubeconfig::Kubeconfig;
-use portolan_server::{Server, pki, serve};
+use portolan_server::{Identity, Server, pki, serve};
+use portolan_store::embedded::Embedded;
 use tokio::sync::oneshot;
 
 use crate::support::*;
@@ -31,7 +34,15 @@ impl Listening {
         let tls = authority.serving(&pki::usual_names(&[])).expect("a certificate");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let server = server().await;
+        let mut config = config();
+        config.tokens.push((
+            "join".into(),
+            Identity::new("system:bootstrap:portolan", &["system:bootstrappers:portolan"]),
+        ));
+        config.client_authority = Some(authority.certificate_der().clone());
+        let again = pki::Authority::open(dir.path()).expect("the same authority");
+        config.node_authority = Some(Arc::new(again));
+        let server = Server::open(config, Embedded::in_memory()).await.expect("the server opens");
         let (stop, stopped) = oneshot::channel();
         let done = tokio::spawn(serve(server.clone(), listener, tls, async {
             let _ = stopped.await;
@@ -63,15 +74,76 @@ async fn a_token_lets_in_and_anonymous_sees_only_health_and_version() {
     let listening = Listening::start().await;
     let admin: Api<Namespace> = Api::all(listening.client("letmein").await);
     assert_eq!(admin.list(&ListParams::default()).await.expect("a list").items.len(), 4);
-    for token in ["", "wrong"] {
-        let client = listening.client(token).await;
-        let refused =
-            Api::<Namespace>::all(client.clone()).list(&ListParams::default()).await.expect_err("refused");
-        assert!(matches!(&refused, kube::Error::Api(status) if status.code == 401), "{refused}");
-        assert_eq!(client.apiserver_version().await.expect("a version").git_version, "v1.36.0+portolan");
-        let health = http::Request::get("/readyz?verbose").body(Vec::new()).expect("a request");
-        assert!(client.request_text(health).await.expect("health").contains("[+]store ok"));
+    let refused = async |client: &kube::Client| match Api::<Namespace>::all(client.clone())
+        .list(&ListParams::default())
+        .await
+    {
+        Err(kube::Error::Api(status)) => (status.code, status.message),
+        other => panic!("{other:?}"),
+    };
+    let nobody = listening.client("").await;
+    let why = "namespaces is forbidden: User \"system:anonymous\" cannot list resource \"namespaces\" in API group \"\" \
+               at the cluster scope";
+    assert_eq!(refused(&nobody).await, (403, why.to_owned()));
+    assert_eq!(nobody.apiserver_version().await.expect("a version").git_version, "v1.36.0+portolan");
+    let health = http::Request::get("/readyz?verbose").body(Vec::new()).expect("a request");
+    assert!(nobody.request_text(health).await.expect("health").contains("[+]store ok"));
+
+    // Who shows something wrong is refused even that.
+    let wrong = listening.client("wrong").await;
+    assert_eq!(refused(&wrong).await, (401, "Unauthorized".to_owned()));
+    assert!(wrong.apiserver_version().await.is_err());
+}
+
+#[tokio::test]
+async fn a_certificate_of_the_clusters_authority_says_who_asks() {
+    let listening = Listening::start().await;
+    let whoami = async |authority: &pki::Authority| {
+        let (key, request) = pki::certificate_request().expect("a key");
+        let certificate = authority.node_certificate("n1", &request).expect("a certificate");
+        let base64 = |text: String| base64::engine::general_purpose::STANDARD.encode(text);
+        let mut config = kube::Config::new(format!("https://{}", listening.address).parse().expect("a URL"));
+        config.root_cert = Some(vec![listening.authority.certificate_der().to_vec()]);
+        config.auth_info.client_certificate_data = Some(base64(certificate));
+        config.auth_info.client_key_data = Some(base64(key).into());
+        let client = kube::Client::try_from(config).expect("a client");
+        let review = Api::<SelfSubjectReview>::all(client);
+        review.create(&PostParams::default(), &SelfSubjectReview::default()).await
+    };
+    let review = whoami(&listening.authority).await.expect("an answer");
+    let user = review.status.and_then(|status| status.user_info).expect("a user");
+    assert_eq!(user.username.as_deref(), Some("system:node:n1"));
+    assert_eq!(user.groups, Some(vec!["system:nodes".to_owned(), "system:authenticated".to_owned()]));
+    let dir = tempfile::tempdir().expect("a directory");
+    let stranger = pki::Authority::open(dir.path()).expect("another authority");
+    let refused = whoami(&stranger).await.expect_err("another authority's certificate");
+    assert!(matches!(&refused, kube::Error::Api(status) if status.code == 401), "{refused}");
+}
+
+#[tokio::test]
+async fn the_join_token_is_good_for_a_nodes_certificate_and_nothing_else() {
+    let listening = Listening::start().await;
+    let client = listening.client("join").await;
+    let refused =
+        Api::<Namespace>::all(client.clone()).list(&ListParams::default()).await.expect_err("refused");
+    assert!(matches!(&refused, kube::Error::Api(status) if status.code == 403), "{refused}");
+    let (_, request) = pki::certificate_request().expect("a key");
+    let ask = |client: kube::Client, name: &str, request: &str| {
+        let body = serde_json::json!({"name": name, "request": request}).to_string();
+        let request =
+            http::Request::post("/portolan/node-certificate").body(body.into_bytes()).expect("a request");
+        async move { client.request::<serde_json::Value>(request).await }
+    };
+    let answer = ask(client.clone(), "n1", &request).await.expect("a certificate");
+    assert!(answer["certificate"].as_str().is_some_and(|pem| pem.starts_with("-----BEGIN CERTIFICATE")));
+    for (name, request) in [("n1", "nonsense"), ("../n1", request.as_str()), ("", request.as_str())] {
+        let refused = ask(client.clone(), name, request).await.expect_err("refused");
+        assert!(matches!(&refused, kube::Error::Api(status) if status.code == 400), "{refused}");
     }
+    let node = kube::Client::new(listening.server.service(Identity::node("n1")), "default");
+    assert!(ask(node.clone(), "n1", &request).await.is_ok(), "a node renews its own");
+    let other = ask(node, "n2", &request).await.expect_err("another's");
+    assert!(matches!(&other, kube::Error::Api(status) if status.code == 403), "{other}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
-use portolan_server::{Config, Identity, Server, ServerBody};
+use portolan_server::{Config, Identity, InProcess, Server, ServerBody};
 use portolan_store::Store;
 use portolan_store::embedded::Embedded;
 use serde_json::{Value, json};
@@ -60,7 +60,12 @@ pub async fn call(server: &Arc<Server>, method: Method, path: &str, media: &str,
 
 /// One request that is built already.
 pub async fn send(server: &Arc<Server>, request: Request<Full<Bytes>>) -> Answer {
-    let response = server.service(Identity::admin()).oneshot(request).await.expect("infallible");
+    send_by(server.service(Identity::admin()), request).await
+}
+
+/// The same by somebody.
+pub async fn send_by(service: InProcess, request: Request<Full<Bytes>>) -> Answer {
+    let response = service.oneshot(request).await.expect("infallible");
     let (head, body) = response.into_parts();
     let bytes = body.collect().await.expect("a whole body").to_bytes();
     let text = String::from_utf8_lossy(&bytes).into_owned();

@@ -137,7 +137,7 @@ async fn patches_of_all_three_ways_apply() {
 
     let stale = json!({"metadata": {"resourceVersion": version(&made.body), "labels": {"x": "z"}}});
     assert_eq!(patch(&server, &path, "merge", &stale).await.code, 409);
-    let apply = call(&server, Method::PATCH, &path, "application/apply-patch+yaml", &json!({})).await;
+    let apply = call(&server, Method::PATCH, &path, "application/x-patch", &json!({})).await;
     assert_eq!(apply.code, 415);
 }
 
@@ -385,7 +385,8 @@ async fn a_put_makes_a_service_and_no_other_kind() {
     assert_eq!(missing.code, 404);
     let mut stale = service("old", "ClusterIP");
     stale["metadata"]["resourceVersion"] = "1".into();
-    assert_eq!(put(&server, &core("services/old"), &stale).await.code, 404);
+    let made = put(&server, &core("services/old"), &stale).await;
+    assert_eq!(made.code, 201, "the version of an object that isn't there has no meaning: {}", made.text);
 }
 
 #[tokio::test]

@@ -1,0 +1,80 @@
+//! Kinds that are asked and never kept: reviews of tokens, users and access, and requests for tokens.
+
+use k8s_openapi::api::authentication::v1 as authentication;
+use k8s_openapi::api::authorization::v1 as authorization;
+
+use crate::kind::Kind;
+
+const AUTHENTICATION: &str = "authentication.k8s.io";
+const AUTHORIZATION: &str = "authorization.k8s.io";
+
+static TOKEN_REVIEW: Kind = Kind {
+    namespaced: false,
+    ..Kind::of::<authentication::TokenReview>(
+        AUTHENTICATION,
+        "v1",
+        ("TokenReview", "TokenReviewList"),
+        ("tokenreviews", "tokenreview"),
+    )
+};
+static SELF_SUBJECT_REVIEW: Kind = Kind {
+    namespaced: false,
+    ..Kind::of::<authentication::SelfSubjectReview>(
+        AUTHENTICATION,
+        "v1",
+        ("SelfSubjectReview", "SelfSubjectReviewList"),
+        ("selfsubjectreviews", "selfsubjectreview"),
+    )
+};
+static LOCAL_ACCESS: Kind = Kind::of::<authorization::LocalSubjectAccessReview>(
+    AUTHORIZATION,
+    "v1",
+    ("LocalSubjectAccessReview", "LocalSubjectAccessReviewList"),
+    ("localsubjectaccessreviews", "localsubjectaccessreview"),
+);
+static SELF_ACCESS: Kind = Kind {
+    namespaced: false,
+    ..Kind::of::<authorization::SelfSubjectAccessReview>(
+        AUTHORIZATION,
+        "v1",
+        ("SelfSubjectAccessReview", "SelfSubjectAccessReviewList"),
+        ("selfsubjectaccessreviews", "selfsubjectaccessreview"),
+    )
+};
+static SELF_RULES: Kind = Kind {
+    namespaced: false,
+    ..Kind::of::<authorization::SelfSubjectRulesReview>(
+        AUTHORIZATION,
+        "v1",
+        ("SelfSubjectRulesReview", "SelfSubjectRulesReviewList"),
+        ("selfsubjectrulesreviews", "selfsubjectrulesreview"),
+    )
+};
+static ACCESS: Kind = Kind {
+    namespaced: false,
+    ..Kind::of::<authorization::SubjectAccessReview>(
+        AUTHORIZATION,
+        "v1",
+        ("SubjectAccessReview", "SubjectAccessReviewList"),
+        ("subjectaccessreviews", "subjectaccessreview"),
+    )
+};
+
+/// What is asked by a POST to its collection, and answered.
+pub static REVIEWS: &[&Kind] =
+    &[&SELF_SUBJECT_REVIEW, &TOKEN_REVIEW, &LOCAL_ACCESS, &SELF_ACCESS, &SELF_RULES, &ACCESS];
+
+static REQUEST: Kind = Kind::of::<authentication::TokenRequest>(
+    AUTHENTICATION,
+    "v1",
+    ("TokenRequest", "TokenRequestList"),
+    ("tokenrequests", "tokenrequest"),
+);
+
+/// What the subresource `token` of service accounts speaks; it has no collection of its own.
+pub static TOKEN_REQUEST: &Kind = &REQUEST;
+
+/// The review behind a path.
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+    REVIEWS.iter().copied().find(|k| k.group == group && k.version == version && k.plural == plural)
+}

@@ -1,0 +1,226 @@
+//! What two servers can't agree on - times, identifiers, versions, what they hand out by dice - is given the same name on both
+//! sides. What is handed out gets a name by its order in the life of the object that holds it, so that keeping and sharing
+//! still show.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::step::{Doing, Outcome, Step};
+use super::world::Shape;
+
+/// The names that one server's objects have been given.
+pub struct Memory {
+    shape: Shape,
+    ranges: Vec<IpNet>,
+    objects: HashMap<String, HashMap<String, String>>,
+}
+
+impl Memory {
+    pub fn new(shape: Shape) -> Memory {
+        let ranges = shape.cidrs.iter().map(|cidr| cidr.parse().expect("a range")).collect();
+        Memory { shape, ranges, objects: HashMap::new() }
+    }
+
+    /// What an object holds means nothing once it is gone.
+    pub fn forget(&mut self, object: &str) {
+        self.objects.remove(object);
+    }
+
+    /// The name of an address or a port that the server has drawn; none for what requests name.
+    fn name(&mut self, object: &str, word: &str) -> Option<String> {
+        let drawn = if let Ok(port) = word.parse::<u16>() {
+            // Requests name ports of the lower band alone, servers draw from the upper one first (KEP-3668).
+            let first = if self.shape.by_name { 30086 } else { self.shape.ports.0 };
+            (first..=self.shape.ports.1).contains(&port).then_some("port")
+        } else {
+            let address: IpAddr = word.parse().ok()?;
+            let range = self.ranges.iter().find(|range| range.contains(&address))?;
+            let offset = match (address, range.network()) {
+                (IpAddr::V4(ip), IpAddr::V4(base)) => u128::from(u32::from(ip) - u32::from(base)),
+                (IpAddr::V6(ip), IpAddr::V6(base)) => u128::from(ip) - u128::from(base),
+                _ => return None,
+            };
+            // The same of addresses (KEP-3070); the first is the server's own, the last is nobody's.
+            let last = (1_u128 << (range.max_prefix_len() - range.prefix_len())) - 1;
+            let first = if self.shape.by_name { 256 } else { 2 };
+            (offset >= first && offset < last).then_some(if address.is_ipv4() { "ipv4" } else { "ipv6" })
+        }?;
+        let names = self.objects.entry(object.to_owned()).or_default();
+        let next = names.values().filter(|name| name[1..].starts_with(drawn)).count() + 1;
+        Some(names.entry(word.to_owned()).or_insert_with(|| format!("<{drawn} {next}>")).clone())
+    }
+}
+
+/// Renames what differs by nature in an answer.
+pub fn normal(step: &Step, outcome: &mut Outcome, memory: &mut Memory) {
+    let own = step.key();
+    if outcome.body["columnDefinitions"].is_array() {
+        table(&mut outcome.body);
+    }
+    let generated = match &step.doing {
+        Doing::Create(body) if body["metadata"]["name"].as_str().is_none_or(str::is_empty) => {
+            body["metadata"]["generateName"].as_str().map(str::to_owned)
+        }
+        _ => None,
+    };
+    if let Some(base) = generated {
+        let name = outcome.body["metadata"]["name"].as_str().map(str::to_owned);
+        if name.is_some_and(|name| name.starts_with(&base) && name.len() == base.len() + 5) {
+            outcome.body["metadata"]["name"] = format!("{base}<random>").into();
+        }
+        if let Some(message) = outcome.body["message"].as_str() {
+            outcome.body["message"] = unnamed(message, &base).into();
+        }
+        if let Some(name) = outcome.body["details"]["name"].as_str() {
+            outcome.body["details"]["name"] = unnamed(&format!("\"{name}\""), &base).into();
+        }
+    }
+    walk(&mut outcome.body, "", step, &own, memory);
+    for warning in &mut outcome.warnings {
+        *warning = text(warning, &own, memory);
+    }
+    let gone = matches!(step.doing, Doing::Delete(_)) && matches!(outcome.code, 200 | 404);
+    if gone && outcome.body["metadata"]["deletionTimestamp"].is_null() {
+        memory.objects.remove(&own);
+    }
+}
+
+/// Names that were made from a base, without what the dice made of it.
+fn unnamed(message: &str, base: &str) -> String {
+    let head = format!("\"{base}");
+    let mut parts = message.split(head.as_str());
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let random = part.len() > 5
+            && part.as_bytes()[5] == b'"'
+            && part.bytes().take(5).all(|b| b.is_ascii_alphanumeric());
+        out += &head;
+        out += if random { "<random>" } else { "" };
+        out += if random { &part[5..] } else { part };
+    }
+    out
+}
+
+/// The texts that explain columns are ours, and ages are of the moment.
+fn table(body: &mut Value) {
+    let ages: Vec<usize> = body["columnDefinitions"]
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+        .enumerate()
+        .filter_map(|(index, column)| {
+            column.as_object_mut()?.shift_remove("description");
+            matches!(column["name"].as_str(), Some("Age" | "Last Seen" | "First Seen")).then_some(index)
+        })
+        .collect();
+    for row in body["rows"].as_array_mut().into_iter().flatten() {
+        for age in &ages {
+            if row["cells"][*age].is_string() {
+                row["cells"][*age] = "<age>".into();
+            }
+        }
+    }
+}
+
+fn walk(value: &mut Value, key: &str, step: &Step, object: &str, memory: &mut Memory) {
+    match value {
+        Value::Object(map) => {
+            // In a list each item has a life of its own.
+            let mut inner = object.to_owned();
+            if let Some(meta) = map.get("metadata").and_then(Value::as_object)
+                && let Some(name) = meta.get("name").and_then(Value::as_str)
+            {
+                let namespace = meta.get("namespace").and_then(Value::as_str).unwrap_or_default();
+                inner = format!("{}/{namespace}/{name}", step.kind.plural);
+            }
+            // Who owns which field is compared by tests of its own.
+            map.shift_remove("managedFields");
+            for (key, value) in map {
+                walk(value, key, step, &inner, memory);
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(|item| walk(item, key, step, object, memory)),
+        Value::String(word) => {
+            *word = match key {
+                "uid" if is_uid(word) => "<uid>".into(),
+                "resourceVersion" if word.parse::<u64>().is_ok_and(|version| version > 0) => {
+                    "<version>".into()
+                }
+                "continue" => "<continue>".into(),
+                _ => text(word, object, memory),
+            };
+        }
+        Value::Number(number) => {
+            if matches!(key, "nodePort" | "healthCheckNodePort")
+                && let Some(name) = memory.name(object, &number.to_string())
+            {
+                *value = name.into();
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Identifiers that requests name begin with zeros.
+fn is_uid(word: &str) -> bool {
+    word.len() == 36
+        && !word.starts_with("00000000")
+        && word.bytes().enumerate().all(|(index, byte)| match index {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+fn text(words: &str, object: &str, memory: &mut Memory) -> String {
+    let part_of_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '-');
+    let mut out = String::new();
+    let mut rest = words;
+    while !rest.is_empty() {
+        let end = rest.find(|c| !part_of_word(c)).unwrap_or(rest.len());
+        let (word, behind) = rest.split_at(end);
+        let bare = word.trim_end_matches([':', '.']);
+        match renamed(bare, &out, object, memory) {
+            Some(name) => {
+                out += &name;
+                out += &word[bare.len()..];
+            }
+            None => out += word,
+        }
+        let gap = behind.find(part_of_word).unwrap_or(behind.len());
+        out += &behind[..gap];
+        rest = &behind[gap..];
+    }
+    out
+}
+
+fn renamed(word: &str, before: &str, object: &str, memory: &mut Memory) -> Option<String> {
+    if word.is_empty() {
+        return None;
+    }
+    if let Some(name) = memory.name(object, word) {
+        return Some(name);
+    }
+    if is_uid(word) {
+        return Some("<uid>".into());
+    }
+    if before.ends_with("ResourceVersion in object meta: ")
+        || before.ends_with("current: ")
+        || before.ends_with("ResourceVersion in record (")
+    {
+        return Some("<version>".into());
+    }
+    // A column shows `port:nodePort/protocol`.
+    if let Some((port, node)) = word.split_once(':')
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+        && let Some(name) = memory.name(object, node)
+    {
+        return Some(format!("{port}:{name}"));
+    }
+    let time: Timestamp = word.parse().ok()?;
+    let age = Timestamp::now().duration_since(time);
+    (age.unsigned_abs() < std::time::Duration::from_secs(3600)).then(|| "<now>".into())
+}
