@@ -10,14 +10,16 @@ use std::time::{Duration, Instant};
 use crate::harness::{Lab, text};
 use crate::map::root;
 
-struct Kubectl {
+/// One kubectl, for one lab.
+pub struct Kubectl {
     program: PathBuf,
     kubeconfig: PathBuf,
     cache: tempfile::TempDir,
 }
 
 impl Kubectl {
-    fn command(&self, arguments: &str) -> Command {
+    /// The program with these arguments, split at spaces.
+    pub fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.current_dir(root()).env("KUBECONFIG", &self.kubeconfig).env("HOME", self.cache.path());
         command.arg(format!("--cache-dir={}", self.cache.path().display()));
@@ -25,18 +27,20 @@ impl Kubectl {
         command
     }
 
-    fn output(&self, arguments: &str) -> Output {
+    /// Runs a command to its end.
+    pub fn output(&self, arguments: &str) -> Output {
         self.command(arguments).output().expect("running kubectl")
     }
 
     /// Runs a command that must succeed; gives what it printed.
-    fn run(&self, arguments: &str) -> String {
+    pub fn run(&self, arguments: &str) -> String {
         let output = self.output(arguments);
         assert!(output.status.success(), "kubectl {arguments}: {}", text(&output));
         String::from_utf8(output.stdout).expect("UTF-8")
     }
 
-    fn feed(&self, arguments: &str, input: &str) -> Output {
+    /// Runs a command to its end with something to read.
+    pub fn feed(&self, arguments: &str, input: &str) -> Output {
         let mut command = self.command(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("running kubectl");
@@ -45,13 +49,13 @@ impl Kubectl {
     }
 
     /// Applies a manifest.
-    fn applies(&self, manifest: &str) {
+    pub fn applies(&self, manifest: &str) {
         let output = self.feed("apply -f -", manifest);
         assert!(output.status.success(), "kubectl apply: {}", text(&output));
     }
 
     /// Runs a command that must fail; gives what it said.
-    fn fails(&self, arguments: &str, input: &str) -> String {
+    pub fn fails(&self, arguments: &str, input: &str) -> String {
         let output = self.feed(arguments, input);
         assert!(!output.status.success(), "kubectl {arguments} should have failed: {}", text(&output));
         String::from_utf8(output.stderr).expect("UTF-8")
@@ -68,13 +72,18 @@ fn programs() -> Vec<PathBuf> {
 
 /// Runs `test` with each kubectl there is, each against a lab of its own.
 fn with_each(promise: &str, name: &str, test: impl Fn(&Kubectl)) {
+    with_each_of(promise, name, &["-f", "examples/"], test);
+}
+
+/// [`with_each`], with these options for the labs.
+pub fn with_each_of(promise: &str, name: &str, options: &[&str], test: impl Fn(&Kubectl)) {
     let programs = programs();
     if programs.is_empty() {
         portolan_sys::trial::skipped(promise, "no kubectl on the PATH, nor in KUBECTL");
         return;
     }
     for program in programs {
-        let Some(lab) = Lab::up(promise, name, &["-f", "examples/"]) else { return };
+        let Some(lab) = Lab::up(promise, name, options) else { return };
         let cache = tempfile::tempdir().expect("a folder for kubectl's cache");
         let kubectl = Kubectl { program, kubeconfig: lab.kubeconfig(), cache };
         println!("{}", kubectl.run("version"));

@@ -46,6 +46,9 @@ pub struct Args {
         default_value = "10.244.0.0/16,fd00:10:244::/56"
     )]
     cluster_cidr: Vec<IpNet>,
+    /// Where to tell of each request, as lines of audit.k8s.io/v1 Events; a file of 100 MB is put aside, ten are kept.
+    #[arg(long, value_name = "FILE")]
+    audit_log: Option<PathBuf>,
     /// Addresses for Services of type LoadBalancer: `FIRST-LAST` or a CIDR.
     #[arg(long, value_name = "RANGE", value_delimiter = ',')]
     pool: Vec<portolan_lb::pool::Range>,
@@ -87,6 +90,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         // Who joins is nobody's node yet: all that this token is good for is to ask for a node's certificate.
         (node.clone(), Identity::new("system:bootstrap:portolan", &["system:bootstrappers:portolan"])),
     ];
+    config.audit_log = args.audit_log.as_ref().map(portolan_server::AuditLog::at);
     config.client_authority = Some(authority.certificate_der().clone());
     config.authority_pem = Some(authority.certificate_pem().to_owned());
     config.signing_key = Some(authority.signing_key()?);

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::watcher::Event;
 use kube::{Client, Resource, ResourceExt};
@@ -71,6 +72,7 @@ pub(crate) struct Caches {
     pub quotas: RwLock<Cache<ResourceQuota>>,
     pub addresses: RwLock<Cache<IPAddress>>,
     pub service_cidrs: RwLock<Cache<ServiceCIDR>>,
+    pub cluster_roles: RwLock<Cache<ClusterRole>>,
 }
 
 /// What every controller works with.
@@ -138,7 +140,10 @@ impl Cluster {
         for wake in crate::garbage::wakes(self, change) {
             self.queue.push(wake);
         }
-        if let Some(namespace) = change.last().and_then(|object| object.namespace()) {
+        // What is made is charged where it is made; what goes, or ends, frees its place.
+        let frees =
+            change.new.is_none() || (change.old.is_some() && matches!(&*K::kind(&()), "Pod" | "Service"));
+        if let Some(namespace) = change.last().and_then(|object| object.namespace()).filter(|_| frees) {
             for quota in crate::quota::wakes(self, &namespace) {
                 self.queue.push(Wake::Quota(quota));
             }
@@ -344,3 +349,4 @@ kind!(PodDisruptionBudget, budgets, namespaced, crate::wake::budget);
 kind!(ResourceQuota, quotas, namespaced, crate::wake::quota);
 kind!(IPAddress, addresses, cluster, crate::wake::address);
 kind!(ServiceCIDR, service_cidrs, cluster, crate::wake::service_cidr);
+kind!(ClusterRole, cluster_roles, cluster, crate::wake::cluster_role);

@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
@@ -67,6 +68,7 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
     watch::<ResourceQuota>(&mut watches, &cluster);
     watch::<IPAddress>(&mut watches, &cluster);
     watch::<ServiceCIDR>(&mut watches, &cluster);
+    watch::<ClusterRole>(&mut watches, &cluster);
     watches.spawn(crate::garbage::follow_other_kinds(cluster.clone()));
     watches.spawn(crate::recorder::write(client, events));
     tokio::select! {
@@ -163,6 +165,7 @@ async fn reconcile(cluster: &Cluster, wake: &Wake) -> Result<Done> {
         Wake::Schedule => crate::scheduler::reconcile(cluster).await,
         Wake::Node(node) => crate::nodes::reconcile(cluster, node).await,
         Wake::Namespace(namespace) => crate::namespaces::reconcile(cluster, namespace).await,
+        Wake::Aggregation => crate::aggregation::reconcile(cluster).await,
         Wake::Garbage(uid) => crate::garbage::reconcile(cluster, uid).await,
     }
 }
@@ -192,5 +195,6 @@ impl Caches {
             && self.quotas.read().synced()
             && self.addresses.read().synced()
             && self.service_cidrs.read().synced()
+            && self.cluster_roles.read().synced()
     }
 }

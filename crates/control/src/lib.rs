@@ -8,6 +8,7 @@
 //! controllers), periodic resyncs (they would hide a missed wake-up).
 
 mod addresses; // ServiceCIDRs and IPAddresses
+mod aggregation; // ClusterRoles that collect the rules of others
 mod budget; // PodDisruptionBudgets
 mod cache; // one kind's objects, as the watch and our own writes tell them
 mod cluster; // all caches, the client, and the writes

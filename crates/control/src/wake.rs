@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
@@ -59,6 +60,8 @@ pub(crate) enum Wake {
     Node(String),
     /// A namespace.
     Namespace(String),
+    /// The rules of the ClusterRoles that collect those of others.
+    Aggregation,
     /// An object with owners, or one that waits for its dependents, by its uid.
     Garbage(String),
 }
@@ -83,6 +86,10 @@ fn emptied<K: Kind>(cluster: &Cluster, change: &Change<K>, wakes: &mut Vec<Wake>
     {
         wakes.push(Wake::Namespace(namespace));
     }
+}
+
+pub(crate) fn cluster_role(_: &Cluster, _: &Change<ClusterRole>) -> Vec<Wake> {
+    vec![Wake::Aggregation]
 }
 
 pub(crate) fn pod(cluster: &Cluster, change: &Change<Pod>) -> Vec<Wake> {
@@ -372,6 +379,12 @@ pub(crate) fn budget(cluster: &Cluster, change: &Change<PodDisruptionBudget>) ->
 }
 
 pub(crate) fn quota(cluster: &Cluster, change: &Change<ResourceQuota>) -> Vec<Wake> {
+    // The server charges what is made; to count anew because of that would count before what was made is seen.
+    let hard = |quota: &ResourceQuota| quota.spec.as_ref().and_then(|spec| spec.hard.clone());
+    let counted = |quota: &ResourceQuota| quota.status.as_ref().and_then(|status| status.hard.clone());
+    if change.new.as_ref().is_some_and(|quota| hard(quota) == counted(quota)) {
+        return Vec::new();
+    }
     own(cluster, change, Wake::Quota)
 }
 

@@ -20,9 +20,9 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::protocol::{PodDir, read_json, write_atomically};
-use crate::runtime::pods_on_disk;
+use crate::runtime::{Waiting, pods_on_disk};
 use crate::worker::PodName;
-use crate::{Config, logs, remote, upgrade};
+use crate::{Config, log_files, logs, remote, upgrade};
 
 /// The body of an answer.
 pub(crate) type Body = BoxBody<Bytes, io::Error>;
@@ -101,8 +101,8 @@ impl Endpoint {
     }
 
     /// Answers until dropped.
-    pub async fn serve(self, config: Config) {
-        let config = Arc::new(config);
+    pub async fn serve(self, config: Config, waiting: Waiting) {
+        let config = Arc::new((config, waiting));
         loop {
             let Ok((stream, _)) = self.listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -114,7 +114,7 @@ impl Endpoint {
                 let Ok(Ok(stream)) = handshake.await else { return };
                 let service = hyper::service::service_fn(move |request| {
                     let config = config.clone();
-                    async move { Ok::<_, Infallible>(answer(&config, request).await) }
+                    async move { Ok::<_, Infallible>(answer(&config.0, &config.1, request).await) }
                 });
                 let connection = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service);
@@ -157,7 +157,7 @@ fn same(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
-async fn answer(config: &Config, request: Request<Incoming>) -> Response<Body> {
+async fn answer(config: &Config, waiting: &Waiting, request: Request<Incoming>) -> Response<Body> {
     let authorization =
         request.headers().get(header::AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
     let expected = format!("Bearer {}", config.log_token);
@@ -170,9 +170,10 @@ async fn answer(config: &Config, request: Request<Incoming>) -> Response<Body> {
     match path.as_slice() {
         ["healthz"] => text(StatusCode::OK, "ok"),
         ["containerLogs", namespace, pod, container] => match logs::Query::parse(query, Timestamp::now()) {
-            Ok(query) => logs::container_logs(config, namespace, pod, container, &query),
+            Ok(query) => logs::container_logs(config, waiting, namespace, pod, container, &query),
             Err(error) => text(StatusCode::BAD_REQUEST, error),
         },
+        ["logs", rest @ ..] => log_files::show(config, rest),
         // With the pod's uid, too, as a kubelet takes it.
         [what @ ("exec" | "attach"), namespace, pod, rest @ ..] if matches!(rest.len(), 1 | 2) => {
             let (uid, container) = (rest.first().filter(|_| rest.len() == 2), rest[rest.len() - 1]);

@@ -5,15 +5,25 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
 
+/// What a ConfigMap or a Secret holds, by key.
+pub(crate) type Values = BTreeMap<String, Vec<u8>>;
+
+/// As a text, for a variable.
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).into_owned()
+}
+
 /// What the environment is made from.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sources<'a> {
     /// Services of the pod's namespace, and default/kubernetes.
     pub services: Vec<&'a Service>,
     /// ConfigMaps of the pod's namespace that the container names, as far as they exist.
-    pub config_maps: BTreeMap<String, BTreeMap<String, String>>,
+    pub config_maps: BTreeMap<String, Values>,
     /// Secrets, likewise.
-    pub secrets: BTreeMap<String, BTreeMap<String, String>>,
+    pub secrets: BTreeMap<String, Values>,
+    /// Tokens of the pod's service account, by audience and lifetime in seconds.
+    pub tokens: BTreeMap<(String, i64), String>,
     /// The pod's addresses.
     pub pod_ips: Vec<IpAddr>,
     /// The node's.
@@ -138,7 +148,7 @@ pub(crate) fn environment(
         };
         match values {
             Some(values) => {
-                result.extend(values.iter().map(|(key, value)| (format!("{prefix}{key}"), value.clone())));
+                result.extend(values.iter().map(|(key, value)| (format!("{prefix}{key}"), text(value))));
             }
             None if optional.unwrap_or(false) => {}
             None => return Err(format!("envFrom: {kind} {name:?} not found")),
@@ -151,11 +161,10 @@ pub(crate) fn environment(
             result.insert(name.clone(), value);
             continue;
         };
-        let keyed =
-            |kind: &str, all: &BTreeMap<String, BTreeMap<String, String>>, object: &str, key: &str| {
-                let value = all.get(object).and_then(|values| values.get(key)).cloned();
-                value.ok_or_else(|| format!("env {name}: {kind} {object:?} has no key {key:?}"))
-            };
+        let keyed = |kind: &str, all: &BTreeMap<String, Values>, object: &str, key: &str| {
+            let value = all.get(object).and_then(|values| values.get(key)).map(|value| text(value));
+            value.ok_or_else(|| format!("env {name}: {kind} {object:?} has no key {key:?}"))
+        };
         let (value, optional) = if let Some(reference) = &from.field_ref {
             (
                 field(pod, &reference.field_path, sources).map_err(|error| format!("env {name}: {error}")),
@@ -289,7 +298,7 @@ mod tests {
     fn later_variables_win_and_missing_references_are_named() {
         let container = |value| serde_json::from_value::<Container>(value).expect("a container");
         let mut sources = Sources::default();
-        sources.config_maps.insert("c".into(), BTreeMap::from([("k".to_owned(), "v".to_owned())]));
+        sources.config_maps.insert("c".into(), BTreeMap::from([("k".to_owned(), b"v".to_vec())]));
         let good = container(
             json!({"name": "c", "envFrom": [{"prefix": "P_", "configMapRef": {"name": "c"}}], "env": [
                 {"name": "A", "value": "$(P_k)"},

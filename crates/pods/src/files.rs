@@ -7,9 +7,11 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, KeyToPath, Pod, Volume};
+use k8s_openapi::api::core::v1::{
+    Container, DownwardAPIVolumeFile, KeyToPath, Pod, ServiceAccountTokenProjection, Volume,
+};
 
-use crate::env::{Sources, field};
+use crate::env::{Sources, Values, field};
 use crate::protocol::{Mount, PodDir, write_atomically};
 
 /// `spec.hostname`, or the pod's name, cut to what a host name can hold.
@@ -22,8 +24,9 @@ pub(crate) fn hostname(pod: &Pod) -> String {
 
 /// `/etc/hosts`.
 pub(crate) fn hosts(pod: &Pod, addresses: &[IpAddr]) -> String {
+    // Some look for this line to see whose file it is.
     let mut text =
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-mcastprefix\n\
+        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-mcastprefix\n\
                     ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
             .to_owned();
     let Some(spec) = &pod.spec else { return text };
@@ -41,45 +44,95 @@ pub(crate) fn hosts(pod: &Pod, addresses: &[IpAddr]) -> String {
     text
 }
 
-/// `/etc/resolv.conf`. It names a server only where the manifest does: one that doesn't answer makes every look-up wait.
-pub(crate) fn resolv_conf(pod: &Pod) -> String {
+/// The most servers and search paths that are of use: the C library's limit, and Kubernetes'.
+const MOST_SERVERS: usize = 3;
+const MOST_SEARCHES: usize = 32;
+
+/// What a `resolv.conf` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Resolver {
+    servers: Vec<String>,
+    searches: Vec<String>,
+    options: Vec<String>,
+}
+
+impl Resolver {
+    /// The machine's own (resolv.conf(5)). Without `loopback`, servers that only the machine itself reaches are left out.
+    fn parse(text: &str, loopback: bool) -> Resolver {
+        let mut found = Resolver::default();
+        for line in text.lines() {
+            let mut words = line.split_ascii_whitespace().map(str::to_owned);
+            match words.next().as_deref() {
+                Some("nameserver") => found.servers.extend(words.next()),
+                // The last one counts.
+                Some("search" | "domain") => found.searches = words.collect(),
+                Some("options") => found.options.extend(words),
+                _ => {}
+            }
+        }
+        let reachable =
+            |server: &String| loopback || !server.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        found.servers.retain(reachable);
+        found
+    }
+
+    fn text(mut self) -> String {
+        let once = |list: &mut Vec<String>, most: usize| {
+            let mut seen = std::collections::BTreeSet::new();
+            list.retain(|item| seen.insert(item.clone()));
+            list.truncate(most);
+        };
+        once(&mut self.servers, MOST_SERVERS);
+        once(&mut self.searches, MOST_SEARCHES);
+        let mut text = String::new();
+        if self.servers.is_empty() {
+            text.push_str(
+                "# This cluster has no name server yet. Services are in the environment: NAME_SERVICE_HOST.\n",
+            );
+        }
+        for server in self.servers {
+            text.push_str(&format!("nameserver {server}\n"));
+        }
+        if !self.searches.is_empty() {
+            text.push_str(&format!("search {}\n", self.searches.join(" ")));
+        }
+        if !self.options.is_empty() {
+            text.push_str(&format!("options {}\n", self.options.join(" ")));
+        }
+        text
+    }
+}
+
+/// `/etc/resolv.conf`, from the pod's policy and the machine's own file. For `ClusterFirst` it names a server only where the
+/// manifest does: one that doesn't answer makes every look-up wait.
+pub(crate) fn resolv_conf(pod: &Pod, machine: &str) -> String {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let Some(spec) = &pod.spec else { return String::new() };
-    let own = spec.dns_policy.as_deref() == Some("None");
+    let host_network = spec.host_network.unwrap_or(false);
+    let mut resolver = match spec.dns_policy.as_deref().unwrap_or("ClusterFirst") {
+        "None" => Resolver::default(),
+        // A pod in the node's network takes the node's names unless it says `ClusterFirstWithHostNet`.
+        "Default" => Resolver::parse(machine, host_network),
+        "ClusterFirst" if host_network => Resolver::parse(machine, true),
+        _ => {
+            let mut searches = vec![
+                format!("{namespace}.svc.cluster.local"),
+                "svc.cluster.local".into(),
+                "cluster.local".into(),
+            ];
+            searches.extend(Resolver::parse(machine, true).searches);
+            Resolver { servers: Vec::new(), searches, options: vec!["ndots:5".to_owned()] }
+        }
+    };
     let config = spec.dns_config.clone().unwrap_or_default();
-    let servers = config.nameservers.unwrap_or_default();
-    let mut searches = Vec::new();
-    let mut options = Vec::new();
-    if !own {
-        searches = vec![
-            format!("{namespace}.svc.cluster.local"),
-            "svc.cluster.local".into(),
-            "cluster.local".into(),
-        ];
-        options.push("ndots:5".to_owned());
-    }
-    searches.extend(config.searches.unwrap_or_default());
+    resolver.servers.extend(config.nameservers.unwrap_or_default());
+    resolver.searches.extend(config.searches.unwrap_or_default());
     for option in config.options.unwrap_or_default() {
         let Some(name) = option.name else { continue };
-        options.retain(|known: &String| known.split(':').next() != Some(name.as_str()));
-        options.push(option.value.map_or(name.clone(), |value| format!("{name}:{value}")));
+        resolver.options.retain(|known: &String| known.split(':').next() != Some(name.as_str()));
+        resolver.options.push(option.value.map_or(name.clone(), |value| format!("{name}:{value}")));
     }
-    let mut text = String::new();
-    if servers.is_empty() {
-        text.push_str(
-            "# This cluster has no name server yet. Services are in the environment: NAME_SERVICE_HOST.\n",
-        );
-    }
-    for server in servers {
-        text.push_str(&format!("nameserver {server}\n"));
-    }
-    if !searches.is_empty() {
-        text.push_str(&format!("search {}\n", searches.join(" ")));
-    }
-    if !options.is_empty() {
-        text.push_str(&format!("options {}\n", options.join(" ")));
-    }
-    text
+    resolver.text()
 }
 
 /// Writes the three files and says where they go.
@@ -94,7 +147,7 @@ pub(crate) fn prepare_etc(
     for (name, text) in [
         ("hosts", hosts(pod, addresses)),
         ("hostname", format!("{hostname}\n")),
-        ("resolv.conf", resolv_conf(pod)),
+        ("resolv.conf", resolv_conf(pod, &fs::read_to_string("/etc/resolv.conf").unwrap_or_default())),
     ] {
         let source = dir.etc(name);
         write_atomically(&source, text.as_bytes())?;
@@ -103,11 +156,26 @@ pub(crate) fn prepare_etc(
     Ok(mounts)
 }
 
-/// Names of ConfigMaps and Secrets that a container or the pod's volumes refer to.
+/// ConfigMaps and Secrets that a container or the pod's volumes name, and the tokens that they want.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct References {
     pub config_maps: Vec<String>,
     pub secrets: Vec<String>,
+    /// Audience, and lifetime in seconds.
+    pub tokens: Vec<(String, i64)>,
+}
+
+/// What a token of a volume is made for: an empty audience is the API server's own.
+fn token_of(source: &ServiceAccountTokenProjection) -> (String, i64) {
+    // An hour is the default of `expirationSeconds`.
+    (source.audience.clone().unwrap_or_default(), source.expiration_seconds.unwrap_or(3600))
+}
+
+/// Whether a container mounts what may change while it runs.
+pub(crate) fn follows_objects(pod: &Pod, container: &Container) -> bool {
+    volumes_of(pod, container)
+        .iter()
+        .any(|volume| volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some())
 }
 
 /// What must be read before a container can start.
@@ -127,6 +195,7 @@ pub(crate) fn references(pod: &Pod, container: &Container) -> References {
         for source in volume.projected.iter().filter_map(|one| one.sources.as_ref()).flatten() {
             references.config_maps.extend(source.config_map.iter().map(|one| one.name.clone()));
             references.secrets.extend(source.secret.iter().map(|one| one.name.clone()));
+            references.tokens.extend(source.service_account_token.iter().map(token_of));
         }
     }
     for names in [&mut references.config_maps, &mut references.secrets] {
@@ -143,21 +212,40 @@ fn volumes_of<'a>(pod: &'a Pod, container: &Container) -> Vec<&'a Volume> {
     all.into_iter().flatten().filter(mounted).collect()
 }
 
+/// One file of a volume: what is in it, and who may read it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Content {
+    bytes: Vec<u8>,
+    mode: u32,
+}
+
+/// The files of a volume by their paths in it.
+type Files = BTreeMap<String, Content>;
+
+/// The permission bits of a manifest, or else these; 0644 is the default of every kind of volume.
+fn mode(wanted: Option<i32>, default: Option<i32>) -> u32 {
+    wanted.or(default).and_then(|mode| u32::try_from(mode).ok()).unwrap_or(0o644) & 0o777
+}
+
 /// The files of a ConfigMap or Secret, by `items` where given.
 fn select(
-    values: Option<&BTreeMap<String, String>>,
+    values: Option<&Values>,
     items: Option<&Vec<KeyToPath>>,
     optional: bool,
+    default_mode: Option<i32>,
     what: &str,
-) -> Result<BTreeMap<String, String>, String> {
+) -> Result<Files, String> {
     let Some(values) = values else {
-        return if optional { Ok(BTreeMap::new()) } else { Err(format!("{what} not found")) };
+        return if optional { Ok(Files::new()) } else { Err(format!("{what} not found")) };
     };
-    let Some(items) = items.filter(|items| !items.is_empty()) else { return Ok(values.clone()) };
-    let mut files = BTreeMap::new();
+    let file = |bytes: &Vec<u8>, wanted| Content { bytes: bytes.clone(), mode: mode(wanted, default_mode) };
+    let Some(items) = items.filter(|items| !items.is_empty()) else {
+        return Ok(values.iter().map(|(key, value)| (key.clone(), file(value, None))).collect());
+    };
+    let mut files = Files::new();
     for item in items {
         match values.get(&item.key) {
-            Some(value) => drop(files.insert(item.path.clone(), value.clone())),
+            Some(value) => drop(files.insert(item.path.clone(), file(value, item.mode))),
             None if optional => {}
             None => return Err(format!("{what} has no key {:?}", item.key)),
         }
@@ -166,52 +254,55 @@ fn select(
 }
 
 /// The files that a volume consists of; `None` for a volume that is an empty directory or one of the node's.
-fn content(
-    pod: &Pod,
-    volume: &Volume,
-    sources: &Sources<'_>,
-) -> Result<Option<BTreeMap<String, String>>, String> {
-    let mut files = BTreeMap::new();
+fn content(pod: &Pod, volume: &Volume, sources: &Sources<'_>) -> Result<Option<Files>, String> {
+    let mut files = Files::new();
     if let Some(one) = &volume.config_map {
         let what = format!("volume {}: ConfigMap {:?}", volume.name, one.name);
-        let values = sources.config_maps.get(&one.name);
-        return select(values, one.items.as_ref(), one.optional.unwrap_or(false), &what).map(Some);
+        let (values, optional) = (sources.config_maps.get(&one.name), one.optional.unwrap_or(false));
+        return select(values, one.items.as_ref(), optional, one.default_mode, &what).map(Some);
     }
     if let Some(one) = &volume.secret {
         let name = one.secret_name.clone().unwrap_or_default();
         let what = format!("volume {}: Secret {name:?}", volume.name);
-        return select(sources.secrets.get(&name), one.items.as_ref(), one.optional.unwrap_or(false), &what)
-            .map(Some);
+        let (values, optional) = (sources.secrets.get(&name), one.optional.unwrap_or(false));
+        return select(values, one.items.as_ref(), optional, one.default_mode, &what).map(Some);
     }
-    let downward = |items: Option<&Vec<k8s_openapi::api::core::v1::DownwardAPIVolumeFile>>,
-                    files: &mut BTreeMap<String, String>| {
+    let downward = |items: Option<&Vec<DownwardAPIVolumeFile>>, default_mode, files: &mut Files| {
         for item in items.into_iter().flatten() {
             let Some(reference) = &item.field_ref else {
                 return Err(format!("volume {}: {} has no fieldRef", volume.name, item.path));
             };
-            files.insert(item.path.clone(), field(pod, &reference.field_path, sources)?);
+            let bytes = field(pod, &reference.field_path, sources)?.into_bytes();
+            files.insert(item.path.clone(), Content { bytes, mode: mode(item.mode, default_mode) });
         }
         Ok(())
     };
     if let Some(one) = &volume.downward_api {
-        downward(one.items.as_ref(), &mut files)?;
+        downward(one.items.as_ref(), one.default_mode, &mut files)?;
         return Ok(Some(files));
     }
     let Some(projected) = &volume.projected else { return Ok(None) };
+    let default_mode = projected.default_mode;
     for source in projected.sources.iter().flatten() {
         if let Some(one) = &source.config_map {
             let what = format!("volume {}: ConfigMap {:?}", volume.name, one.name);
-            let values = sources.config_maps.get(&one.name);
-            files.extend(select(values, one.items.as_ref(), one.optional.unwrap_or(false), &what)?);
+            let (values, optional) = (sources.config_maps.get(&one.name), one.optional.unwrap_or(false));
+            files.extend(select(values, one.items.as_ref(), optional, default_mode, &what)?);
         } else if let Some(one) = &source.secret {
             let what = format!("volume {}: Secret {:?}", volume.name, one.name);
-            let values = sources.secrets.get(&one.name);
-            files.extend(select(values, one.items.as_ref(), one.optional.unwrap_or(false), &what)?);
+            let (values, optional) = (sources.secrets.get(&one.name), one.optional.unwrap_or(false));
+            files.extend(select(values, one.items.as_ref(), optional, default_mode, &what)?);
         } else if let Some(one) = &source.downward_api {
-            downward(one.items.as_ref(), &mut files)?;
+            downward(one.items.as_ref(), default_mode, &mut files)?;
+        } else if let Some(one) = &source.service_account_token {
+            let token = sources.tokens.get(&token_of(one));
+            let token = token.ok_or_else(|| format!("volume {}: there is no token", volume.name))?;
+            let content = Content { bytes: token.clone().into_bytes(), mode: mode(None, default_mode) };
+            files.insert(one.path.clone(), content);
         } else {
             return Err(format!(
-                "volume {}: projected tokens are not supported; remove the source",
+                "volume {}: of projected sources only configMap, secret, downwardAPI and serviceAccountToken are \
+                 supported",
                 volume.name
             ));
         }
@@ -245,12 +336,17 @@ pub(crate) fn prepare_volumes(
         let mut source = directory.clone();
         let mut writable = false;
         if let Some(files) = content(pod, volume, sources)? {
-            for (path, text) in files {
+            for (path, Content { bytes, mode }) in files {
                 let path = directory.join(inside(&path)?);
                 if let Some(parent) = path.parent() {
                     fs::create_dir_all(parent).map_err(said)?;
                 }
-                write_atomically(&path, text.as_bytes()).map_err(said)?;
+                // What hasn't changed stays as it is: who watches the file isn't woken for nothing.
+                if fs::read(&path).is_ok_and(|known| known == bytes) {
+                    continue;
+                }
+                write_atomically(&path, &bytes).map_err(said)?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(said)?;
             }
             fs::create_dir_all(&directory).map_err(said)?;
         } else if volume.empty_dir.is_some() {
@@ -305,7 +401,7 @@ mod tests {
 
     #[test]
     fn resolv_conf_names_no_server_that_nobody_runs() {
-        let text = resolv_conf(&pod(json!({"containers": []})));
+        let text = resolv_conf(&pod(json!({"containers": []})), "");
         assert!(!text.contains("nameserver"), "{text}");
         assert!(
             text.contains("search shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n")
@@ -313,7 +409,36 @@ mod tests {
         let own = pod(json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {
             "nameservers": ["192.0.2.53"], "searches": ["example.org"], "options": [{"name": "ndots", "value": "2"}]
         }}));
-        assert_eq!(resolv_conf(&own), "nameserver 192.0.2.53\nsearch example.org\noptions ndots:2\n");
+        assert_eq!(
+            resolv_conf(&own, "nameserver 192.0.2.1\n"),
+            "nameserver 192.0.2.53\nsearch example.org\noptions ndots:2\n"
+        );
+    }
+
+    #[test]
+    fn a_pods_policy_says_whether_it_takes_the_machines_names() {
+        let machine =
+            "# made by hand\nnameserver 127.0.0.53\nnameserver 192.0.2.1\nsearch lan\noptions edns0\n";
+        let with = |spec| resolv_conf(&pod(spec), machine);
+        assert_eq!(
+            with(
+                json!({"containers": [], "dnsPolicy": "Default", "dnsConfig": {"searches": ["example.org", "lan"]}})
+            ),
+            "nameserver 192.0.2.1\nsearch lan example.org\noptions edns0\n"
+        );
+        let host = with(json!({"containers": [], "hostNetwork": true}));
+        assert_eq!(host, "nameserver 127.0.0.53\nnameserver 192.0.2.1\nsearch lan\noptions edns0\n");
+        let cluster =
+            with(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}));
+        assert!(
+            cluster.contains("search shop.svc.cluster.local svc.cluster.local cluster.local lan\n"),
+            "{cluster}"
+        );
+        assert!(!cluster.contains("nameserver"), "{cluster}");
+        let many: Vec<String> = (0..40).map(|number| format!("s{number}.example")).collect();
+        let many = with(json!({"containers": [], "dnsPolicy": "None",
+            "dnsConfig": {"nameservers": ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"], "searches": many}}));
+        assert_eq!((many.matches("nameserver").count(), many.matches(".example").count()), (3, 32));
     }
 
     #[test]
@@ -348,7 +473,7 @@ mod tests {
         let mut sources = Sources::default();
         let missing = prepare_volumes(&dir, &pod, &container, &sources, false);
         assert!(missing.is_err_and(|error| error.contains("ConfigMap \"c\"")));
-        sources.config_maps.insert("c".into(), BTreeMap::from([("k".to_owned(), "v".to_owned())]));
+        sources.config_maps.insert("c".into(), BTreeMap::from([("k".to_owned(), b"v".to_vec())]));
         let mounts = prepare_volumes(&dir, &pod, &container, &sources, false).expect("volumes");
         let seen: Vec<_> = mounts.iter().map(|mount| (mount.target.to_str(), mount.read_only)).collect();
         assert_eq!(seen, [(Some("/tmp/conf"), true), (Some("/tmp/x"), false)]);

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Service};
 use kube::api::Api;
 use serde::de::DeserializeOwned;
 
-use crate::env::{Sources, environment, expand};
+use crate::env::{Sources, Values, environment, expand};
 use crate::files::{self, prepare_etc, prepare_volumes, references};
 use crate::image::{Image, Settings};
 use crate::protocol::{Confinement, Console, EchoOrder, Launch, PodDir, Program, Root};
@@ -63,14 +63,14 @@ async fn read_all<K, F>(
     namespace: &str,
     names: &[String],
     data: F,
-) -> Result<BTreeMap<String, BTreeMap<String, String>>, Problem>
+) -> Result<BTreeMap<String, Values>, Problem>
 where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>
         + Clone
         + std::fmt::Debug
         + DeserializeOwned,
     K: kube::Resource<DynamicType = ()>,
-    F: Fn(K) -> BTreeMap<String, String>,
+    F: Fn(K) -> Values,
 {
     let mut all = BTreeMap::new();
     let api: Api<K> = Api::namespaced(runtime.client.clone(), namespace);
@@ -97,16 +97,23 @@ pub(crate) async fn launch(
     let image = runtime.images.resolve(&reference).map_err(Problem::Image)?;
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let names = references(pod, container);
-    let config_maps =
-        read_all(runtime, &namespace, &names.config_maps, |map: ConfigMap| map.data.unwrap_or_default())
-            .await?;
-    let secrets = read_all(runtime, &namespace, &names.secrets, |secret: Secret| {
-        let text = |(key, value): (String, k8s_openapi::ByteString)| {
-            (key, String::from_utf8_lossy(&value.0).into_owned())
-        };
-        secret.data.unwrap_or_default().into_iter().map(text).collect()
+    let config_maps = read_all(runtime, &namespace, &names.config_maps, |map: ConfigMap| {
+        let texts = map.data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
+        texts
+            .chain(map.binary_data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0)))
+            .collect()
     })
     .await?;
+    let secrets = read_all(runtime, &namespace, &names.secrets, |secret: Secret| {
+        secret.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0)).collect()
+    })
+    .await?;
+    let mut tokens = BTreeMap::new();
+    for (audience, seconds) in names.tokens {
+        let token =
+            runtime.tokens.get(&runtime.client, pod, &audience, seconds).await.map_err(Problem::Config)?;
+        tokens.insert((audience, seconds), token);
+    }
     let services = runtime.services.state();
     let linked = pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
     let visible = |service: &Service| {
@@ -121,6 +128,7 @@ pub(crate) async fn launch(
             .collect(),
         config_maps,
         secrets,
+        tokens,
         pod_ips: addresses.to_vec(),
         host_ips: runtime.config.node_addresses.clone(),
     };

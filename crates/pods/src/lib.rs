@@ -8,8 +8,10 @@
 mod address; // which address a pod gets
 mod decide; // what to do next for a pod
 mod env; // a container's environment
+mod hook; // what a manifest wants done after a start and before an end
 mod image; // what an image's name means here
-mod status; // a pod's status
+mod status;
+mod tokens; // tokens of pods' service accounts // a pod's status
 
 // Pods on this node.
 mod files; // hosts, resolv.conf, volumes
@@ -26,6 +28,7 @@ mod channels; // what an exec session's two sides say to each other
 mod descriptor; // pipes and terminals without waiting
 mod endpoint; // the server, as a kubelet's
 mod forward; // port-forward
+mod log_files; // the files that it is in
 mod logs; // what containers wrote
 mod remote; // exec and attach
 mod spdy; // a SPDY connection and its streams

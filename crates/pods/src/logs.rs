@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use crate::Config;
 use crate::endpoint::{Body, find_pod, text, unescape};
 use crate::protocol::{PodDir, Record, RunState, read_json};
+use crate::runtime::Waiting;
 
 /// How often a followed log is looked at.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
@@ -61,6 +62,7 @@ impl Query {
 /// The log of one run of a container.
 pub(crate) fn container_logs(
     config: &Config,
+    waiting: &Waiting,
     namespace: &str,
     pod: &str,
     container: &str,
@@ -73,13 +75,12 @@ pub(crate) fn container_logs(
         return text(StatusCode::BAD_REQUEST, format!("container {container:?} has no valid name"));
     }
     let Some(dir) = find_pod(config, namespace, pod) else {
-        return text(StatusCode::NOT_FOUND, format!("pod {namespace}/{pod} is not on this node"));
+        return text(StatusCode::NOT_FOUND, format!("pod {pod:?} does not exist"));
     };
     let Ok(Some(record)) = read_json::<Record>(&dir.record(container)) else {
-        return text(
-            StatusCode::BAD_REQUEST,
-            format!("container {container:?} in pod {pod:?} is waiting to start: ContainerCreating"),
-        );
+        let uid = dir.0.file_name().and_then(|uid| uid.to_str()).unwrap_or_default();
+        let reason = waiting.lock().get(&(uid.to_owned(), container.to_owned())).cloned();
+        return text(StatusCode::BAD_REQUEST, waits(container, pod, reason.as_deref()));
     };
     let attempt = if query.previous {
         match record.attempt.checked_sub(1) {
@@ -102,6 +103,17 @@ pub(crate) fn container_logs(
     let mut response = Response::new(BodyExt::boxed(StreamBody::new(frames)));
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
     response
+}
+
+/// Why there is no log yet, in a kubelet's words.
+fn waits(container: &str, pod: &str, reason: Option<&str>) -> String {
+    let reason = match reason {
+        Some("ErrImagePull") => "image can't be pulled",
+        Some("ImagePullBackOff") => "trying and failing to pull image",
+        Some(other) => other,
+        None => "ContainerCreating",
+    };
+    format!("container {container:?} in pod {pod:?} is waiting to start: {reason}")
 }
 
 /// Reads one run's log.
@@ -271,6 +283,16 @@ mod tests {
         ] {
             assert_eq!(shown(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn what_a_container_waits_for_is_said_in_a_kubelets_words() {
+        let said = |reason| waits("c", "p", reason);
+        let begins = "container \"c\" in pod \"p\" is waiting to start: ";
+        assert_eq!(said(None), format!("{begins}ContainerCreating"));
+        assert_eq!(said(Some("ErrImagePull")), format!("{begins}image can't be pulled"));
+        assert_eq!(said(Some("ImagePullBackOff")), format!("{begins}trying and failing to pull image"));
+        assert_eq!(said(Some("CreateContainerConfigError")), format!("{begins}CreateContainerConfigError"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Probe};
+use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -11,12 +11,14 @@ use tokio::sync::mpsc;
 
 use crate::sandbox::Control;
 
-/// Which of a container's probes.
+/// Which of a container's probes, or its hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Startup,
     Readiness,
     Liveness,
+    /// Of the hook after the start only a failure is told.
+    PostStart,
 }
 
 /// What a probe has found out, once its thresholds are passed.
@@ -184,44 +186,53 @@ async fn connect(target: SocketAddr) -> Result<TcpStream, String> {
     TcpStream::connect(target).await.map_err(|error| format!("connect to {target}: {error}"))
 }
 
+/// GET, for a probe or a hook: well is what answers with success or a redirect.
+pub(crate) async fn http_get(
+    get: &HTTPGetAction,
+    container: &Container,
+    address: IpAddr,
+) -> Result<(), String> {
+    if get.scheme.as_deref() == Some("HTTPS") {
+        return Err("httpGet.scheme: HTTPS probes are not supported; use tcpSocket".to_owned());
+    }
+    let target = target(get.host.as_ref(), address, port(container, &get.port)?)?;
+    let mut stream = connect(target).await?;
+    let mut host = target.to_string();
+    let mut headers = String::new();
+    for header in get.http_headers.iter().flatten() {
+        if header.name.eq_ignore_ascii_case("host") {
+            host.clone_from(&header.value);
+        } else {
+            headers.push_str(&format!("{}: {}\r\n", header.name, header.value));
+        }
+    }
+    let path = get.path.as_deref().unwrap_or("/");
+    let request = format!(
+        "GET {}{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: portolan-probe\r\nAccept: */*\r\n{headers}Connection: close\r\n\r\n",
+        if path.starts_with('/') { "" } else { "/" },
+    );
+    stream.write_all(request.as_bytes()).await.map_err(|error| format!("{target}: {error}"))?;
+    let mut head = Vec::new();
+    while head.len() < 4096 && !head.contains(&b'\n') {
+        match stream.read_buf(&mut head).await {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) => return Err(format!("{target}: {error}")),
+        }
+    }
+    let line = String::from_utf8_lossy(&head);
+    let line = line.lines().next().unwrap_or_default();
+    match line.split(' ').nth(1).and_then(|code| code.parse::<u16>().ok()) {
+        Some(200..=399) => Ok(()),
+        Some(code) => Err(format!("HTTP probe failed with statuscode: {code}")),
+        None => Err(format!("{target} doesn't speak HTTP: {line:?}")),
+    }
+}
+
 /// One probe.
 async fn ask(patient: &Patient, probe: &Probe, timeout: Duration) -> Result<(), String> {
     if let Some(get) = &probe.http_get {
-        if get.scheme.as_deref() == Some("HTTPS") {
-            return Err("httpGet.scheme: HTTPS probes are not supported; use tcpSocket".to_owned());
-        }
-        let target = target(get.host.as_ref(), patient.address, port(&patient.container, &get.port)?)?;
-        let mut stream = connect(target).await?;
-        let mut host = target.to_string();
-        let mut headers = String::new();
-        for header in get.http_headers.iter().flatten() {
-            if header.name.eq_ignore_ascii_case("host") {
-                host.clone_from(&header.value);
-            } else {
-                headers.push_str(&format!("{}: {}\r\n", header.name, header.value));
-            }
-        }
-        let path = get.path.as_deref().unwrap_or("/");
-        let request = format!(
-            "GET {}{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: portolan-probe\r\nAccept: */*\r\n{headers}Connection: close\r\n\r\n",
-            if path.starts_with('/') { "" } else { "/" },
-        );
-        stream.write_all(request.as_bytes()).await.map_err(|error| format!("{target}: {error}"))?;
-        let mut head = Vec::new();
-        while head.len() < 4096 && !head.contains(&b'\n') {
-            match stream.read_buf(&mut head).await {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) => return Err(format!("{target}: {error}")),
-            }
-        }
-        let line = String::from_utf8_lossy(&head);
-        let line = line.lines().next().unwrap_or_default();
-        return match line.split(' ').nth(1).and_then(|code| code.parse::<u16>().ok()) {
-            Some(200..=399) => Ok(()),
-            Some(code) => Err(format!("HTTP probe failed with statuscode: {code}")),
-            None => Err(format!("{target} doesn't speak HTTP: {line:?}")),
-        };
+        return http_get(get, &patient.container, patient.address).await;
     }
     if let Some(tcp) = &probe.tcp_socket {
         let target = target(tcp.host.as_ref(), patient.address, port(&patient.container, &tcp.port)?)?;

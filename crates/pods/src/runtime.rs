@@ -26,6 +26,7 @@ use crate::address::Pool;
 use crate::events::Recorder;
 use crate::image::Images;
 use crate::protocol::{PodDir, read_json};
+use crate::tokens::Tokens;
 use crate::worker::{Network, Outcome, PodName, Worker};
 use crate::{Config, endpoint, network, node, routes, sandbox};
 
@@ -62,7 +63,13 @@ pub(crate) struct Runtime {
     pub pool: Mutex<Pool>,
     pub services: Store<Service>,
     pub recorder: Recorder,
+    pub tokens: Tokens,
+    /// What containers wait for that can't be started: the reason, by the pod's uid and the container's name.
+    pub waiting: Waiting,
 }
+
+/// See [`Runtime::waiting`].
+pub(crate) type Waiting = Arc<Mutex<BTreeMap<(String, String), String>>>;
 
 /// Where a node keeps its pods.
 fn pods_dir(data_dir: &Path) -> std::path::PathBuf {
@@ -152,10 +159,12 @@ pub(crate) async fn run(client: Client, config: Config, shutdown: CancellationTo
         pool: Mutex::new(pool),
         services,
         recorder,
+        tokens: Tokens::default(),
+        waiting: Waiting::default(),
     });
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(endpoint.serve(runtime.config.clone()));
+    tasks.spawn(endpoint.serve(runtime.config.clone(), runtime.waiting.clone()));
     let all_services = watch_objects(Api::<Service>::all(client.clone()), watcher::Config::default());
     tasks.spawn(async move {
         let stream = reflector::reflector(writer, all_services.backoff(patience()));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use kube::api::{Api, DeleteParams, Preconditions};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -24,13 +24,18 @@ use crate::report::Reporter;
 use crate::runtime::Runtime;
 use crate::sandbox::{self, Control, News};
 use crate::status::{Facts, Waiting, status};
-use crate::{files, protocol};
+use crate::{files, hook, protocol};
 
 /// How soon something that failed on the node is tried again; it doubles up to the longest.
 const RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// How long a supervisor may take to start a container.
 const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often volumes made from objects are read again, as often as a kubelet does.
+const REFRESH: SignedDuration = SignedDuration::from_secs(60);
+/// How long the hook after a start may take: longer than anybody waits.
+const LONGEST_HOOK: Duration = Duration::from_secs(24 * 3600);
 
 /// What is written about a pod on the node, for the log endpoint and for those who look.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -116,6 +121,8 @@ pub(crate) struct Worker {
     reporter: Reporter,
     deletion: Option<(Timestamp, Timestamp)>,
     hold: Option<Timestamp>,
+    /// When volumes are read again.
+    refresh: Option<Timestamp>,
     failures: u32,
     finished: bool,
 }
@@ -125,6 +132,7 @@ impl Drop for Worker {
         for (_, probe) in self.probes.values() {
             probe.abort();
         }
+        self.runtime.waiting.lock().retain(|(uid, _), _| *uid != self.uid);
     }
 }
 
@@ -160,6 +168,7 @@ impl Worker {
             reporter,
             deletion: None,
             hold: None,
+            refresh: None,
             failures: 0,
             finished: false,
         }
@@ -170,6 +179,9 @@ impl Worker {
         self.adopt().await;
         loop {
             let now = Timestamp::now();
+            if self.refresh.is_some_and(|due| due <= now) {
+                self.refresh_volumes().await;
+            }
             let wanted = self.wanted(now);
             self.attend_containers();
             let mut decision = decide(&wanted, &self.observed, now);
@@ -413,6 +425,9 @@ impl Worker {
         self.waiting.remove(name);
         self.refusals.remove(name);
         self.observed.blocked.remove(name);
+        if files::follows_objects(&self.pod, &container) {
+            self.refresh.get_or_insert(Timestamp::now() + REFRESH);
+        }
         (launch.id, launch.attempt, launch.streak) = (id.clone(), attempt, streak);
         let image = launch.image.clone();
         self.event(
@@ -449,8 +464,45 @@ impl Worker {
                 let message = format!("Error: {}", exit.failure.as_deref().unwrap_or_default());
                 self.event(Some(name), Severity::Warning, "Failed", message);
             }
-            _ => self.event(Some(name), Severity::Normal, "Started", format!("Started container {name}")),
+            _ => {
+                self.event(Some(name), Severity::Normal, "Started", format!("Started container {name}"));
+                self.post_start(container, id, control);
+            }
         }
+    }
+
+    /// Does what the manifest wants done once a container has started.
+    fn post_start(&self, container: Container, id: String, control: Control) {
+        let hook = container.lifecycle.as_ref().and_then(|hooks| hooks.post_start.clone());
+        let Some(hook) = hook else { return };
+        let (address, tell) = (self.addresses.first().copied(), self.verdicts.0.clone());
+        tokio::spawn(async move {
+            let done = hook::run(&hook, &container, address, &control, LONGEST_HOOK).await;
+            if let Err(problem) = done {
+                let (container, kind) = (container.name, Kind::PostStart);
+                let _ = tell.send(Verdict { container, id, kind, well: false, complaint: Some(problem) });
+            }
+        });
+    }
+
+    /// Reads again what volumes are made from, for containers that run: ConfigMaps change, and tokens expire.
+    async fn refresh_volumes(&mut self) {
+        let mut again = false;
+        let containers: Vec<Container> = self.containers().cloned().collect();
+        for container in containers {
+            let runs = self.observed.records.get(&container.name);
+            let runs = runs.is_some_and(|record| matches!(record.state, RunState::Running(_)));
+            if !runs || !files::follows_objects(&self.pod, &container) {
+                continue;
+            }
+            again = true;
+            if let Err(problem) =
+                launch(&self.runtime, &self.dir, &self.pod, &container, &self.addresses).await
+            {
+                tracing::debug!(pod = %self.name(), ?problem, "volumes stay as they are");
+            }
+        }
+        self.refresh = again.then(|| Timestamp::now() + REFRESH);
     }
 
     /// A container can't be started as things are: says why, and tries again later.
@@ -485,23 +537,21 @@ impl Worker {
             id: id.to_owned(),
             grace: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
         };
-        let hook = self.containers().find(|container| container.name == name);
-        let hook =
-            hook.and_then(|container| container.lifecycle.as_ref()).and_then(|hooks| hooks.pre_stop.clone());
-        let Some(hook) = hook.filter(|_| !grace.is_zero()) else {
+        let container = self.containers().find(|container| container.name == name).cloned();
+        let hook = |container: Container| Some((container.lifecycle.as_ref()?.pre_stop.clone()?, container));
+        let Some((hook, container)) = container.and_then(hook).filter(|_| !grace.is_zero()) else {
             control.send(stop(grace));
             return;
         };
+        let (address, recorder, pod) =
+            (self.addresses.first().copied(), self.runtime.recorder.clone(), self.pod.clone());
         // The hook's time counts as grace; what it leaves is for the container, but at least two seconds, as elsewhere.
         let (name, id) = (name.to_owned(), id.to_owned());
         tokio::spawn(async move {
             let begun = tokio::time::Instant::now();
-            if let Some(sleep) = &hook.sleep {
-                let wanted = Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0));
-                tokio::time::sleep(wanted.min(grace)).await;
-            } else if let Some(exec) = &hook.exec {
-                let command = exec.command.clone().unwrap_or_default();
-                let _ = tokio::time::timeout(grace, control.exec(&name, command, grace)).await;
+            if let Err(problem) = hook::run(&hook, &container, address, &control, grace).await {
+                let message = format!("PreStopHook failed: {problem}");
+                recorder.record(&pod, Some(&name), Severity::Warning, "FailedPreStopHook", message);
             }
             let left = grace.saturating_sub(begun.elapsed()).max(Duration::from_secs(2));
             control.send(Request::Stop {
@@ -568,21 +618,23 @@ impl Worker {
             Kind::Startup => "Startup",
             Kind::Readiness => "Readiness",
             Kind::Liveness => "Liveness",
+            Kind::PostStart => "PostStartHook",
         };
         if let Some(complaint) = &verdict.complaint {
-            self.event(
-                Some(name),
-                Severity::Warning,
-                "Unhealthy",
-                format!("{kind} probe failed: {complaint}"),
-            );
+            let (reason, message) = match verdict.kind {
+                Kind::PostStart => ("FailedPostStartHook", format!("{kind} failed: {complaint}")),
+                _ => ("Unhealthy", format!("{kind} probe failed: {complaint}")),
+            };
+            self.event(Some(name), Severity::Warning, reason, message);
         }
         match (verdict.kind, verdict.well) {
             (Kind::Startup, true) => drop(self.observed.started.insert(name.clone())),
             (Kind::Readiness, true) => drop(self.ready.insert(name.clone())),
             (Kind::Readiness, false) => drop(self.ready.remove(name)),
-            (Kind::Startup | Kind::Liveness, false) => drop(self.observed.unhealthy.insert(verdict.id)),
-            (Kind::Liveness, true) => {}
+            (Kind::Startup | Kind::Liveness | Kind::PostStart, false) => {
+                drop(self.observed.unhealthy.insert(verdict.id))
+            }
+            (Kind::Liveness | Kind::PostStart, true) => {}
         }
     }
 
@@ -614,13 +666,26 @@ impl Worker {
     fn report(&mut self, now: Timestamp) {
         if !self.gone {
             let facts = self.facts(now);
+            self.tell_who_waits(&status(&self.pod, &facts, now));
             self.reporter.report(&self.pod, |base| status(base, &facts, now));
         }
     }
 
+    /// For those who ask for a log that isn't there yet.
+    fn tell_who_waits(&self, status: &PodStatus) {
+        let all = [&status.init_container_statuses, &status.container_statuses];
+        let waits = all.into_iter().flatten().flatten().filter_map(|container| {
+            let reason = container.state.as_ref()?.waiting.as_ref()?.reason.clone()?;
+            Some(((self.uid.clone(), container.name.clone()), reason))
+        });
+        let mut waiting = self.runtime.waiting.lock();
+        waiting.retain(|(uid, _), _| *uid != self.uid);
+        waiting.extend(waits);
+    }
+
     /// Until anything changes. `false`: the node's process is about to end.
     async fn wait(&mut self, decision: &Decision) -> bool {
-        let wake = [decision.wake, self.hold, self.reporter.retry()].into_iter().flatten();
+        let wake = [decision.wake, self.hold, self.refresh, self.reporter.retry()].into_iter().flatten();
         let now = Timestamp::now();
         let due = wake.filter(|wake| *wake > now).min();
         let sleep = due.map(|due| Duration::try_from(due.duration_since(now)).unwrap_or_default());

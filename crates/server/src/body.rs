@@ -11,7 +11,11 @@ use http_body::{Body, Frame, SizeHint};
 pub type StreamError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of an answer.
-pub struct ServerBody(Inner);
+pub struct ServerBody {
+    inner: Inner,
+    /// Dropped when the body has ended or nobody reads it any more.
+    _end: Option<Box<dyn Send>>,
+}
 
 enum Inner {
     Whole(Option<Bytes>),
@@ -19,19 +23,33 @@ enum Inner {
 }
 
 impl ServerBody {
+    fn of(inner: Inner) -> ServerBody {
+        ServerBody { inner, _end: None }
+    }
+
+    /// Whether it grows while it is read.
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self.inner, Inner::Stream(_))
+    }
+
+    /// The same body, which drops this at its end.
+    pub(crate) fn with_end(self, end: Box<dyn Send>) -> ServerBody {
+        ServerBody { _end: Some(end), ..self }
+    }
+
     /// A body that is here already.
     pub fn whole(bytes: impl Into<Bytes>) -> ServerBody {
-        ServerBody(Inner::Whole(Some(bytes.into()).filter(|bytes: &Bytes| !bytes.is_empty())))
+        ServerBody::of(Inner::Whole(Some(bytes.into()).filter(|bytes: &Bytes| !bytes.is_empty())))
     }
 
     /// No body.
     pub fn empty() -> ServerBody {
-        ServerBody(Inner::Whole(None))
+        ServerBody::of(Inner::Whole(None))
     }
 
     /// A body that is made as it is read.
     pub fn stream(stream: BoxStream<'static, Result<Bytes, StreamError>>) -> ServerBody {
-        ServerBody(Inner::Stream(stream))
+        ServerBody::of(Inner::Stream(stream))
     }
 }
 
@@ -43,7 +61,7 @@ impl Body for ServerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
-        match &mut self.0 {
+        match &mut self.inner {
             Inner::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Inner::Stream(stream) => {
                 stream.as_mut().poll_next(cx).map(|item| item.map(|result| result.map(Frame::data)))
@@ -52,11 +70,11 @@ impl Body for ServerBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.0, Inner::Whole(None))
+        matches!(self.inner, Inner::Whole(None))
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.inner {
             Inner::Whole(None) => SizeHint::with_exact(0),
             Inner::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
             Inner::Stream(_) => SizeHint::default(),

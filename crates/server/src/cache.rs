@@ -193,6 +193,11 @@ impl Cache {
         self.state.read().objects.get(key).cloned()
     }
 
+    /// How many objects there are.
+    pub(crate) fn len(&self) -> usize {
+        self.state.read().objects.len()
+    }
+
     /// Where the cache is.
     pub(crate) fn revision(&self) -> u64 {
         self.state.read().revision

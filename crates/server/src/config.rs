@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustls_pki_types::CertificateDer;
 
+use crate::audit::AuditLog;
 use crate::auth::Identity;
 use crate::log::{NodeLogs, PinnedNodeLogs};
 use crate::pki::Authority;
@@ -68,6 +69,8 @@ pub struct Config {
     pub issuer: String,
     /// Signs nodes' certificates; without it no node can get one.
     pub node_authority: Option<Arc<Authority>>,
+    /// Where requests are told of; none: nowhere.
+    pub audit_log: Option<AuditLog>,
     /// What `/version` says.
     pub version: Version,
     /// The bearer token that nodes expect from us when we ask for logs.
@@ -93,6 +96,7 @@ impl Config {
             // As kubeadm sets it.
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             node_authority: None,
+            audit_log: None,
             version: Version::default(),
             node_log_token: String::new(),
             node_logs: Arc::new(PinnedNodeLogs),

@@ -148,21 +148,13 @@ fn remote_options(what: &str, query: &Query) -> String {
     let mut pairs: Vec<String> =
         [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")]
             .into_iter()
-            .filter(|(name, _)| {
-                query.flag(name) || query.get(name).is_none() && defaults_to_true(name, query)
-            })
+            .filter(|(name, _)| query.option(name))
             .map(|(_, own)| format!("{own}=1"))
             .collect();
     if what == "exec" {
         pairs.extend(query.all("command").map(|word| format!("command={}", encode(word))));
     }
     pairs.join("&")
-}
-
-/// `stdout` and `stderr` are wanted unless a client says otherwise (the defaults of `PodExecOptions` and
-/// `PodAttachOptions`).
-fn defaults_to_true(name: &str, query: &Query) -> bool {
-    matches!(name, "stdout" | "stderr") && !query.has(name)
 }
 
 /// Whether a client asks for another protocol on this connection.
@@ -173,6 +165,10 @@ pub(crate) fn wants_upgrade(headers: &HeaderMap) -> bool {
 
 /// What belongs to the connection with us (RFC 9110 section 7.6.1), or is between the client and us: its credentials.
 pub(crate) fn travels(name: &HeaderName) -> bool {
+    // Who asked as whom is between the client and us.
+    if name.as_str().starts_with("impersonate-") || name.as_str().starts_with("x-remote-") {
+        return false;
+    }
     let ours = [
         "connection",
         "keep-alive",
@@ -292,8 +288,8 @@ mod tests {
             "input=1&output=1&command=sh&command=-c&command=echo%20a%26b"
         );
         assert_eq!(
-            remote_options("attach", &Query::parse("tty=true&stdin=1")),
-            "input=1&output=1&error=1&tty=1"
+            remote_options("attach", &Query::parse("tty=true&stdin=1&stdout=")),
+            "input=1&output=1&tty=1"
         );
     }
 

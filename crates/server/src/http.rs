@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -13,10 +14,13 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::attributes::Attributes;
-use crate::auth::Identity;
+use crate::audit::Record;
+use crate::auth::{Identity, MASTERS};
+use crate::authorize::Decision;
 use crate::body::{ServerBody, StreamError};
 use crate::certificate::Peer;
 use crate::connect::{self, Passing};
+use crate::inflight::{self, Seats, TooMany};
 use crate::negotiate::{self, Form};
 use crate::options::{self, Writing};
 use crate::path::{self, ObjectPath, Query, Target};
@@ -25,6 +29,8 @@ use crate::{discovery, health, openapi};
 
 /// The largest body that is read, as in kube-apiserver (`MaxRequestBodyBytes`).
 const BODY_LIMIT: usize = 3 << 20;
+/// How much of a body that nobody wanted is read, and how long (net/http's `maxPostHandlerReadBytes`).
+const UNREAD: (usize, Duration) = (256 << 10, Duration::from_secs(1));
 
 /// Who sends a request, and until when an answer may go on.
 #[derive(Clone)]
@@ -104,17 +110,34 @@ impl Server {
         B::Error: Into<StreamError>,
     {
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        let response = self.route(caller, request).await.unwrap_or_else(refuse);
+        let mut record = Record::begin(&caller, &uri, request.headers());
+        let (head, body) = request.into_parts();
+        let (version, mut body) = (head.version, Some(body));
+        let response = self.route(caller, head, &mut body, &mut record).await.unwrap_or_else(|status| {
+            record.refused(&status);
+            refuse(status)
+        });
+        // Who is refused before their body was read keeps the connection, if it was small: Go's server does so, and a
+        // client that is still sending would otherwise see a broken connection instead of the answer.
+        if let Some(rest) = body.filter(|body| version < http::Version::HTTP_2 && !body.is_end_stream()) {
+            let rest = Box::pin(Limited::new(rest, UNREAD.0).collect());
+            let _ = tokio::time::timeout(UNREAD.1, rest).await;
+        }
         tracing::debug!(%method, %uri, code = response.status().as_u16(), "answered");
-        response
+        record.answered(self.audit.as_ref(), response).await
     }
 
-    async fn route<B>(self: &Arc<Self>, caller: Caller, request: Request<B>) -> Answer
+    async fn route<B>(
+        self: &Arc<Self>,
+        caller: Caller,
+        head: http::request::Parts,
+        unread: &mut Option<B>,
+        record: &mut Record,
+    ) -> Answer
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<StreamError>,
     {
-        let (head, body) = request.into_parts();
         let target = path::parse(head.uri.path());
         let query = Query::parse(head.uri.query().unwrap_or_default());
         let text = |name| head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
@@ -122,15 +145,34 @@ impl Server {
 
         let request = Attributes::of(&head.method, head.uri.path(), &query);
         let user = self.authenticate(&caller.peer, &head.headers).await?;
-        let user = self.impersonate(&user, &head.headers, &request).await?.unwrap_or(user);
-        self.permit(&user, &request).await?;
+        record.asked(&user, &request);
+        record.received(self.audit.as_ref()).await;
+        let user = match self.impersonate(&user, &head.headers, &request).await? {
+            Some(other) => {
+                record.acts_as(&other);
+                other
+            }
+            None => user,
+        };
+        let _seats = match self.seats(&caller, &user, &request).await {
+            Ok(seats) => seats,
+            Err(refusal) => return Ok(refusal.response()),
+        };
+        match self.authorize(&user, &request).await? {
+            Decision::Allow(reason) => record.decided("allow", &reason),
+            Decision::NoOpinion(reason) => {
+                record.decided("forbid", &reason);
+                return Err(request.forbidden(&user.user, &reason));
+            }
+        }
 
+        let mut body = || unread.take().ok_or_else(|| Status::internal("the body was read twice"));
         match &target {
             Target::Version => return Ok(json(StatusCode::OK, &self.version())),
             Target::Health(check) => return Ok(health::answer(self, check, &query).await),
             Target::KeySet => return Ok(self.accounts.key_set()),
             Target::OpenIdConfiguration => return Ok(self.accounts.discovery(&self.config)),
-            Target::NodeCertificate => return self.node_certificate(&user, &head.method, body).await,
+            Target::NodeCertificate => return self.node_certificate(&user, &head.method, body()?).await,
             _ => {}
         }
         let path = match target {
@@ -159,13 +201,18 @@ impl Server {
             && connect::passes(subresource)
             && kind.has(subresource)
         {
-            let body = Mutex::new(body.map_err(Into::into).boxed_unsync());
+            // A WebSocket begins with GET; whoever may only read shall not get a shell by it (Kubernetes 1.35,
+            // `AuthorizePodWebsocketUpgradeCreatePermission`).
+            if subresource != "proxy" {
+                self.permit(&user, &Attributes { verb: "create".into(), ..request }).await?;
+            }
+            let body = Mutex::new(body()?.map_err(Into::into).boxed_unsync());
             return self.pass(Passing { caller, kind, path, query, head, body }).await;
         }
         let form = negotiate::form(accept)?;
         let media = negotiate::essence(text(header::CONTENT_TYPE));
         let agent = text(header::USER_AGENT).unwrap_or_default().to_owned();
-        let body = whole(body).await?;
+        let body = whole(body()?).await?;
         let call = Call { caller, user, method: head.method, path, kind, query, form, media, agent, body };
         if review.is_none() {
             return self.dispatch(call).await;
@@ -176,6 +223,26 @@ impl Server {
             Method::POST if nameable && call.path.name.is_none() => self.review(&call).await,
             _ => Err(Status::method_not_supported()),
         }
+    }
+
+    /// Seats for a request, unless it lasts, or comes from within, or from the privileged group: who mends a cluster must
+    /// get through.
+    async fn seats(
+        &self,
+        caller: &Caller,
+        user: &Identity,
+        request: &Attributes,
+    ) -> Result<Option<Seats>, TooMany> {
+        let lasts = request.verb == "watch"
+            || matches!(request.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy");
+        if lasts || matches!(caller.peer, Peer::InProcess(_)) || user.is_in(MASTERS) {
+            return Ok(None);
+        }
+        let writes = !matches!(request.verb.as_str(), "get" | "list");
+        let kind = portolan_api::find(&request.group, &request.version, &request.resource);
+        let listed = kind.filter(|_| request.verb == "list" && request.name.is_empty());
+        let seats = listed.map_or(1, |kind| inflight::seats(self.cache(kind).len()));
+        self.inflight.admit(&user.user, writes, seats).await.map(Some)
     }
 
     async fn dispatch(self: &Arc<Self>, call: Call) -> Answer {

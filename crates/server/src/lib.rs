@@ -9,12 +9,14 @@ mod server; // the server, and the in-process client's way in // the same over T
 
 mod accounts; // service accounts' tokens
 mod attributes; // what a request would do
+mod audit; // who did what
 mod auth; // who asks
 mod authorize; // who may
 mod certificate; // who asks by certificate
 mod guard; // writes that their author may not make
 mod http; // one request, from its head to its answer
 mod impersonate; // asking as somebody else
+mod inflight; // how much at once
 mod jwt; // signed tokens
 mod negotiate; // in which form the answer goes back
 mod nodes; // what a node may
@@ -30,6 +32,7 @@ mod openapi; // how it is written
 mod apply; // server-side apply, and who a write is counted for
 mod connect; // exec, attach, port-forward: passed on to nodes
 mod delete; // deleting, at once or in time
+mod links; // those of a page that came through a proxy
 mod log; // pods' logs, fetched from nodes
 mod proxy; // HTTP to pods, Services and nodes, passed through
 mod read; // get and list
@@ -54,6 +57,7 @@ pub mod kubeconfig; // the file for kubectl
 mod pin; // TLS towards a known certificate
 pub mod pki; // the authority, certificates, tokens
 
+pub use audit::AuditLog;
 pub use auth::Identity;
 pub use body::{ServerBody, StreamError};
 pub use config::{Config, Error, NodePorts, Result, Version};

@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
+use portolan_api::fielderror::{self, FieldError};
 use portolan_api::{Status, meta, walk};
 use serde_json::Value;
 
@@ -18,8 +19,8 @@ use crate::read::object_key;
 use crate::server::Server;
 
 /// The parameters that are passed on to the node.
-const PASSED: [&str; 7] =
-    ["follow", "tailLines", "sinceSeconds", "sinceTime", "previous", "timestamps", "limitBytes"];
+const FLAGS: [&str; 3] = ["follow", "previous", "timestamps"];
+const VALUES: [&str; 4] = ["tailLines", "sinceSeconds", "sinceTime", "limitBytes"];
 /// The annotation in which a node announces SHA-256 of its serving certificate, in hexadecimal.
 pub(crate) const CERTIFICATE: &str = "portolan.dev/serving-cert-sha256";
 
@@ -124,11 +125,12 @@ impl Server {
         let namespace = meta::namespace(&pod);
         let path = format!("/containerLogs/{namespace}/{}/{container}{options}", meta::name(&pod));
         let request = locate(&node, path, &self.config.node_log_token)?;
-        let stream = self.config.node_logs.fetch(request).await.map_err(|(code, text)| match code {
-            StatusCode::BAD_REQUEST => Status::bad_request(text),
-            StatusCode::NOT_FOUND => Status { message: text, ..Status::no_such_path() },
-            _ => Status::internal(text),
-        })?;
+        let stream = self
+            .config
+            .node_logs
+            .fetch(request)
+            .await
+            .map_err(|(code, text)| refusal(call.name(), code, text))?;
         let until = call.caller.drain.clone().cancelled_owned();
         Ok(plain(ServerBody::stream(stream.take_until(until).boxed())))
     }
@@ -167,22 +169,75 @@ pub(crate) fn container(pod: &Value, asked: Option<&str>) -> Result<String, Stat
 
 /// The options as a query, checked.
 fn log_options(call: &Call) -> Result<String, Status> {
-    let invalid = |text: String| Status { code: 422, reason: "Invalid", ..Status::bad_request(text) };
-    for (name, least) in [("tailLines", 0), ("sinceSeconds", 1), ("limitBytes", 1)] {
-        if let Some(text) = call.query.get(name)
-            && !text.parse::<i64>().is_ok_and(|number| number >= least)
-        {
-            return Err(invalid(format!(
-                "{name}: Invalid value: {text:?}: must be greater than or equal to {least}"
-            )));
+    let query = &call.query;
+    let number = |name: &str| match query.get(name) {
+        None => Ok(None),
+        Some(text) => text
+            .parse::<i64>()
+            .map(Some)
+            .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
+    };
+    let mut errors = Vec::new();
+    let (tail, limit, seconds) = (number("tailLines")?, number("limitBytes")?, number("sinceSeconds")?);
+    if let Some(tail) = tail.filter(|tail| *tail < 0) {
+        errors.push(FieldError::invalid("tailLines", tail, "must be greater than or equal to 0"));
+    }
+    if let Some(limit) = limit.filter(|limit| *limit < 1) {
+        errors.push(FieldError::invalid("limitBytes", limit, "must be greater than 0"));
+    }
+    match seconds {
+        Some(_) if query.get("sinceTime").is_some() => {
+            let text = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+            errors.push(FieldError::forbidden("", text));
+        }
+        Some(seconds) if seconds < 1 => {
+            errors.push(FieldError::invalid("sinceSeconds", seconds, "must be greater than 0"));
+        }
+        _ => {}
+    }
+    // The gate PodLogsQuerySplitStreams is off in 1.36.
+    if query.has("stream") {
+        errors.push(FieldError::forbidden("stream", "may not be specified"));
+    }
+    if !errors.is_empty() {
+        let name = call.name();
+        let message = format!("PodLogOptions {name:?} is invalid: {}", fielderror::aggregate(&errors));
+        let mut status = Status { code: 422, reason: "Invalid", ..Status::bad_request(message) };
+        status.details.insert("name".into(), name.into());
+        status.details.insert("kind".into(), "PodLogOptions".into());
+        status.details.insert("causes".into(), errors.iter().map(FieldError::cause).collect());
+        return Err(status);
+    }
+    let flags = FLAGS.into_iter().filter(|name| query.option(name)).map(|name| format!("{name}=true"));
+    let values = VALUES.into_iter().filter_map(|name| Some(format!("{name}={}", encode(query.get(name)?))));
+    let query: Vec<String> = flags.chain(values).collect();
+    Ok(if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) })
+}
+
+/// What a node refuses, as kube-apiserver passes it on (`GenericHttpResponseChecker`).
+fn refusal(pod: &str, code: StatusCode, text: String) -> Status {
+    match code {
+        StatusCode::BAD_REQUEST => Status::bad_request(text),
+        StatusCode::INTERNAL_SERVER_ERROR => Status::internal(text),
+        _ => {
+            let (reason, said) = match code {
+                StatusCode::NOT_FOUND => ("NotFound", "the server could not find the requested resource"),
+                StatusCode::UNAUTHORIZED => {
+                    ("Unauthorized", "the server has asked for the client to provide credentials")
+                }
+                _ => ("", "the server responded with an error and did not return more information"),
+            };
+            let message = format!("{said} ( pods/log {pod})");
+            let mut status = Status { code: code.as_u16(), reason, ..Status::bad_request(message) };
+            status.details.insert("name".into(), pod.into());
+            status.details.insert("kind".into(), "pods/log".into());
+            if code != StatusCode::NOT_FOUND {
+                let cause = serde_json::json!({"reason": "UnexpectedServerResponse", "message": text});
+                status.details.insert("causes".into(), vec![cause].into());
+            }
+            status
         }
     }
-    if call.query.get("sinceSeconds").is_some() && call.query.get("sinceTime").is_some() {
-        return Err(invalid("at most one of `sinceTime` or `sinceSeconds` may be specified".into()));
-    }
-    let pairs = call.query.pairs().filter(|(name, value)| PASSED.contains(name) && !value.is_empty());
-    let query: Vec<String> = pairs.map(|(name, value)| format!("{name}={}", encode(value))).collect();
-    Ok(if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) })
 }
 
 /// Where a node answers, and the certificate it will show.

@@ -156,9 +156,11 @@ impl Query {
         self.get(name).is_some_and(|value| matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"))
     }
 
-    /// All pairs.
-    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    /// A truth value of an options object, such as `PodLogOptions`: all but `0` and `false` is true (apimachinery's
+    /// `Convert_Slice_string_To_bool`).
+    pub(crate) fn option(&self, name: &str) -> bool {
+        let first = self.0.iter().find(|(key, _)| key == name);
+        first.is_some_and(|(_, value)| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
 }
 

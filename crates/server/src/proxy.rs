@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::BodyExt as _;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use portolan_api::{Status, meta, walk};
@@ -15,12 +15,16 @@ use tokio::net::TcpStream;
 use crate::body::{ServerBody, StreamError};
 use crate::connect::{Duplex, Passing, is_of_upgrade, travels, upgrade, wants_upgrade};
 use crate::http::Answer;
+use crate::links;
 use crate::log::{self, LogRequest};
 use crate::read::object_key;
 use crate::server::Server;
 
 /// How long a connection may take to come about, as kube-apiserver's dialer.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The largest page whose links are rewritten: it is held whole for that.
+const LARGEST_PAGE: usize = 16 << 20;
 
 /// Headers of a backend that would speak for us (`corsRemovingTransport`).
 const CORS: [&str; 4] = [
@@ -152,6 +156,23 @@ fn rewrite(location: &str, prefix: &str, authority: &str, asked: &str) -> String
     if path.starts_with(prefix) { path.to_owned() } else { format!("{prefix}{path}") }
 }
 
+/// Whether links in it are to be found and rewritten. What is compressed passes as it is.
+fn is_page(headers: &HeaderMap) -> bool {
+    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let plain = headers.get(header::CONTENT_ENCODING).is_none_or(|coding| coding == "identity");
+    plain && media.split(';').next().unwrap_or_default().trim() == "text/html"
+}
+
+/// Passes on what a backend says of its answer.
+fn pass_headers(from: &HeaderMap, to: &mut HeaderMap) {
+    for (name, value) in from {
+        let length = *name == header::CONTENT_LENGTH;
+        if (travels(name) || length) && !CORS.contains(&name.as_str()) {
+            to.append(name, value.clone());
+        }
+    }
+}
+
 impl Server {
     /// One request to what a pod, a Service's pods or a node serve.
     pub(crate) async fn proxy(&self, mut passing: Passing) -> Answer {
@@ -218,7 +239,20 @@ impl Server {
         // Ends with the body, or when the body is dropped.
         tokio::spawn(connection);
         let answer = sender.send_request(request).await.map_err(|error| unreachable(error.to_string()))?;
-        let (head, body) = answer.into_parts();
+        let (mut head, body) = answer.into_parts();
+        let asked = asked.to_str().unwrap_or_default();
+        let whole = passing.head.method != Method::HEAD && head.headers.get(header::LOCATION).is_none();
+        if whole && is_page(&head.headers) {
+            let page = Limited::new(body, LARGEST_PAGE).collect().await;
+            let page = page.map_err(|error| unreachable(error.to_string()))?.to_bytes();
+            let text = String::from_utf8_lossy(&page);
+            let text = links::rewrite(&text, |link| rewrite(link, prefix, &authority, asked));
+            head.headers.remove(header::CONTENT_LENGTH);
+            let mut response = Response::new(ServerBody::whole(text));
+            *response.status_mut() = head.status;
+            pass_headers(&head.headers, response.headers_mut());
+            return Ok(response);
+        }
         let stream = body.into_data_stream().map(move |chunk| {
             // The sender lives as long as the stream, else hyper would take the connection for unused.
             let _keep = &sender;
@@ -227,15 +261,10 @@ impl Server {
         let until = passing.caller.drain.clone().cancelled_owned();
         let mut response = Response::new(ServerBody::stream(stream.take_until(until).boxed()));
         *response.status_mut() = head.status;
-        for (name, value) in &head.headers {
-            let length = *name == header::CONTENT_LENGTH;
-            if (travels(name) || length) && !CORS.contains(&name.as_str()) {
-                response.headers_mut().append(name, value.clone());
-            }
-        }
+        pass_headers(&head.headers, response.headers_mut());
         let location = head.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
         if let Some(location) = location {
-            let location = rewrite(location, prefix, &authority, asked.to_str().unwrap_or_default());
+            let location = rewrite(location, prefix, &authority, asked);
             let location = HeaderValue::from_str(&location).map_err(Status::internal)?;
             response.headers_mut().insert(header::LOCATION, location);
         }

@@ -21,8 +21,9 @@ use crate::certificate::Peer;
 use crate::claims::Claims;
 use crate::config::{Config, Error, Result};
 use crate::http::Caller;
+use crate::inflight::Inflight;
 use crate::nodes::Nodes;
-use crate::{bootstrap, compact, expire, rbac};
+use crate::{audit, bootstrap, compact, expire, rbac};
 
 /// The Kubernetes API over a store.
 pub struct Server {
@@ -36,6 +37,8 @@ pub struct Server {
     pub(crate) accounts: Accounts,
     pub(crate) rbac: Arc<rbac::Index>,
     pub(crate) nodes: Nodes,
+    pub(crate) audit: Option<audit::Log>,
+    pub(crate) inflight: Inflight,
     close: CancellationToken,
 }
 
@@ -58,6 +61,11 @@ impl Server {
         let nodes = Nodes::open(store.clone(), close.clone()).await?;
         let accounts = Accounts::new(&config)
             .map_err(|error| Error::Config { field: "signing_key", problem: error.to_string() })?;
+        let audit = config.audit_log.as_ref().map(audit::Log::open).transpose().map_err(|error| {
+            let path =
+                config.audit_log.as_ref().map(|log| log.path.display().to_string()).unwrap_or_default();
+            Error::Config { field: "audit_log", problem: format!("opening {path}: {error}") }
+        })?;
         let services = ServiceConfig {
             cidrs: config.service_cidrs.clone(),
             ready: Vec::new(),
@@ -79,6 +87,8 @@ impl Server {
             accounts,
             rbac,
             nodes,
+            audit,
+            inflight: Inflight::default(),
             close,
         });
         bootstrap::run(&server).await?;

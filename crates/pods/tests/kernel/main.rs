@@ -3,6 +3,7 @@
 //! Each test runs as process 1 of namespaces of its own: whatever it leaves, the kernel removes.
 
 mod api;
+mod streams;
 mod tests;
 mod tls;
 mod world;

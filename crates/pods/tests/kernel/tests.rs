@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::streams::*;
 use crate::world::{NODE, TOKEN, World, client, condition, http, is_ready, pod_links, processes, tcp, udp};
 use crate::{As, tls};
 
@@ -42,6 +43,14 @@ tests! {
     routes_to_other_nodes_follow_their_objects as Anybody,
     teardown_leaves_no_process_link_or_file as Anybody,
     a_host_network_pod_answers_on_the_nodes_address as Anybody,
+    a_program_run_in_a_container_has_streams_of_its_own as Anybody,
+    a_program_run_in_a_container_has_streams_of_its_own_without_root as User,
+    a_program_runs_over_spdy_as_well as Anybody,
+    a_program_ends_with_the_client_that_wanted_it as Anybody,
+    a_terminal_has_the_clients_size as Anybody,
+    what_can_not_be_run_is_said as Anybody,
+    who_attaches_sees_and_types_what_the_container_says_and_hears as Anybody,
+    a_pods_ports_are_forwarded_with_their_ends_and_errors as Anybody,
 }
 
 /// Runs one test; process 1 of its namespaces.
@@ -57,7 +66,7 @@ pub fn run(name: &str) -> ExitCode {
     if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn echo(image: &str) -> Value {
+pub fn echo(image: &str) -> Value {
     json!({
         "terminationGracePeriodSeconds": 10,
         "containers": [{
@@ -68,7 +77,7 @@ fn echo(image: &str) -> Value {
 }
 
 /// A container of the machine's programs.
-fn shell(script: &str) -> Value {
+pub fn shell(script: &str) -> Value {
     json!({
         "terminationGracePeriodSeconds": 1,
         "containers": [{"name": "sh", "image": "host", "command": ["/bin/sh", "-c", script]}]
@@ -269,7 +278,7 @@ async fn an_abrupt_pod_ends_at_once() {
 }
 
 /// What the log endpoint answers.
-async fn logs(world: &World, path: &str, token: &str) -> (u16, String) {
+pub async fn logs(world: &World, path: &str, token: &str) -> (u16, String) {
     let node = world.api.get("nodes//node-1").expect("the node");
     let fingerprint = node["metadata"]["annotations"]["portolan.dev/serving-cert-sha256"].as_str();
     let address = "192.0.2.1:10250".parse().expect("an address");

@@ -11,6 +11,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, Signa
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 #[derive(Debug)]
 struct Fingerprint {
@@ -68,13 +69,8 @@ impl ServerCertVerifier for Fingerprint {
     }
 }
 
-/// GET; the status and everything behind the head.
-pub async fn get(
-    address: SocketAddr,
-    fingerprint: &str,
-    path: &str,
-    token: &str,
-) -> std::io::Result<(u16, String)> {
+/// A connection to whoever has the certificate.
+pub async fn connect(address: SocketAddr, fingerprint: &str) -> std::io::Result<TlsStream<TcpStream>> {
     let provider = Arc::new(ring::default_provider());
     let verifier = Fingerprint { expected: fingerprint.to_owned(), provider: provider.clone() };
     let config = ClientConfig::builder_with_provider(provider)
@@ -84,9 +80,19 @@ pub async fn get(
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     let name = ServerName::from(address.ip());
+    let stream = TcpStream::connect(address).await?;
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+/// GET; the status and everything behind the head.
+pub async fn get(
+    address: SocketAddr,
+    fingerprint: &str,
+    path: &str,
+    token: &str,
+) -> std::io::Result<(u16, String)> {
     let exchange = async {
-        let stream = TcpStream::connect(address).await?;
-        let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        let mut stream = connect(address, fingerprint).await?;
         // HTTP/1.0: the body ends with the connection.
         let request = format!("GET {path} HTTP/1.0\r\nAuthorization: Bearer {token}\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;

@@ -1,5 +1,6 @@
 //! Nobody gives away by a role what they don't hold, unless they may `escalate` or `bind`.
 
+use portolan_api::fielderror::quote;
 use portolan_api::{Kind, Status, walk};
 use serde_json::Value;
 
@@ -7,7 +8,6 @@ use super::{GROUP, Index, RoleRef, Rule, compacted, missing, quoted};
 use crate::attributes::{Attributes, forbidden};
 use crate::auth::{Identity, MASTERS};
 use crate::authorize::Decision;
-use portolan_api::fielderror::quote;
 
 /// Everything there is.
 fn full_authority() -> [Rule; 2] {
@@ -76,7 +76,8 @@ impl Index {
         if may("bind", plural, &role.name) {
             return Ok(());
         }
-        let rules = self.rules_of(&role, namespace).map_err(|message| not_found(&role, message))?;
+        // Kubernetes names the binding's kind here, though it is the role that isn't there.
+        let rules = self.rules_of(&role, namespace).ok_or_else(|| Status::not_found(kind, &role.name))?;
         match excess(user, &held, &rules, &errors) {
             Some(why) => refuse(&why),
             None => Ok(()),
@@ -115,13 +116,4 @@ fn excess(user: &Identity, held: &[Rule], wanted: &[Rule], errors: &[String]) ->
         text += &format!("; resolution errors: [{}]", super::index::aggregate(errors));
     }
     Some(text)
-}
-
-fn not_found(role: &RoleRef, message: String) -> Status {
-    let mut status = Status { code: 404, reason: "NotFound", message, ..Status::no_such_path() };
-    let word = if role.kind == "Role" { "role" } else { "clusterrole" };
-    for (key, text) in [("name", role.name.as_str()), ("group", GROUP), ("kind", word)] {
-        status.details.insert(key.into(), text.into());
-    }
-    status
 }

@@ -271,8 +271,8 @@ impl Index {
     }
 
     /// The rules of the role that a binding of a namespace refers to.
-    pub(crate) fn rules_of(&self, role: &RoleRef, namespace: &str) -> Result<Arc<[Rule]>, String> {
-        self.state.read().rules(role, namespace)
+    pub(crate) fn rules_of(&self, role: &RoleRef, namespace: &str) -> Option<Arc<[Rule]>> {
+        self.state.read().rules(role, namespace).ok()
     }
 }
 

@@ -30,7 +30,8 @@ impl NodeLogs for Parrot {
     }
 }
 
-async fn with_node(logs: Arc<dyn NodeLogs>, address: &str, port: u16, certificate: &str) -> Arc<Server> {
+/// A server that knows of a node.
+pub async fn with_node(logs: Arc<dyn NodeLogs>, address: &str, port: u16, certificate: &str) -> Arc<Server> {
     let mut config = config();
     config.node_logs = logs;
     config.node_log_token = "node-log-secret".into();
@@ -53,7 +54,7 @@ async fn a_log_is_asked_of_the_pod_s_node_with_the_client_s_options() {
     let server = with_node(Arc::new(Parrot), "192.0.2.7", 10250, &"ab".repeat(32)).await;
     post(&server, &core("pods"), &pod("p", "n1")).await;
     let log = get(&server, &core("pods/p/log?tailLines=5&follow=true&pretty=true")).await;
-    assert_eq!(log.text, "192.0.2.7:10250 /containerLogs/default/p/web?tailLines=5&follow=true\nsecond\n");
+    assert_eq!(log.text, "192.0.2.7:10250 /containerLogs/default/p/web?follow=true&tailLines=5\nsecond\n");
     assert_eq!(log.headers["content-type"], "text/plain");
     post(&server, &core("pods"), &pod("idle", "")).await;
     let idle = get(&server, &core("pods/idle/log")).await;
@@ -68,22 +69,38 @@ async fn a_log_is_asked_of_the_pod_s_node_with_the_client_s_options() {
 async fn a_container_must_be_named_where_there_are_several() {
     let server = with_node(Arc::new(Parrot), "192.0.2.7", 10250, &"ab".repeat(32)).await;
     let mut two = pod("two", "n1");
+    two["spec"]["initContainers"] = json!([{"name": "first", "image": "echo"}]);
     two["spec"]["containers"] = json!([{"name": "a", "image": "echo"}, {"name": "b", "image": "echo"}]);
     assert_eq!(post(&server, &core("pods"), &two).await.code, 201);
     for (query, text) in [
-        ("", "a container name must be specified for pod two, choose one of: [a b]"),
+        ("", "a container name must be specified for pod two, choose one of: [first a b]"),
         ("?container=c", "container c is not valid for pod two"),
     ] {
         let refused = get(&server, &core(&format!("pods/two/log{query}"))).await;
         assert_eq!((refused.code.as_u16(), refused.body["message"].as_str()), (400, Some(text)));
     }
     assert_eq!(get(&server, &core("pods/two/log?container=b")).await.code, 200);
-    assert_eq!(get(&server, &core("pods/two/log?container=b&tailLines=-1")).await.code, 422);
+    for (query, text) in [
+        (
+            "tailLines=-1",
+            "PodLogOptions \"two\" is invalid: tailLines: Invalid value: -1: must be greater than or equal to 0",
+        ),
+        (
+            "limitBytes=0",
+            "PodLogOptions \"two\" is invalid: limitBytes: Invalid value: 0: must be greater than 0",
+        ),
+        (
+            "sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z",
+            "PodLogOptions \"two\" is invalid: : Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified",
+        ),
+    ] {
+        let refused = get(&server, &core(&format!("pods/two/log?container=b&{query}"))).await;
+        assert_eq!((refused.code.as_u16(), refused.body["message"].as_str()), (422, Some(text)));
+    }
 }
 
-#[tokio::test]
-async fn a_node_over_tls_is_known_by_its_certificate() {
-    use hyper_util::rt::TokioIo;
+/// A TLS set-up with a certificate of its own, and the SHA-256 by which a node would announce it.
+pub fn node_tls() -> (tokio_rustls::TlsAcceptor, String) {
     let key = rcgen::KeyPair::generate().expect("a key");
     let params = rcgen::CertificateParams::new(vec!["whoever".into()]).expect("names");
     let certificate = params.self_signed(&key).expect("a certificate").der().clone();
@@ -99,10 +116,16 @@ async fn a_node_over_tls_is_known_by_its_certificate() {
             rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
         )
         .expect("a TLS set-up");
+    (tokio_rustls::TlsAcceptor::from(Arc::new(tls)), hash)
+}
+
+#[tokio::test]
+async fn a_node_over_tls_is_known_by_its_certificate() {
+    use hyper_util::rt::TokioIo;
+    let (acceptor, hash) = node_tls();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     tokio::spawn(async move {
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
         loop {
             let Ok((stream, _)) = listener.accept().await else { return };
             let Ok(stream) = acceptor.accept(stream).await else { continue };

@@ -3,6 +3,7 @@
 mod support; // a server over a store in memory
 
 mod access; // who asks, who may
+mod connect; // what becomes a connection: exec and its like, and proxies
 mod differential; // the real kube-apiserver beside ours
 mod faults; // a store that fails
 mod kinds; // one object of each kind
