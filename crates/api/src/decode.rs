@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_ignored::Path;
 use serde_json::Value;
 
+use crate::quantity::Quantity;
 use crate::walk;
 
 /// Decodes an object as `T` and drops the result: what is of interest are the paths of fields that `T` does not have, and
@@ -93,10 +94,24 @@ pub fn drop_nulls(value: &mut Value) {
 
 /// Fields whose values are quantities, each by its own name or as a map of them.
 fn is_quantity(key: &str) -> bool {
-    matches!(key, "sizeLimit" | "divisor")
+    matches!(key, "sizeLimit" | "divisor" | "averageValue")
 }
 fn is_quantities(key: &str) -> bool {
-    matches!(key, "limits" | "requests" | "capacity" | "allocatable" | "overhead")
+    matches!(
+        key,
+        "limits"
+            | "requests"
+            | "capacity"
+            | "allocatable"
+            | "overhead"
+            | "hard"
+            | "used"
+            | "min"
+            | "max"
+            | "default"
+            | "defaultRequest"
+            | "maxLimitRequestRatio"
+    )
 }
 
 /// Whether a quantity is written as a number somewhere, which Kubernetes accepts.
@@ -116,11 +131,14 @@ fn has_bare_quantity(object: &Value) -> bool {
     ["spec", "status"].iter().any(|part| object.get(part).is_some_and(within))
 }
 
-/// Writes quantities that are numbers as texts: `cpu: 1` is `cpu: "1"`.
+/// Writes quantities as the one text that Kubernetes has for each: `cpu: 1` is `cpu: "1"`, `1000m` is `1`.
 fn quantities(object: &mut Value) {
     fn text(value: &mut Value) {
         if value.is_number() {
             *value = Value::String(value.to_string());
+        }
+        if let Some(amount) = value.as_str().and_then(Quantity::parse) {
+            *value = Value::String(amount.to_string());
         }
     }
     fn within(value: &mut Value) {

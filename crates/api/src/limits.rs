@@ -8,6 +8,10 @@ use crate::fielderror::FieldError;
 use crate::quantity::Quantity;
 use crate::{meta, quota, walk};
 
+mod admit;
+
+pub use admit::{apply, refusal};
+
 /// Fills in what the client left out: limits come from the maximum, requests from limits or the minimum
 /// (`SetDefaults_LimitRangeItem`).
 pub fn default(object: &mut Value) {

@@ -52,6 +52,9 @@ pub fn prepare_create_job(object: &mut Value) {
         return;
     }
     let (name, uid) = (meta::name(object).to_owned(), meta::uid(object).to_owned());
+    let own = meta::labels(object);
+    // A Job without labels of its own has its template's, those that are generated too.
+    let shared = own.is_empty() || own == walk::map(object, "spec.template.metadata.labels");
     if let Some(labels) = walk::map_mut(object, "spec.template.metadata.labels") {
         for key in NAMES {
             labels.entry(key).or_insert_with(|| name.clone().into());
@@ -62,6 +65,9 @@ pub fn prepare_create_job(object: &mut Value) {
     }
     if let Some(chosen) = walk::map_mut(object, "spec.selector.matchLabels") {
         chosen.entry(UIDS[1]).or_insert_with(|| uid.into());
+    }
+    if shared && let Some(labels) = walk::at(object, "spec.template.metadata.labels").cloned() {
+        walk::set(object, "metadata.labels", labels);
     }
 }
 
@@ -471,6 +477,10 @@ pub fn default_cron_job(object: &mut Value) {
     walk::default(object, "spec.suspend", false);
     walk::default(object, "spec.successfulJobsHistoryLimit", 3);
     walk::default(object, "spec.failedJobsHistoryLimit", 1);
+    if walk::at(object, "spec.jobTemplate").is_some() {
+        walk::default(object, "spec.jobTemplate.metadata", json!({}));
+        walk::default(object, "spec.jobTemplate.spec.template.metadata", json!({}));
+    }
     // Of a Job within a CronJob only the pods are filled in: SetDefaults_Job is for Jobs alone.
     if let Some(spec) = walk::at_mut(object, "spec.jobTemplate.spec.template.spec") {
         pod::default_spec(spec);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{at_most_whole, not_negative, runs_forever, selected, selector, share};
+use super::{not_negative, runs_forever, selected, selector};
 use crate::fielderror::FieldError;
 use crate::{meta, pod, walk};
 
@@ -18,8 +18,8 @@ pub fn default_stateful_set(object: &mut Value) {
         && walk::at(object, "spec.updateStrategy.rollingUpdate").is_some()
     {
         walk::default(object, "spec.updateStrategy.rollingUpdate.partition", 0);
-        // MaxUnavailableStatefulSet is on since 1.35.
-        walk::default(object, "spec.updateStrategy.rollingUpdate.maxUnavailable", 1);
+        // MaxUnavailableStatefulSet is off in 1.36: the field is dropped.
+        walk::remove(object, "spec.updateStrategy.rollingUpdate.maxUnavailable");
     }
     for field in ["whenDeleted", "whenScaled"] {
         walk::default(object, &format!("spec.persistentVolumeClaimRetentionPolicy.{field}"), "Retain");
@@ -67,14 +67,6 @@ fn validate(object: &Value, changed: bool) -> Vec<FieldError> {
         }
         "RollingUpdate" => {
             not_negative(&mut errors, object, &format!("{rolling}.partition"));
-            let path = format!("{rolling}.maxUnavailable");
-            if let Some(value) = walk::at(object, &path) {
-                let found = share(&mut errors, object, &path);
-                at_most_whole(&mut errors, object, &path, found);
-                if found == Some(0) {
-                    errors.push(FieldError::invalid(&path, value.clone(), "cannot be 0"));
-                }
-            }
         }
         _ => errors.push(FieldError::invalid(
             STRATEGY,
