@@ -12,6 +12,11 @@ use crate::walk;
 /// Decodes an object as `T` and drops the result: what is of interest are the paths of fields that `T` does not have, and
 /// the first value that does not fit.
 pub fn strictly<T: DeserializeOwned>(object: &Value) -> Result<Vec<String>, String> {
+    if ["spec", "status"].iter().any(|part| object.get(part).is_some_and(has_bad_quantity)) {
+        return Err("quantities must match the regular expression \
+                    '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+            .into());
+    }
     let mut object = Cow::Borrowed(object);
     if has_bare_quantity(&object) {
         quantities(object.to_mut());
@@ -112,6 +117,20 @@ fn is_quantities(key: &str) -> bool {
             | "defaultRequest"
             | "maxLimitRequestRatio"
     )
+}
+
+/// Whether a text that should be a quantity is none.
+fn has_bad_quantity(value: &Value) -> bool {
+    let bad = |value: &Value| value.as_str().is_some_and(|text| Quantity::parse(text).is_none());
+    match value {
+        Value::Object(map) => map.iter().any(|(key, value)| {
+            (is_quantity(key) && bad(value))
+                || (is_quantities(key) && value.as_object().is_some_and(|m| m.values().any(bad)))
+                || has_bad_quantity(value)
+        }),
+        Value::Array(items) => items.iter().any(has_bad_quantity),
+        _ => false,
+    }
 }
 
 /// Whether a quantity is written as a number somewhere, which Kubernetes accepts.

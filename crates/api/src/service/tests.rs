@@ -16,7 +16,7 @@ struct Cluster {
 }
 
 fn cluster(cidrs: &[&str]) -> Cluster {
-    let cidrs = cidrs.iter().map(|c| c.parse().unwrap()).collect();
+    let cidrs: Vec<ipnet::IpNet> = cidrs.iter().map(|c| c.parse().unwrap()).collect();
     Cluster {
         config: ServiceConfig { ready: cidrs.clone(), cidrs, node_ports: 30000..=32767 },
         held: RefCell::default(),
