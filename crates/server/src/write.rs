@@ -9,7 +9,7 @@ use portolan_api::fielderror::go_value;
 use portolan_api::kinds::service_cidr;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
-use portolan_api::{Kind, Status, decode, meta, ownership, protobuf, schema, status, strict, walk};
+use portolan_api::{FieldError, Kind, Status, decode, meta, ownership, protobuf, schema, status, strict, walk};
 use portolan_store::{Compare, Entry, Op, Range, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
@@ -454,7 +454,7 @@ impl Server {
     fn replacement(&self, call: &Call, body: &Value, old: &Value) -> Result<Value, Status> {
         check_uid(call.kind, call.name(), body, old)?;
         self.guard(call, Some(body), Some(old))?;
-        Ok(body.clone())
+        named_version(call.kind, call.name(), body)
     }
 
     async fn patch_part(&self, call: &Call, part: Part) -> Answer {
@@ -586,6 +586,26 @@ fn exists(kind: &Kind, new: &Value, entry: &Entry) -> Status {
 /// Whether this is the kind whose objects claim addresses and ports.
 pub(crate) fn is_service(kind: &Kind) -> bool {
     kind.group.is_empty() && kind.kind == "Service"
+}
+
+/// The body of a PUT, unless its kind wants to be told of which version it is a change (`AllowUnconditionalUpdate`).
+fn named_version(kind: &Kind, name: &str, body: &Value) -> Result<Value, Status> {
+    let wants = match kind.group {
+        "policy" | "coordination.k8s.io" | "node.k8s.io" | "admissionregistration.k8s.io" => true,
+        "storage.k8s.io" => {
+            matches!(kind.kind, "CSIDriver" | "CSINode" | "CSIStorageCapacity" | "VolumeAttachment")
+        }
+        _ => false,
+    };
+    if !wants || !matches!(meta::resource_version(body), "" | "0") {
+        return Ok(body.clone());
+    }
+    let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+    let mut status = Status::invalid(kind, name, std::slice::from_ref(&error));
+    // Here the resource is named, not the kind.
+    status.message = format!("{} {name:?} is invalid: {error}", kind.resource());
+    status.details.insert("kind".into(), kind.plural.into());
+    Err(status)
 }
 
 /// Whether a PUT of what isn't there makes it (`AllowCreateOnUpdate` of the strategies in kube-apiserver). Not one that

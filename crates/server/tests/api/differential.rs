@@ -8,6 +8,7 @@
 mod access; // who may
 mod dice; // random numbers that a seed repeats
 mod draw; // requests
+mod each; // one object of each other kind
 mod kinds; // what they are about
 mod known; // differences on purpose
 mod normal; // what can't be equal
@@ -222,4 +223,18 @@ async fn the_real_server_answers_alike_about_other_kinds() {
     run(&programs, PLENTY, &kinds, seed, requests, &mut found).await;
     found.rows.clear();
     conclude("other kinds", seed, &found);
+}
+
+#[tokio::test]
+async fn the_real_server_answers_alike_about_an_object_of_each_kind() {
+    let Some(programs) = Programs::find() else {
+        return say(&format!(
+            "skipped: {PROMISE}: PORTOLAN_KUBE_APISERVER and PORTOLAN_ETCD name no programs"
+        ));
+    };
+    let world = World::start(&programs, PLENTY).await;
+    let (different, asked) = each::differences(&world).await;
+    say(&format!("each kind: {asked} requests, {} answers differ", different.len()));
+    different.iter().for_each(|text| say(text));
+    assert!(different.is_empty(), "{} of {asked} answers differ", different.len());
 }
