@@ -367,6 +367,7 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
             .filter(|f| !had.contains(f))
             .filter_map(Value::as_str)
             .collect();
+        let added: std::collections::BTreeSet<&str> = added.into_iter().collect();
         if !added.is_empty() {
             let list = added.iter().map(|f| format!("\"{f}\"")).collect::<Vec<_>>().join(", ");
             errors.push(FieldError::forbidden(
