@@ -70,6 +70,14 @@ for path, (short, folder, _) in PACKAGES.items():
 openapi = {}
 for file in glob.glob(f"{CACHE}/kubernetes@{KUBERNETES}/api/openapi-spec/v3/*.json"):
     openapi.update(json.load(open(file)).get("components", {}).get("schemas", {}))
+# Enumerations: servers publish them, the documents in the source tree don't.
+enums, holder, prop = {}, None, None
+for line in open(f"{CACHE}/kubernetes@{KUBERNETES}/pkg/generated/openapi/zz_generated.openapi.go"):
+    if m := re.match(r"func schema_k8sio_api_(\w+?)_(v\w+?)_(\w+)\(", line): holder = f"{m[1]}/{m[2]}.{m[3]}"
+    elif line.startswith("func "): holder = None
+    elif m := re.match(r'\t{5}"([\w$]+)": \{', line): prop = m[1]
+    elif holder and (m := re.match(r"\s+Enum:\s+\[\]interface\{\}\{(.*)\},", line)):
+        enums[holder, prop] = [json.loads(word) for word in re.findall(r'"(?:[^"\\]|\\.)*"', m[1])]
 
 def openapi_name(name):
     package, word = name.rsplit(".", 1)
@@ -99,7 +107,7 @@ def facts(schema):
 
 # Roots: every kind of the packages, and what is reached from them.
 todo = [name for name, fields in structs.items() if any(f["type"].endswith("meta/v1.TypeMeta") for f in fields) and openapi_name(name) in openapi]
-todo += ["meta/v1.DeleteOptions", "meta/v1.Status", "meta/v1.TypeMeta"]
+todo += ["meta/v1.DeleteOptions", "meta/v1.Status", "meta/v1.TypeMeta", "meta/v1.WatchEvent"]
 done, inherited = {}, {}
 while todo:
     name = todo.pop()
@@ -122,8 +130,10 @@ while todo:
         if p:
             if f["name"] in schema.get("required", []): marks.append("required")
             marks += facts(p)
-            if p.get("default", {}) not in ({}, "", 0, False, None): marks.append("default=" + json.dumps(p["default"], separators=(",", ":")))
-            if p.get("enum"): marks.append("enum=" + "|".join(p["enum"]))
+            default = p.get("default", {})
+            implied = default in ("", 0, False) and not f["omit"] and not f["type"].startswith("*")
+            if default not in ({}, None) and not implied: marks.append("default=" + json.dumps(default, separators=(",", ":")))
+            if enum := enums.get((name, f["name"])): marks.append("enum=" + "|".join(enum).replace(" ", "~"))
         elif schema: print(f"{name}.{f['name']} is not in the OpenAPI documents", file=sys.stderr)
         if f["strategy"]: marks.append("patch=" + f["strategy"] + (":" + f["key"] if f["key"] else ""))
         lines.append(" ".join([f["name"], str(f["number"]), t] + marks))

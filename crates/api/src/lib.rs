@@ -33,6 +33,7 @@ pub mod schema;
 pub mod selector;
 pub mod service;
 pub mod status;
+pub mod strict;
 pub mod walk;
 pub mod workload;
 

@@ -8,7 +8,7 @@
 //! its number, its type (`[]` a list, `{}` a map from texts), and marks:
 //!
 //! - `omitempty`, `omitzero`, `pointer`: Go's rules of what is left out;
-//! - `required`, `default=`: as in OpenAPI;
+//! - `required`, `default=`, `enum=` (`|` between the words, `~` for a space): as in OpenAPI;
 //! - `map=KEYS`, `set`, `atomic`, `granular`: `x-kubernetes-list-type` and `x-kubernetes-map-type`;
 //! - `patch=STRATEGIES:KEY`: `x-kubernetes-patch-strategy` and `x-kubernetes-patch-merge-key`.
 
@@ -20,6 +20,7 @@ use serde_json::Value;
 use crate::kind::Kind;
 
 pub mod go;
+pub mod openapi;
 mod structural;
 
 static FACTS: &str = include_str!("schema/kubernetes.txt");
@@ -155,6 +156,8 @@ pub struct Field {
     pub default: Option<Value>,
     /// How it is patched.
     pub patch: Option<Patch>,
+    /// The texts that it, or an item of it, may be; empty if any.
+    pub words: Vec<String>,
 }
 
 /// An object with known fields.
@@ -279,6 +282,7 @@ fn read(text: &'static str) -> Table {
             listing: Listing::Unsaid,
             default: None,
             patch: None,
+            words: Vec::new(),
         };
         for mark in words {
             match mark {
@@ -289,6 +293,9 @@ fn read(text: &'static str) -> Table {
                 _ => match mark.split_once('=') {
                     Some(("default", json)) => field.default = serde_json::from_str(json).ok(),
                     Some(("patch", how)) => field.patch = Some(patch(how)),
+                    Some(("enum", words)) => {
+                        field.words = words.split('|').map(|word| word.replace('~', " ")).collect();
+                    }
                     _ => field.listing = listing(mark),
                 },
             }

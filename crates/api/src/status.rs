@@ -159,6 +159,15 @@ impl Status {
         Self::new(422, "Invalid", format!(" \"\" is invalid: {error}")).causes(vec![error.cause()])
     }
 
+    /// 422 because an update must say which version it is based on. It names the resource where others name the kind.
+    pub fn version_needed(kind: &Kind, name: &str) -> Self {
+        let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+        let message = format!("{} {} is invalid: {error}", kind.resource(), quote(name));
+        let status =
+            Self { details: details(name, kind.group, kind.plural), ..Self::new(422, "Invalid", message) };
+        status.causes(vec![error.cause()])
+    }
+
     /// 422 because a JSON patch cannot be applied. Kubernetes doesn't say why.
     pub fn unprocessable() -> Self {
         Self::new(422, "Invalid", "the server rejected our request due to an error in our request")
@@ -196,9 +205,9 @@ impl Status {
         ))
     }
 
-    /// 400 because of fields that the kind does not have, under `fieldValidation=Strict`.
-    pub fn strict_decoding(kind: &Kind, fields: &[String]) -> Self {
-        Self::undecodable(kind, &strict_decoding_error(fields))
+    /// 400 because of fields that the kind does not have or that stand there twice, under `fieldValidation=Strict`.
+    pub fn strict_decoding(kind: &Kind, complaints: &[String]) -> Self {
+        Self::undecodable(kind, &strict_decoding_error(complaints))
     }
 
     /// 401.
@@ -359,11 +368,10 @@ impl Status {
     }
 }
 
-/// `strict decoding error: unknown field "spec.foo", unknown field "spec.bar"`; the same text is the warning under
-/// `fieldValidation=Warn`, field by field.
-pub fn strict_decoding_error(fields: &[String]) -> String {
-    let list = fields.iter().map(|f| format!("unknown field {}", quote(f))).collect::<Vec<_>>().join(", ");
-    format!("strict decoding error: {list}")
+/// `strict decoding error: unknown field "spec.foo", duplicate field "spec.bar"`; each complaint is a warning under
+/// `fieldValidation=Warn`.
+pub fn strict_decoding_error(complaints: &[String]) -> String {
+    format!("strict decoding error: {}", complaints.join(", "))
 }
 
 impl std::fmt::Display for Status {
@@ -411,7 +419,7 @@ mod tests {
                 "Deployment.apps \"x\" is invalid: [a: Required value, b: Required value]",
             ),
             (
-                Status::strict_decoding(services, &["spec.foo".into()]),
+                Status::strict_decoding(services, &["unknown field \"spec.foo\"".into()]),
                 400,
                 "BadRequest",
                 "Service in version \"v1\" cannot be handled as a Service: strict decoding error: unknown field \"spec.foo\"",

@@ -7,9 +7,10 @@ use portolan_api::{Kind, Status, meta, walk};
 use serde_json::Value;
 
 use crate::http::{Answer, Call};
-use crate::options;
+use crate::options::MANAGER;
 use crate::server::Server;
 use crate::write::Part;
+use crate::yaml;
 
 /// The media type of an apply.
 pub(crate) const MEDIA: &str = "application/apply-patch+yaml";
@@ -48,47 +49,42 @@ impl Call {
     /// Who writes: `fieldManager`, or what the client calls itself in `User-Agent`, up to its version.
     pub(crate) fn author<'a>(&'a self, now: &'a str) -> Author<'a> {
         let asked = self.query.get("fieldManager").unwrap_or_default();
-        let manager = if asked.is_empty() { self.agent.split('/').next().unwrap_or_default() } else { asked };
-        let end = manager
-            .char_indices()
-            .map(|(at, c)| at + c.len_utf8())
-            .take_while(|end| *end <= options::MANAGER)
-            .last();
+        let agent = self.agent.split('/').next().unwrap_or_default();
+        // The parts of this process say no agent; whom they act for says which they are.
+        let part = || self.user.user.strip_prefix("system:");
+        let manager = match (asked, agent) {
+            ("", "") => part().unwrap_or_default(),
+            ("", agent) => agent,
+            (asked, _) => asked,
+        };
+        let end =
+            manager.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= MANAGER).last();
         let manager = manager.get(..end.unwrap_or_default()).unwrap_or_default();
         Author { manager, subresource: self.path.subresource.as_deref().unwrap_or_default(), now }
     }
 
     /// The configuration that is to be applied.
     fn configuration(&self) -> Result<(Value, Vec<String>), Status> {
-        let undecodable = |error: String| Status::bad_request(format!("error decoding YAML: {error}"));
-        let text = std::str::from_utf8(&self.body).map_err(|error| undecodable(error.to_string()))?;
-        let mut warnings = Vec::new();
-        let strict = serde_saphyr::options! { legacy_octal_numbers: true };
-        let config: Value = match serde_saphyr::from_str_with_options(text, strict) {
-            Ok(config) => config,
-            Err(error) => {
-                let lenient = serde_saphyr::options! {
-                    legacy_octal_numbers: true,
-                    duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
-                };
-                let config = serde_saphyr::from_str_with_options(text, lenient)
-                    .map_err(|error| undecodable(error.to_string()))?;
-                match self.query.get("fieldValidation") {
-                    Some("Strict") => {
-                        return Err(Status::bad_request(format!("error strict decoding YAML: {error}")));
-                    }
-                    Some("Ignore") => {}
-                    _ => warnings.push(error.to_string()),
-                }
-                config
-            }
+        let undecodable = |error: String| {
+            Status::bad_request(format!("error decoding YAML: error converting YAML to JSON: yaml: {error}"))
         };
-        let config = if config.is_null() { Value::Object(serde_json::Map::new()) } else { config };
+        let (config, complaints) = yaml::read(&self.body).map_err(undecodable)?;
+        let warnings = match self.query.get("fieldValidation") {
+            Some("Strict") if !complaints.is_empty() => {
+                let why = complaints.join(", ");
+                return Err(Status::bad_request(format!("error strict decoding YAML: {why}")));
+            }
+            Some("Ignore") => Vec::new(),
+            _ => complaints,
+        };
         if !config.is_object() {
-            return Err(undecodable("the configuration is not an object".into()));
+            return Err(Status::bad_request("error decoding YAML: the configuration is not an object"));
         }
         if walk::size(&config, walk::DEPTH).is_none() {
-            return Err(undecodable(format!("the object is nested more than {} levels deep", walk::DEPTH)));
+            return Err(Status::bad_request(format!(
+                "error decoding YAML: the object is nested more than {} levels deep",
+                walk::DEPTH
+            )));
         }
         let (version, word) = (walk::text(&config, "apiVersion"), walk::text(&config, "kind"));
         if (version, word) != (&*self.kind.api_version(), self.kind.kind) {

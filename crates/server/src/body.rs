@@ -42,6 +42,14 @@ impl ServerBody {
         ServerBody::of(Inner::Whole(Some(bytes.into()).filter(|bytes: &Bytes| !bytes.is_empty())))
     }
 
+    /// Changes what is here whole already.
+    pub(crate) fn map(mut self, change: impl FnOnce(Bytes) -> Bytes) -> ServerBody {
+        if let Inner::Whole(Some(bytes)) = &mut self.inner {
+            *bytes = change(std::mem::take(bytes));
+        }
+        self
+    }
+
     /// No body.
     pub fn empty() -> ServerBody {
         ServerBody::of(Inner::Whole(None))

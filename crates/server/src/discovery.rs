@@ -1,12 +1,12 @@
 //! What there is: groups, versions and resources, in the plain and in the aggregated documents, from the table of kinds.
 
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use portolan_api::review::REVIEWS;
 use portolan_api::{KINDS, Kind, Status};
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::http::{Answer, json as respond, typed};
+use crate::http::{Answer, json as respond, not_modified, tag, typed};
 use crate::negotiate::aggregated_discovery;
 use crate::path::Target;
 
@@ -26,11 +26,12 @@ fn verbs(kind: &Kind) -> &'static [&'static str] {
 }
 
 /// Answers a discovery path.
-pub(crate) fn answer(target: &Target, accept: Option<&str>, config: &Config) -> Answer {
+pub(crate) fn answer(target: &Target, headers: &HeaderMap, config: &Config) -> Answer {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let value = match target {
         Target::Index => index(),
-        Target::LegacyApi if aggregated_discovery(accept) => return Ok(aggregated(true)),
-        Target::Groups if aggregated_discovery(accept) => return Ok(aggregated(false)),
+        Target::LegacyApi if aggregated_discovery(accept) => return Ok(aggregated(true, headers)),
+        Target::Groups if aggregated_discovery(accept) => return Ok(aggregated(false, headers)),
         Target::LegacyApi => {
             let address = config.advertise_addresses.first().map(|ip| {
                 let at = std::net::SocketAddr::new(*ip, config.advertise_port);
@@ -103,7 +104,7 @@ pub(crate) fn group_versions() -> Vec<(String, &'static str, &'static str)> {
 
 fn index() -> Value {
     let mut paths: Vec<String> =
-        ["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]
+        ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
             .into_iter()
             .map(str::to_owned)
             .collect();
@@ -121,9 +122,10 @@ fn group_entry(group: &str) -> Value {
 }
 
 /// A subresource: its name, the kind it speaks (group, version, kind), and its verbs.
-type Subresource = (&'static str, (&'static str, &'static str, &'static str), &'static [&'static str]);
+pub(crate) type Subresource =
+    (&'static str, (&'static str, &'static str, &'static str), &'static [&'static str]);
 
-fn subresources(kind: &Kind) -> Vec<Subresource> {
+pub(crate) fn subresources(kind: &Kind) -> Vec<Subresource> {
     let own = (kind.group, kind.version, kind.kind);
     let describe = |name: &'static str| match name {
         "scale" => (name, ("autoscaling", "v1", "Scale"), &["get", "patch", "update"][..]),
@@ -174,7 +176,7 @@ fn plain_resources(kind: &Kind) -> Vec<Value> {
     out
 }
 
-fn aggregated(core: bool) -> http::Response<crate::body::ServerBody> {
+fn aggregated(core: bool, headers: &HeaderMap) -> http::Response<crate::body::ServerBody> {
     let items: Vec<Value> = groups()
         .into_iter()
         .filter(|group| group.is_empty() == core)
@@ -197,7 +199,16 @@ fn aggregated(core: bool) -> http::Response<crate::body::ServerBody> {
     let list = json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
     });
-    typed(StatusCode::OK, AGGREGATED, serde_json::to_vec(&list).unwrap_or_default())
+    let body = serde_json::to_vec(&list).unwrap_or_default();
+    let hash = tag(&body);
+    let mut response =
+        not_modified(headers, &hash).unwrap_or_else(|| typed(StatusCode::OK, AGGREGATED, body));
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{hash}\"")) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    response
 }
 
 fn aggregated_resource(kind: &Kind) -> Value {

@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use parking_lot::Mutex;
-use portolan_api::{Kind, Status, protobuf};
+use portolan_api::schema::{self, TypeRef};
+use portolan_api::{Kind, Status, protobuf, strict};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::attributes::Attributes;
 use crate::audit::Record;
-use crate::auth::{Identity, MASTERS};
+use crate::auth::{Identity, MASTERS, fingerprint, hex};
 use crate::authorize::Decision;
 use crate::body::{ServerBody, StreamError};
 use crate::certificate::Peer;
@@ -25,7 +26,7 @@ use crate::negotiate::{self, Form};
 use crate::options::{self, Writing};
 use crate::path::{self, ObjectPath, Query, Target};
 use crate::server::Server;
-use crate::{discovery, health, openapi};
+use crate::{discovery, health, openapi, squeeze, yaml};
 
 /// The largest body that is read, as in kube-apiserver (`MaxRequestBodyBytes`).
 const BODY_LIMIT: usize = 3 << 20;
@@ -87,13 +88,51 @@ impl Call {
 
     /// The body as JSON: an object that, where it doesn't say what it is, is of this `apiVersion` and `kind`.
     pub(crate) fn read(&self, expected: (&str, &str)) -> Result<Value, Status> {
+        Ok(self.decode(expected, None)?.0)
+    }
+
+    /// The body as an object of this path's kind, and what strict decoding has against it.
+    pub(crate) fn read_strictly(&self) -> Result<(Value, Vec<String>), Status> {
+        let of = schema::of_kind(self.kind);
+        self.decode((&self.kind.api_version(), self.kind.kind), of.as_ref())
+    }
+
+    /// A body of which not even the kind can be read, shown as kube-apiserver shows it: as text if it is like JSON, else in
+    /// hexadecimal digits.
+    fn unrecognized(&self, why: &str) -> Status {
+        let shown = match self.body.first() {
+            None => "<empty>".to_owned(),
+            Some(b'{') => String::from_utf8_lossy(&self.body[..self.body.len().min(1024)]).into_owned(),
+            Some(_) => hex(&self.body[..self.body.len().min(1024)]),
+        };
+        let kind = self.kind.kind;
+        Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind}): {why} ({shown})"
+        ))
+    }
+
+    fn decode(&self, expected: (&str, &str), of: Option<&TypeRef>) -> Result<(Value, Vec<String>), Status> {
         match self.media.as_str() {
-            "application/json" | "" => serde_json::from_slice(&self.body)
-                .map_err(|error| Status::bad_request(format!("the body is not valid JSON: {error}"))),
-            protobuf::MEDIA => {
-                protobuf::decode(&self.body, expected).map_err(|error| Status::bad_request(error.to_string()))
+            "application/json" | "" => strict::read(&self.body, of).map_err(|why| {
+                self.unrecognized(&format!("couldn't get version/kind; json parse error: {why}"))
+            }),
+            "application/yaml" => {
+                let (value, mut complaints) =
+                    yaml::read(&self.body).map_err(|why| self.unrecognized(&format!("yaml: {why}")))?;
+                // What it lacks of JSON's strictness is who stands where: fields, and not lines.
+                let text = serde_json::to_vec(&value).unwrap_or_default();
+                let (value, more) = strict::read(&text, of).map_err(Status::bad_request)?;
+                complaints.extend(more);
+                Ok((value, complaints))
             }
-            _ => Err(Status::unsupported_media_type(&["application/json", protobuf::MEDIA])),
+            protobuf::MEDIA => protobuf::decode(&self.body, expected)
+                .map(|object| (object, Vec::new()))
+                .map_err(|error| Status::bad_request(error.to_string())),
+            _ => Err(Status::unsupported_media_type(&[
+                "application/json",
+                "application/yaml",
+                protobuf::MEDIA,
+            ])),
         }
     }
 }
@@ -110,6 +149,7 @@ impl Server {
         B::Error: Into<StreamError>,
     {
         let (method, uri) = (request.method().clone(), request.uri().clone());
+        let squeezed = squeeze::accepted(request.headers());
         let mut record = Record::begin(&caller, &uri, request.headers());
         let (head, body) = request.into_parts();
         let (version, mut body) = (head.version, Some(body));
@@ -123,6 +163,7 @@ impl Server {
             let rest = Box::pin(Limited::new(rest, UNREAD.0).collect());
             let _ = tokio::time::timeout(UNREAD.1, rest).await;
         }
+        let response = if squeezed { squeeze::whole(response) } else { response };
         tracing::debug!(%method, %uri, code = response.status().as_u16(), "answered");
         record.answered(self.audit.as_ref(), response).await
     }
@@ -183,9 +224,9 @@ impl Server {
                 }
                 return match other {
                     Target::OpenApiV2 | Target::OpenApiV3 | Target::OpenApiV3Group(_) => {
-                        openapi::answer(&other)
+                        openapi::answer(&other, &query, &head.headers)
                     }
-                    other => discovery::answer(&other, accept, &self.config),
+                    other => discovery::answer(&other, &head.headers, &self.config),
                 };
             }
         };
@@ -340,6 +381,21 @@ where
 /// A JSON answer.
 pub(crate) fn json(code: StatusCode, value: &Value) -> Response<ServerBody> {
     typed(code, "application/json", serde_json::to_vec(value).unwrap_or_default())
+}
+
+/// What an answer is known by to those who keep it: its hash.
+pub(crate) fn tag(body: &[u8]) -> String {
+    hex(&fingerprint(body)).to_uppercase()
+}
+
+/// The answer to a client that has this version already (RFC 9110 section 13.1.2).
+pub(crate) fn not_modified(headers: &HeaderMap, tag: &str) -> Option<Response<ServerBody>> {
+    let known = headers.get(header::IF_NONE_MATCH)?.to_str().ok()?;
+    known.split(',').any(|known| known.trim().trim_matches('"') == tag).then(|| {
+        let mut response = Response::new(ServerBody::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    })
 }
 
 /// An answer of some media type.

@@ -41,7 +41,9 @@ mod watch; // a body that grows with events
 mod write; // create, update, patch
 
 mod body; // what goes back: whole or streamed
-mod table; // what of an object kubectl prints
+mod squeeze; // large answers, made smaller
+mod table;
+mod yaml; // bodies in YAML // what of an object kubectl prints
 
 mod admission; // what new objects get, or are refused for, because of others
 mod bootstrap; // what every cluster has

@@ -1,88 +1,347 @@
-//! OpenAPI v3: the operations of each group and version. Schemas are absent: `kubectl` then uses those it was built with.
+//! OpenAPI: the operations of each group and version, and the schemas of their types, in versions 3 and 2.
 
-use http::StatusCode;
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use portolan_api::schema::openapi::{Version, schemas};
+use portolan_api::schema::{self, TypeRef};
 use portolan_api::{KINDS, Kind, Status};
 use serde_json::{Map, Value, json};
 
-use crate::auth::{fingerprint, hex};
-use crate::discovery::group_versions;
-use crate::http::{Answer, json as respond};
-use crate::path::Target;
+use crate::body::ServerBody;
+use crate::discovery::{group_versions, subresources};
+use crate::http::{Answer, json as respond, not_modified, tag, typed};
+use crate::path::{Query, Target};
 
-/// Answers an OpenAPI path. There is no version 2: `kubectl` asks for it only where version 3 says nothing, and takes a
-/// 404 for "no schema".
-pub(crate) fn answer(target: &Target) -> Answer {
+/// A document as it is sent, and its hash.
+struct Document {
+    body: Bytes,
+    hash: String,
+}
+
+impl Document {
+    fn new(value: &Value) -> Document {
+        let body = Bytes::from(serde_json::to_vec(value).unwrap_or_default());
+        Document { hash: tag(&body), body }
+    }
+}
+
+/// The documents of version 3, by `api/v1`, `apis/apps/v1`.
+static GROUPS: LazyLock<BTreeMap<String, Document>> = LazyLock::new(|| {
+    let made =
+        |(path, group, version): (String, &str, &str)| (path, Document::new(&document(group, version)));
+    group_versions().into_iter().map(made).collect()
+});
+
+/// The one document of version 2.
+static SWAGGER: LazyLock<Document> = LazyLock::new(|| Document::new(&swagger()));
+
+/// Answers an OpenAPI path.
+pub(crate) fn answer(target: &Target, query: &Query, headers: &HeaderMap) -> Answer {
     match target {
         Target::OpenApiV3 => {
-            let paths: Map<String, Value> = group_versions()
-                .into_iter()
-                .map(|(path, group, version)| {
+            let paths: Map<String, Value> = GROUPS
+                .iter()
+                .map(|(path, document)| {
                     // The hash lets clients keep the document until it changes.
-                    let hash =
-                        hex(&fingerprint(document(group, version).to_string().as_bytes())).to_uppercase();
-                    let url = format!("/openapi/v3/{path}?hash={hash}");
-                    (path, json!({"serverRelativeURL": url}))
+                    let url = format!("/openapi/v3/{path}?hash={}", document.hash);
+                    (path.clone(), json!({"serverRelativeURL": url}))
                 })
                 .collect();
             Ok(respond(StatusCode::OK, &json!({"paths": paths})))
         }
         Target::OpenApiV3Group(asked) => {
-            let found = group_versions().into_iter().find(|(path, ..)| path == asked);
-            let (_, group, version) = found.ok_or_else(Status::no_such_path)?;
-            Ok(respond(StatusCode::OK, &document(group, version)))
+            let document = GROUPS.get(asked).ok_or_else(Status::no_such_path)?;
+            match query.get("hash") {
+                Some(hash) if hash != document.hash => {
+                    let mut response = http::Response::new(ServerBody::empty());
+                    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+                    let place = format!("/openapi/v3/{asked}?hash={}", document.hash);
+                    if let Ok(place) = HeaderValue::from_str(&place) {
+                        response.headers_mut().insert(header::LOCATION, place);
+                    }
+                    Ok(response)
+                }
+                hash => Ok(send(document, hash.is_some(), headers)),
+            }
         }
-        _ => Err(Status::no_such_path()),
+        _ => {
+            // Old clients ask for a form of protobuf that is not spoken here; those that take JSON get it.
+            let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+            let json = accept.is_none_or(|accept| accept.contains("json") || accept.contains("*/*"));
+            if json {
+                Ok(send(&SWAGGER, false, headers))
+            } else {
+                Err(Status::not_acceptable(&["application/json"]))
+            }
+        }
     }
+}
+
+/// A document, unless the client has it. One that is asked for by its hash never changes.
+fn send(document: &Document, by_hash: bool, headers: &HeaderMap) -> http::Response<ServerBody> {
+    let mut response = match not_modified(headers, &document.hash) {
+        Some(response) => response,
+        None => typed(StatusCode::OK, "application/json", document.body.clone()),
+    };
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{}\"", document.hash)) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    if by_hash {
+        let forever = HeaderValue::from_static("public, immutable");
+        response.headers_mut().insert(header::CACHE_CONTROL, forever);
+    }
+    response
+}
+
+fn kinds<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Kind> + 'a {
+    KINDS.iter().copied().filter(move |kind| kind.group == group && kind.version == version)
+}
+
+/// The types that a kind's operations speak.
+fn roots(kind: &Kind) -> Vec<TypeRef> {
+    let version = kind.api_version();
+    let mut roots: Vec<TypeRef> = [kind.kind, kind.list_kind, "DeleteOptions", "Status"]
+        .iter()
+        .filter_map(|name| schema::of(&version, name))
+        .collect();
+    for (_, (group, version, name), _) in subresources(kind) {
+        let version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+        // What stands in the query of `exec` and its like is no body.
+        roots.extend(schema::of(&version, name).filter(|_| !name.ends_with("Options")));
+    }
+    roots.extend(schema::find("meta/v1.WatchEvent"));
+    roots
 }
 
 fn document(group: &str, version: &str) -> Value {
     let mut paths = Map::new();
-    for kind in KINDS.iter().filter(|kind| kind.group == group && kind.version == version) {
-        let root =
-            if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-        let collection = match kind.namespaced {
-            true => format!("{root}/namespaces/{{namespace}}/{}", kind.plural),
-            false => format!("{root}/{}", kind.plural),
-        };
-        paths.insert(
-            collection.clone(),
-            json!({"get": operation(kind, "list", &[]), "post": operation(kind, "post", WRITE)}),
-        );
-        let mut patch = operation(kind, "patch", WRITE);
-        // Strategic merge patch is understood too. It isn't listed, because kubectl would then make such patches with the
-        // schema of this document (kubectl pkg/cmd/apply/patcher.go); not finding it, it uses its compiled-in types.
-        patch["requestBody"] =
-            json!({"content": {"application/json-patch+json": {}, "application/merge-patch+json": {}}});
-        paths.insert(
-            format!("{collection}/{{name}}"),
-            json!({
-                "get": operation(kind, "get", &[]), "put": operation(kind, "put", WRITE), "patch": patch,
-                "delete": operation(kind, "delete", &["dryRun", "gracePeriodSeconds", "propagationPolicy"]),
-            }),
-        );
+    let mut types = Vec::new();
+    for kind in kinds(group, version) {
+        paths.extend(operations(kind));
+        types.extend(roots(kind));
+    }
+    let mut components = schemas(&types, Version::V3);
+    components.insert(PATCH.into(), json!({"type": "object"}));
+    // What all groups share is of each of them.
+    for name in ["DeleteOptions", "WatchEvent"] {
+        let mut own = vec![json!({"group": "", "kind": name, "version": "v1"})];
+        if !group.is_empty() {
+            own.push(json!({"group": group, "kind": name, "version": version}));
+        }
+        if let Some(schema) = components.get_mut(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}")) {
+            schema["x-kubernetes-group-version-kind"] = own.into();
+        }
     }
     json!({
         "openapi": "3.0.0",
-        "info": {"title": "Portolan", "version": "v1"},
+        "info": {"title": "Kubernetes", "version": "1.36"},
         "paths": paths,
-        "components": {"schemas": {}},
+        "components": {"schemas": components},
     })
 }
 
+fn swagger() -> Value {
+    let types: Vec<TypeRef> = KINDS.iter().flat_map(|kind| roots(kind)).collect();
+    let mut paths = Map::new();
+    for kind in KINDS {
+        for (path, operations) in operations(kind) {
+            // In version 2 the operations are there by name alone: who reads it looks for definitions.
+            let mut bare = Map::new();
+            for (verb, operation) in operations.as_object().into_iter().flatten() {
+                let mut out = json!({
+                    "consumes": ["*/*"], "produces": ["application/json"],
+                    "responses": {"200": {"description": "OK"}, "401": {"description": "Unauthorized"}},
+                });
+                for key in ["x-kubernetes-action", "x-kubernetes-group-version-kind"] {
+                    out[key] = operation[key].clone();
+                }
+                bare.insert(verb.clone(), out);
+            }
+            paths.insert(path, bare.into());
+        }
+    }
+    json!({
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": "v1.36"},
+        "paths": paths,
+        "definitions": schemas(&types, Version::V2),
+    })
+}
+
+const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
+const DELETE: &[&str] = &["dryRun", "gracePeriodSeconds", "orphanDependents", "propagationPolicy"];
+const LIST: &[&str] = &[
+    "allowWatchBookmarks",
+    "continue",
+    "fieldSelector",
+    "labelSelector",
+    "limit",
+    "resourceVersion",
+    "resourceVersionMatch",
+    "sendInitialEvents",
+    "timeoutSeconds",
+    "watch",
+];
 const WRITE: &[&str] = &["dryRun", "fieldManager", "fieldValidation"];
 
-fn operation(kind: &Kind, action: &str, parameters: &[&str]) -> Value {
+/// The paths of a kind with their operations.
+fn operations(kind: &Kind) -> Vec<(String, Value)> {
+    let root = match kind.group {
+        "" => format!("/api/{}", kind.version),
+        group => format!("/apis/{group}/{}", kind.version),
+    };
+    let collection = match kind.namespaced {
+        true => format!("{root}/namespaces/{{namespace}}/{}", kind.plural),
+        false => format!("{root}/{}", kind.plural),
+    };
+    let own = (kind.group, kind.version, kind.kind);
+    let list = (kind.group, kind.version, kind.list_kind);
+    let mut out = vec![(
+        collection.clone(),
+        json!({
+            "get": operation(own, "list", LIST, None, list),
+            "post": operation(own, "post", WRITE, Some(own), own),
+            "delete": operation(own, "deletecollection", DELETE, None, ("", "v1", "Status")),
+        }),
+    )];
+    if kind.namespaced {
+        out.push((
+            format!("{root}/{}", kind.plural),
+            json!({"get": operation(own, "list", LIST, None, list)}),
+        ));
+    }
+    out.push((
+        format!("{collection}/{{name}}"),
+        json!({
+            "get": operation(own, "get", &[], None, own),
+            "put": operation(own, "put", WRITE, Some(own), own),
+            "patch": patch(own),
+            "delete": operation(own, "delete", DELETE, Some(("", "v1", "DeleteOptions")), ("", "v1", "Status")),
+        }),
+    ));
+    for (name, spoken, verbs) in subresources(kind) {
+        let operations: Map<String, Value> = verbs
+            .iter()
+            .filter_map(|verb| {
+                Some(match *verb {
+                    "get" => ("get".to_owned(), operation(spoken, "get", &[], None, spoken)),
+                    "create" => ("post".to_owned(), operation(spoken, "post", WRITE, Some(spoken), spoken)),
+                    "update" => ("put".to_owned(), operation(spoken, "put", WRITE, Some(spoken), spoken)),
+                    "patch" => ("patch".to_owned(), patch(spoken)),
+                    _ => return None,
+                })
+            })
+            .collect();
+        out.push((format!("{collection}/{{name}}/{name}"), operations.into()));
+    }
+    out
+}
+
+/// Group, version and kind.
+type Spoken = (&'static str, &'static str, &'static str);
+
+fn reference((group, version, kind): Spoken) -> Value {
+    let version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    match schema::of(&version, kind).filter(|_| !kind.ends_with("Options") || kind == "DeleteOptions") {
+        Some(of) => Version::V3.reference(&of.get().openapi_name()),
+        None => json!({"type": "string"}),
+    }
+}
+
+fn patch(spoken: Spoken) -> Value {
+    let mut out =
+        operation(spoken, "patch", &["dryRun", "fieldManager", "fieldValidation", "force"], None, spoken);
+    let ways = ["apply-patch+yaml", "json-patch+json", "merge-patch+json", "strategic-merge-patch+json"];
+    let content: Map<String, Value> = ways
+        .iter()
+        .map(|way| (format!("application/{way}"), json!({"schema": Version::V3.reference(PATCH)})))
+        .collect();
+    out["requestBody"] = json!({"content": content, "required": true});
+    out
+}
+
+fn operation(
+    (group, version, kind): Spoken,
+    action: &str,
+    parameters: &[&str],
+    body: Option<Spoken>,
+    answer: Spoken,
+) -> Value {
     let parameters: Vec<Value> = parameters
         .iter()
         .map(|name| {
-            let schema = if *name == "gracePeriodSeconds" { "integer" } else { "string" };
-            json!({"name": name, "in": "query", "schema": {"type": schema, "uniqueItems": true}})
+            let r#type = match *name {
+                "gracePeriodSeconds" | "limit" | "timeoutSeconds" => "integer",
+                "allowWatchBookmarks" | "force" | "orphanDependents" | "sendInitialEvents" | "watch" => {
+                    "boolean"
+                }
+                _ => "string",
+            };
+            json!({"name": name, "in": "query", "schema": {"type": r#type, "uniqueItems": true}})
         })
         .collect();
-    json!({
+    let mut out = json!({
         "parameters": parameters,
-        "responses": {"200": {"description": "OK"}},
+        "responses": {
+            "200": {"description": "OK", "content": {"application/json": {"schema": reference(answer)}}},
+            "401": {"description": "Unauthorized"},
+        },
         "x-kubernetes-action": action,
-        "x-kubernetes-group-version-kind": {"group": kind.group, "version": kind.version, "kind": kind.kind},
-    })
+        "x-kubernetes-group-version-kind": {"group": group, "kind": kind, "version": version},
+    });
+    if let Some(body) = body {
+        out["requestBody"] = json!({"content": {"*/*": {"schema": reference(body)}}});
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reference_leads_to_a_schema() {
+        for (path, group, version) in group_versions() {
+            let document = document(group, version);
+            let text = document.to_string();
+            for part in text.split("\"#/components/schemas/").skip(1) {
+                let name = part.split('"').next().unwrap_or_default();
+                assert!(!document["components"]["schemas"][name].is_null(), "{path}: {name}");
+            }
+        }
+        let document = swagger();
+        let text = document.to_string();
+        for part in text.split("\"#/definitions/").skip(1) {
+            let name = part.split('"').next().unwrap_or_default();
+            assert!(!document["definitions"][name].is_null(), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_kind_is_described_with_what_patches_need() {
+        for kind in KINDS {
+            let document = document(kind.group, kind.version);
+            let name = schema::of_kind(kind).map(|of| of.get().openapi_name()).unwrap_or_default();
+            let schema = &document["components"]["schemas"][&name];
+            assert_eq!(
+                schema["x-kubernetes-group-version-kind"],
+                json!([{"group": kind.group, "kind": kind.kind, "version": kind.version}]),
+                "{name}"
+            );
+        }
+        let service = &document("", "v1")["components"]["schemas"]["io.k8s.api.core.v1.ServiceSpec"];
+        assert_eq!(
+            service["properties"]["ports"],
+            json!({
+                "type": "array",
+                "items": {"allOf": [{"$ref": "#/components/schemas/io.k8s.api.core.v1.ServicePort"}], "default": {}},
+                "x-kubernetes-list-map-keys": ["port", "protocol"], "x-kubernetes-list-type": "map",
+                "x-kubernetes-patch-merge-key": "port", "x-kubernetes-patch-strategy": "merge",
+            })
+        );
+    }
 }

@@ -89,7 +89,9 @@ impl Server {
             errors.extend(certificate::validate_approval(&new, old));
             if errors.is_empty() { Ok(new) } else { Err(Status::invalid(kind, name, &errors)) }
         };
-        let object = self.modify(call.subject(), Part::Exact, call.writing()?, make).await?;
+        let now = meta::rfc3339(Timestamp::now());
+        let owners = Owners::Counted(call.author(&now));
+        let object = self.modify_as(call.subject(), Part::Exact, call.writing()?, owners, make).await?;
         call.written(StatusCode::OK, object, &[])
     }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use jiff::Timestamp;
+use portolan_api::fielderror::go_value;
 use portolan_api::kinds::service_cidr;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
-use portolan_api::{Kind, Status, decode, meta, ownership, status, walk};
+use portolan_api::{FieldError, Kind, Status, decode, meta, ownership, protobuf, schema, status, strict, walk};
 use portolan_store::{Compare, Entry, Op, Range, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
@@ -58,11 +59,12 @@ impl Call {
     }
 
     /// Checks that a body is of this path's kind and namespace and has no field that the kind doesn't know; what is
-    /// tolerated goes to `warnings`. `refuse` says what a body that doesn't fit the kind is to the client.
+    /// tolerated goes to `warnings`. `complaints` are what reading the body has found already. `refuse` says what a body that doesn't fit the kind is to the client.
     fn admit(
         &self,
         object: &mut Value,
         refuse: &dyn Fn(&Value, &str) -> Status,
+        complaints: &[String],
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
         let kind = self.kind;
@@ -98,15 +100,32 @@ impl Call {
             return Err(refuse_kind(name, &kind.api_version()));
         }
         let strictness = self.query.get("fieldValidation").unwrap_or("Warn");
+        let of = schema::of_kind(kind);
+        if let Some(why) = of.as_ref().and_then(|of| strict::mismatch(object, of)) {
+            return Err(refuse(object, &why));
+        }
         let found = kind.decode(object).map_err(|why| refuse(object, &why))?;
         if unknown.is_empty() {
             unknown = found;
         }
-        if !unknown.is_empty() {
+        // Of a body that was read by its type, reading has found what is unknown too, in the order of the text.
+        let mut said = complaints.to_vec();
+        if of.is_none() || self.method == http::Method::PATCH || self.media == protobuf::MEDIA {
+            said.extend(unknown.iter().map(|field| format!("unknown field {field:?}")));
+        }
+        if !said.is_empty() {
             match strictness {
-                "Strict" => return Err(refuse(object, &status::strict_decoding_error(&unknown))),
+                "Strict" => {
+                    // Of YAML, what stands there twice is named by its line, and as a fault of YAML.
+                    let yaml = |text: &String| match text.starts_with("line ") {
+                        true => format!("yaml: unmarshal errors:\n  {text}"),
+                        false => text.clone(),
+                    };
+                    let said: Vec<String> = said.iter().map(yaml).collect();
+                    return Err(refuse(object, &status::strict_decoding_error(&said)));
+                }
                 "Ignore" => {}
-                _ => warnings.extend(unknown.iter().map(|field| format!("unknown field {field:?}"))),
+                _ => warnings.extend(said),
             }
         }
         // What the kind doesn't know isn't kept.
@@ -133,10 +152,21 @@ impl Call {
         Ok(())
     }
 
+    /// The body of a POST or a PUT.
+    fn object(&self, warnings: &mut Vec<String>) -> Result<Value, Status> {
+        let (mut object, complaints) = self.read_strictly()?;
+        if object.is_null() {
+            object = Value::Object(serde_json::Map::new());
+        }
+        self.admit(&mut object, &|_, why| Status::undecodable(self.kind, why), &complaints, warnings)?;
+        Ok(object)
+    }
+
     /// The same for a PUT: the name must be the path's.
-    fn admit_replacement(&self, object: &mut Value, warnings: &mut Vec<String>) -> Result<(), Status> {
-        self.admit(object, &|_, why| Status::undecodable(self.kind, why), warnings)?;
-        self.check_name(object)
+    fn replaced(&self, warnings: &mut Vec<String>) -> Result<Value, Status> {
+        let object = self.object(warnings)?;
+        self.check_name(&object)?;
+        Ok(object)
     }
 
     /// Checks that an object has the name in the path.
@@ -205,9 +235,8 @@ impl Server {
     /// POST to a collection.
     pub(crate) async fn create(&self, call: &Call) -> Answer {
         let dry_run = call.writing()?;
-        let mut object = call.json()?;
         let mut warnings = Vec::new();
-        call.admit(&mut object, &|_, why| Status::undecodable(call.kind, why), &mut warnings)?;
+        let mut object = call.object(&mut warnings)?;
         if call.kind.has("approval") {
             portolan_api::kinds::certificate::requested_by(&mut object, &call.user.user, &call.user.groups);
         }
@@ -330,7 +359,9 @@ impl Server {
         // What was acknowledged before this request counts as taken: wait until the index knows it.
         self.claims.reach(self.store.revision().await.map_err(store_status)?.0).await;
         let owner = format!("{}/{}", meta::namespace(new), meta::name(new));
-        let taken = |claim: &service::Claim| self.claims.taken(claim, &owner);
+        // To a new Service even what one of its name holds is taken.
+        let whose = if old.is_some() { owner.as_str() } else { "" };
+        let taken = |claim: &service::Claim| self.claims.taken(claim, whose);
         let (services, ranges) = self.ready_ranges().await?;
         let outcome = service::allocate(new, old, &services, dry_run, &taken, &mut random::below);
         let _changes_hands = outcome.map_err(|refusal| match refusal {
@@ -371,9 +402,8 @@ impl Server {
     /// PUT of an object.
     pub(crate) async fn update(&self, call: &Call) -> Answer {
         let dry_run = call.writing()?;
-        let mut body = call.json()?;
         let mut warnings = Vec::new();
-        call.admit_replacement(&mut body, &mut warnings)?;
+        let mut body = call.replaced(&mut warnings)?;
         let now = meta::rfc3339(Timestamp::now());
         let owners = Owners::Counted(call.author(&now));
         let make = |old: &Value| self.replacement(call, &body, old);
@@ -407,14 +437,14 @@ impl Server {
     /// PUT of an object's status.
     pub(crate) async fn update_status(&self, call: &Call) -> Answer {
         let dry_run = call.writing()?;
-        let mut body = call.json()?;
         let mut warnings = Vec::new();
-        call.admit_replacement(&mut body, &mut warnings)?;
+        let body = call.replaced(&mut warnings)?;
         let now = meta::rfc3339(Timestamp::now());
         let owners = Owners::Counted(call.author(&now));
         let make = |old: &Value| self.replacement(call, &body, old);
         let changed = self.modify_as(call.subject(), Part::Status, dry_run, owners, make).await;
         let object = changed.map_err(|status| status.warned(&warnings))?;
+        warnings.extend(status_warnings(call.kind, &object));
         call.written(StatusCode::OK, object, &warnings)
     }
 
@@ -427,7 +457,7 @@ impl Server {
     fn replacement(&self, call: &Call, body: &Value, old: &Value) -> Result<Value, Status> {
         check_uid(call.kind, call.name(), body, old)?;
         self.guard(call, Some(body), Some(old))?;
-        Ok(body.clone())
+        named_version(call.kind, call.name(), body)
     }
 
     async fn patch_part(&self, call: &Call, part: Part) -> Answer {
@@ -435,6 +465,8 @@ impl Server {
             return self.apply(call, part).await;
         }
         let patch = call.patch()?;
+        // What stands in it twice.
+        let twice = strict::read(&call.body, None).map(|(_, twice)| twice).unwrap_or_default();
         let dry_run = call.writing()?;
         let strategic = call.media == "application/strategic-merge-patch+json";
         let warnings = parking_lot::Mutex::new(Vec::new());
@@ -442,10 +474,13 @@ impl Server {
             let mut new = patch(old)?;
             let mut found = Vec::new();
             let refuse = |new: &Value, why: &str| match strategic {
-                true => Status::invalid_patch(String::from_utf8_lossy(&call.body), why),
+                true => {
+                    let patch: Value = serde_json::from_slice(&call.body).unwrap_or_default();
+                    Status::invalid_patch(go_value(&patch), why)
+                }
                 false => Status::invalid_patch(new.to_string(), why),
             };
-            call.admit(&mut new, &refuse, &mut found)?;
+            call.admit(&mut new, &refuse, &twice, &mut found)?;
             call.check_name(&new)?;
             self.guard(call, Some(&new), Some(old))?;
             *warnings.lock() = found;
@@ -456,8 +491,9 @@ impl Server {
         let changed = self.modify_as(call.subject(), part, dry_run, owners, make).await;
         let mut warnings = warnings.into_inner();
         let object = changed.map_err(|status| status.warned(&warnings))?;
-        if part == Part::Main {
-            warnings.extend(call.kind.warnings(&object));
+        match part {
+            Part::Main => warnings.extend(call.kind.warnings(&object)),
+            _ => warnings.extend(status_warnings(call.kind, &object)),
         }
         call.written(StatusCode::OK, object, &warnings)
     }
@@ -490,6 +526,9 @@ impl Server {
             let (old, revision) = self.stored(kind, &key, name).await?;
             let mut new = make(&old)?;
             check_version(kind, name, &new, &old)?;
+            if part == Part::Main && meta::resource_version(&new).is_empty() && !updates_unseen(kind) {
+                return Err(Status::version_needed(kind, name));
+            }
             owners.settle(kind, &mut new, &old);
             let mut txn =
                 Txn { compares: vec![Compare::ModRevision(key.clone(), revision)], ops: Vec::new() };
@@ -540,6 +579,11 @@ impl Server {
     }
 }
 
+/// What there is to say of a written status.
+fn status_warnings(kind: &Kind, object: &Value) -> Vec<String> {
+    if is_service(kind) { service::status_warnings(object) } else { Vec::new() }
+}
+
 /// The object that was to be made is there.
 fn exists(kind: &Kind, new: &Value, entry: &Entry) -> Status {
     let name = meta::name(new);
@@ -556,12 +600,37 @@ pub(crate) fn is_service(kind: &Kind) -> bool {
     kind.group.is_empty() && kind.kind == "Service"
 }
 
+/// The body of a PUT, unless its kind wants to be told of which version it is a change (`AllowUnconditionalUpdate`).
+fn named_version(kind: &Kind, name: &str, body: &Value) -> Result<Value, Status> {
+    let wants = match kind.group {
+        "policy" | "coordination.k8s.io" | "node.k8s.io" | "admissionregistration.k8s.io" => true,
+        "storage.k8s.io" => {
+            matches!(kind.kind, "CSIDriver" | "CSINode" | "CSIStorageCapacity" | "VolumeAttachment")
+        }
+        _ => false,
+    };
+    if !wants || !matches!(meta::resource_version(body), "" | "0") {
+        return Ok(body.clone());
+    }
+    let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+    let mut status = Status::invalid(kind, name, std::slice::from_ref(&error));
+    // Here the resource is named, not the kind.
+    status.message = format!("{} {name:?} is invalid: {error}", kind.resource());
+    status.details.insert("kind".into(), kind.plural.into());
+    Err(status)
+}
+
 /// Whether a PUT of what isn't there makes it (`AllowCreateOnUpdate` of the strategies in kube-apiserver). Not one that
 /// is meant for a certain object that was there.
 fn creates(kind: &Kind, body: &Value) -> bool {
     let by_kind =
         matches!(kind.kind, "Service" | "Endpoints" | "Lease" | "Event" | "LimitRange" | "RuntimeClass");
     (by_kind || kind.group == "rbac.authorization.k8s.io") && meta::uid(body).is_empty()
+}
+
+/// Whether an update may leave out the version that it is based on (`AllowUnconditionalUpdate` of the strategies).
+fn updates_unseen(kind: &Kind) -> bool {
+    kind.kind != "Lease"
 }
 
 /// A write that names a version or a UID is meant for that very object.

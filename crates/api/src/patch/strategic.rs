@@ -76,15 +76,21 @@ fn malformed(text: impl Into<String>) -> PatchError {
     PatchError::Malformed(text.into())
 }
 
+fn broken(text: String) -> PatchError {
+    PatchError::Unexpected(text)
+}
+
 fn directive(patch: &Map<String, Value>) -> Result<Option<&str>, PatchError> {
     match patch.get(DIRECTIVE) {
         None => Ok(None),
         Some(Value::String(word)) if matches!(word.as_str(), "merge" | "replace" | "delete") => {
             Ok(Some(word))
         }
-        Some(other) => {
-            Err(malformed(format!("unknown {DIRECTIVE} directive {other}: use merge, replace or delete")))
-        }
+        Some(other) => Err(broken(format!(
+            "unknown patch type: {} in map: {}",
+            go_value(other),
+            go_value(&Value::Object(patch.clone()))
+        ))),
     }
 }
 
@@ -100,15 +106,12 @@ fn fresh(patch: &Value, rule: Option<Rule<'_>>) -> Result<Option<Value>, PatchEr
             let mut out = Map::new();
             Ok((merge_map(&mut out, map, shape)? == Fate::Kept).then_some(Value::Object(out)))
         }
+        // A list that isn't there yet is taken as it is, also if two of its items are to be told apart and can't be; but for
+        // the words to the merge in it.
         Value::Array(items) => match rule {
-            Some(Rule::List(key, shape)) => {
+            Some(Rule::List(key, shape)) if items.iter().any(|item| item.get(DIRECTIVE).is_some()) => {
                 let mut out = Vec::new();
                 merge_list(&mut out, items, key, shape)?;
-                Ok(Some(Value::Array(out)))
-            }
-            Some(Rule::Set) => {
-                let mut out = Vec::new();
-                merge_set(&mut out, items);
                 Ok(Some(Value::Array(out)))
             }
             _ => Ok(Some(patch.clone())),
@@ -205,7 +208,7 @@ pub(super) fn merge_map(
                 Some(Rule::List(merge_key, _)) => Some(merge_key),
                 _ => None,
             };
-            check_order(order, patched, merge_key, key)?;
+            check_order(order, patched, merge_key)?;
             let before = before.get(field).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
             arrange(items, order, before, merge_key);
         }
@@ -233,8 +236,11 @@ fn merge_list(
     let mut replace = false;
     for item in patch {
         let Value::Object(map) = item else {
-            return Err(malformed(format!(
-                "a list that merges by {merge_key:?} must hold objects, found {item}"
+            let (there, patch) = (Value::Array(target.clone()), Value::Array(patch.to_vec()));
+            return Err(broken(format!(
+                "list element types are not identical: [{} {}]",
+                go_value(&there),
+                go_value(&patch)
             )));
         };
         let word = directive(map)?;
@@ -287,7 +293,6 @@ fn check_order(
     order: &[Value],
     patched: Option<&Vec<Value>>,
     merge_key: Option<&str>,
-    name: &str,
 ) -> Result<(), PatchError> {
     let mut rest = order.iter().filter_map(|o| identity(o, merge_key));
     for item in patched.into_iter().flatten() {
@@ -296,9 +301,10 @@ fn check_order(
         }
         let id = identity(item, merge_key);
         if !rest.any(|o| Some(o) == id) {
-            return Err(malformed(format!(
-                "the order in patch list doesn't match {name} list: {}",
-                Value::Array(order.to_vec())
+            return Err(broken(format!(
+                "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
+                go_value(&Value::Array(patched.cloned().unwrap_or_default())),
+                go_value(&Value::Array(order.to_vec()))
             )));
         }
     }

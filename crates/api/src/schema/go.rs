@@ -107,6 +107,27 @@ pub fn zero(shape: &Shape) -> Value {
     }
 }
 
+/// Drops what a type doesn't have: Go's structs have no place for it.
+pub fn prune(value: &mut Value, shape: &Shape) {
+    match (value, shape) {
+        (Value::Object(map), Shape::Object(inner)) => prune_fields(map, inner.get()),
+        (Value::Array(items), Shape::List(inner)) => items.iter_mut().for_each(|item| prune(item, inner)),
+        (Value::Object(map), Shape::Map(inner)) => map.values_mut().for_each(|item| prune(item, inner)),
+        _ => {}
+    }
+}
+
+/// The same of a type's fields.
+pub fn prune_fields(map: &mut Map<String, Value>, of: &Type) {
+    map.retain(|key, value| match of.field(key) {
+        Some(field) => {
+            prune(value, &field.shape);
+            true
+        }
+        None => of.open,
+    });
+}
+
 fn is_empty(value: &Value, shape: &Shape) -> bool {
     match (value, shape) {
         (Value::Null, _) => true,

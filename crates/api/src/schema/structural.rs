@@ -33,6 +33,7 @@ fn field(name: &str, shape: Shape, listing: Listing) -> Field {
         listing,
         default: None,
         patch: None,
+        words: Vec::new(),
     }
 }
 

@@ -69,7 +69,7 @@ async fn initial_events_end_with_their_bookmark() {
     assert_eq!(next["object"]["metadata"]["name"], "b");
     assert!(version(&next["object"]).parse::<u64>().ok() > version(&end["object"]).parse().ok());
     let wrong = format!("{}?watch=true&sendInitialEvents=true", core("configmaps"));
-    assert_eq!(get(&server, &wrong).await.code, 400);
+    assert_eq!(get(&server, &wrong).await.code, 422);
 }
 
 #[tokio::test]
