@@ -11,30 +11,29 @@ use crate::kubectl::{Kubectl, with_each_of};
 /// A pod with the machine's programs that serves its files on port 8000, one that repeats what it hears, and a Service.
 const PODS: &str = r#"
 apiVersion: v1
-kind: List
-items:
-- apiVersion: v1
-  kind: Pod
-  metadata: { name: files, labels: { app: files } }
-  spec:
-    terminationGracePeriodSeconds: 1
-    containers:
-    - name: echo
-      image: echo
-      ports: [ { containerPort: 8000, name: http } ]
-      readinessProbe: { httpGet: { path: /readyz, port: http }, periodSeconds: 1 }
-    - { name: sh, image: host, command: [ tail, -f, /dev/null ], env: [ { name: WHO, value: me } ] }
-- apiVersion: v1
-  kind: Pod
-  metadata: { name: parrot }
-  spec:
-    terminationGracePeriodSeconds: 1
-    restartPolicy: Never
-    containers: [ { name: cat, image: host, stdin: true, stdinOnce: true, command: [ cat ] } ]
-- apiVersion: v1
-  kind: Service
-  metadata: { name: files }
-  spec: { selector: { app: files }, ports: [ { port: 80, targetPort: http } ] }
+kind: Pod
+metadata: { name: files, labels: { app: files } }
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: echo
+    image: echo
+    ports: [ { containerPort: 8000, name: http } ]
+    readinessProbe: { httpGet: { path: /readyz, port: http }, periodSeconds: 1 }
+  - { name: sh, image: host, command: [ tail, -f, /dev/null ], env: [ { name: WHO, value: me } ] }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: parrot }
+spec:
+  terminationGracePeriodSeconds: 1
+  restartPolicy: Never
+  containers: [ { name: cat, image: host, stdin: true, stdinOnce: true, command: [ cat ] } ]
+---
+apiVersion: v1
+kind: Service
+metadata: { name: files }
+spec: { selector: { app: files }, ports: [ { port: 80, targetPort: http } ] }
 "#;
 
 #[test]

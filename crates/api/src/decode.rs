@@ -6,11 +6,17 @@ use serde::de::DeserializeOwned;
 use serde_ignored::Path;
 use serde_json::Value;
 
+use crate::quantity::Quantity;
 use crate::walk;
 
 /// Decodes an object as `T` and drops the result: what is of interest are the paths of fields that `T` does not have, and
 /// the first value that does not fit.
 pub fn strictly<T: DeserializeOwned>(object: &Value) -> Result<Vec<String>, String> {
+    if ["spec", "status"].iter().any(|part| object.get(part).is_some_and(has_bad_quantity)) {
+        return Err("quantities must match the regular expression \
+                    '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+            .into());
+    }
     let mut object = Cow::Borrowed(object);
     if has_bare_quantity(&object) {
         quantities(object.to_mut());
@@ -93,10 +99,38 @@ pub fn drop_nulls(value: &mut Value) {
 
 /// Fields whose values are quantities, each by its own name or as a map of them.
 fn is_quantity(key: &str) -> bool {
-    matches!(key, "sizeLimit" | "divisor")
+    matches!(key, "sizeLimit" | "divisor" | "averageValue")
 }
 fn is_quantities(key: &str) -> bool {
-    matches!(key, "limits" | "requests" | "capacity" | "allocatable" | "overhead")
+    matches!(
+        key,
+        "limits"
+            | "requests"
+            | "capacity"
+            | "allocatable"
+            | "overhead"
+            | "hard"
+            | "used"
+            | "min"
+            | "max"
+            | "default"
+            | "defaultRequest"
+            | "maxLimitRequestRatio"
+    )
+}
+
+/// Whether a text that should be a quantity is none.
+fn has_bad_quantity(value: &Value) -> bool {
+    let bad = |value: &Value| value.as_str().is_some_and(|text| Quantity::parse(text).is_none());
+    match value {
+        Value::Object(map) => map.iter().any(|(key, value)| {
+            (is_quantity(key) && bad(value))
+                || (is_quantities(key) && value.as_object().is_some_and(|m| m.values().any(bad)))
+                || has_bad_quantity(value)
+        }),
+        Value::Array(items) => items.iter().any(has_bad_quantity),
+        _ => false,
+    }
 }
 
 /// Whether a quantity is written as a number somewhere, which Kubernetes accepts.
@@ -116,11 +150,14 @@ fn has_bare_quantity(object: &Value) -> bool {
     ["spec", "status"].iter().any(|part| object.get(part).is_some_and(within))
 }
 
-/// Writes quantities that are numbers as texts: `cpu: 1` is `cpu: "1"`.
+/// Writes quantities as the one text that Kubernetes has for each: `cpu: 1` is `cpu: "1"`, `1000m` is `1`.
 fn quantities(object: &mut Value) {
     fn text(value: &mut Value) {
         if value.is_number() {
             *value = Value::String(value.to_string());
+        }
+        if let Some(amount) = value.as_str().and_then(Quantity::parse) {
+            *value = Value::String(amount.to_string());
         }
     }
     fn within(value: &mut Value) {

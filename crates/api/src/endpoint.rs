@@ -108,19 +108,32 @@ pub fn default_slice(object: &mut Value) {
         if walk::at(port, "name").is_none() {
             walk::set(port, "name", "");
         }
-        walk::default(port, "protocol", "TCP");
-    }
-    for endpoint in walk::list_mut(object, "endpoints") {
-        if let Some(topology) = walk::remove(endpoint, "deprecatedTopology")
-            && let Some(host) = topology.get("kubernetes.io/hostname").and_then(Value::as_str)
-        {
-            walk::default(endpoint, "nodeName", host);
+        if walk::at(port, "protocol").is_none() {
+            walk::set(port, "protocol", "TCP");
         }
     }
-    // The list is written even when it is empty.
-    if walk::at(object, "endpoints").is_none() {
-        walk::set(object, "endpoints", Vec::<Value>::new());
+    // Whoever had a node's name there has it in a field of its own by now.
+    for endpoint in walk::list_mut(object, "endpoints") {
+        walk::remove(endpoint, "deprecatedTopology");
     }
+    // The list is written even when it is empty; as what it is in Go then.
+    if walk::list(object, "endpoints").is_empty() {
+        walk::set(object, "endpoints", Value::Null);
+    }
+}
+
+/// Addresses of Endpoints that are not written in their one canonical way.
+pub fn endpoints_warnings(object: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    for (i, subset) in walk::list(object, "subsets").iter().enumerate() {
+        for field in ["addresses", "notReadyAddresses"] {
+            for (j, address) in walk::list(subset, field).iter().enumerate() {
+                let path = format!("subsets[{i}].{field}[{j}].ip");
+                out.extend(ip::warnings(&path, walk::text(address, "ip")));
+            }
+        }
+    }
+    out
 }
 
 /// What is wrong with an EndpointSlice.
@@ -146,18 +159,10 @@ fn slice_rules(object: &Value, had: &[Value]) -> Vec<FieldError> {
         "IPv4" | "IPv6" | "FQDN" => {}
         other => errors.push(FieldError::not_supported("addressType", other, &["FQDN", "IPv4", "IPv6"])),
     }
-    let endpoints = walk::list(object, "endpoints");
-    if endpoints.len() > MAX_ENDPOINTS {
-        errors.push(FieldError::too_many("endpoints", endpoints.len(), MAX_ENDPOINTS));
-        return errors;
-    }
-    for (i, endpoint) in endpoints.iter().enumerate().filter(|(_, e)| !had.contains(e)) {
-        endpoint_rules(&mut errors, endpoint, &format!("endpoints[{i}]"), kind);
-    }
-    let ports = walk::list(object, "ports");
+    let mut ports = walk::list(object, "ports");
     if ports.len() > MAX_PORTS {
         errors.push(FieldError::too_many("ports", ports.len(), MAX_PORTS));
-        return errors;
+        ports = &[];
     }
     let mut names: Vec<&str> = Vec::new();
     for (i, port) in ports.iter().enumerate() {
@@ -170,8 +175,20 @@ fn slice_rules(object: &Value, had: &[Value]) -> Vec<FieldError> {
             errors.push(FieldError::duplicate(path("name"), name));
         }
         names.push(name);
-        protocol(&mut errors, port, path("protocol"));
+        if let Some(found) = walk::at(port, "protocol").and_then(Value::as_str)
+            && !["SCTP", "TCP", "UDP"].contains(&found)
+        {
+            errors.push(FieldError::not_supported(path("protocol"), found, &["SCTP", "TCP", "UDP"]));
+        }
         app_protocol(&mut errors, port, path("appProtocol"));
+    }
+    let endpoints = walk::list(object, "endpoints");
+    if endpoints.len() > MAX_ENDPOINTS {
+        errors.push(FieldError::too_many("endpoints", endpoints.len(), MAX_ENDPOINTS));
+        return errors;
+    }
+    for (i, endpoint) in endpoints.iter().enumerate().filter(|(_, e)| !had.contains(e)) {
+        endpoint_rules(&mut errors, endpoint, &format!("endpoints[{i}]"), kind);
     }
     errors
 }
@@ -189,11 +206,13 @@ fn endpoint_rules(errors: &mut Vec<FieldError>, endpoint: &Value, at: &str, kind
         let place = format!("{path}[{i}]");
         match (kind, ip::parse(text)) {
             ("FQDN", _) => errors.extend(meta::findings(&place, text, meta::subdomain_faults(text))),
-            ("IPv4", Some(found)) if found.is_ipv6() => {
+            ("IPv4", Some(found)) if found.is_ipv6() && ip::faults(&place, text, &[]).is_empty() => {
                 errors.push(FieldError::invalid(&path, text, "must be an IPv4 address"));
+                errors.extend(ip::special_faults(&place, text));
             }
-            ("IPv6", Some(found)) if found.is_ipv4() => {
+            ("IPv6", Some(found)) if found.is_ipv4() && ip::faults(&place, text, &[]).is_empty() => {
                 errors.push(FieldError::invalid(&path, text, "must be an IPv6 address"));
+                errors.extend(ip::special_faults(&place, text));
             }
             ("IPv6", Some(found))
                 if found.to_string() != text && ip::faults(&place, text, &[]).is_empty() =>
@@ -209,13 +228,11 @@ fn endpoint_rules(errors: &mut Vec<FieldError>, endpoint: &Value, at: &str, kind
     for (field, rule) in
         [("nodeName", meta::subdomain_faults as fn(&str) -> Vec<String>), ("hostname", meta::label_faults)]
     {
-        let text = walk::text(endpoint, field);
-        if !text.is_empty() {
+        // Pointers in Kubernetes: the empty text is something, and no name.
+        if let Some(text) = walk::at(endpoint, field).and_then(Value::as_str) {
             errors.extend(meta::findings(&format!("{at}.{field}"), text, rule(text)));
         }
     }
-    let zone = walk::text(endpoint, "zone");
-    errors.extend(meta::findings(&format!("{at}.zone"), zone, meta::label_value_faults(zone)));
     for (field, rule) in [
         ("forZones", meta::label_value_faults as fn(&str) -> Vec<String>),
         ("forNodes", meta::subdomain_faults),
@@ -224,19 +241,16 @@ fn endpoint_rules(errors: &mut Vec<FieldError>, endpoint: &Value, at: &str, kind
         let hints = walk::list(endpoint, &format!("hints.{field}"));
         if hints.len() > MAX_HINTS {
             errors.push(FieldError::too_many(&path, hints.len(), MAX_HINTS));
-            continue;
+            return;
         }
         let mut names: Vec<&str> = Vec::new();
         for (i, hint) in hints.iter().enumerate() {
             let name = walk::text(hint, "name");
             let path = format!("{path}[{i}].name");
-            if name.is_empty() {
-                errors.push(FieldError::required(&path, ""));
-            } else if names.contains(&name) {
+            if names.contains(&name) {
                 errors.push(FieldError::duplicate(&path, name));
-            } else {
-                errors.extend(meta::findings(&path, name, rule(name)));
             }
+            errors.extend(meta::findings(&path, name, rule(name)));
             names.push(name);
         }
     }
@@ -246,7 +260,7 @@ fn endpoint_rules(errors: &mut Vec<FieldError>, endpoint: &Value, at: &str, kind
 pub fn slice_warnings(object: &Value) -> Vec<String> {
     let mut out = Vec::new();
     if walk::text(object, "addressType") == "FQDN" {
-        out.push("addressType: FQDN endpoints are deprecated".into());
+        out.push("spec.addressType: FQDN endpoints are deprecated".into());
     }
     out
 }

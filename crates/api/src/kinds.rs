@@ -113,6 +113,18 @@ pub(crate) fn label_text(labels: &serde_json::Map<String, Value>) -> String {
     if parts.is_empty() { "<none>".into() } else { parts.join(",") }
 }
 
+/// Removes an empty map or text: Kubernetes leaves such out on the wire.
+pub(crate) fn drop_if_empty(object: &mut Value, path: &str) {
+    let empty = match walk::at(object, path) {
+        Some(Value::Object(map)) => map.is_empty(),
+        Some(Value::String(text)) => text.is_empty(),
+        _ => false,
+    };
+    if empty {
+        walk::remove(object, path);
+    }
+}
+
 /// The names and the images of a template's containers, as the columns of workloads show them.
 pub(crate) fn containers(object: &Value, spec: &str) -> [Value; 2] {
     let containers = walk::list(object, &format!("{spec}.containers"));

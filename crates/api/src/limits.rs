@@ -8,10 +8,18 @@ use crate::fielderror::FieldError;
 use crate::quantity::Quantity;
 use crate::{meta, quota, walk};
 
+mod admit;
+
+pub use admit::{apply, refusal};
+
 /// Fills in what the client left out: limits come from the maximum, requests from limits or the minimum
 /// (`SetDefaults_LimitRangeItem`).
 pub fn default(object: &mut Value) {
+    walk::default(object, "spec.limits", Value::Null);
     for item in walk::list_mut(object, "spec.limits") {
+        if let Some(map) = item.as_object_mut() {
+            map.retain(|_, part| part.as_object().is_none_or(|map| !map.is_empty()));
+        }
         if walk::text(item, "type") != "Container" {
             continue;
         }

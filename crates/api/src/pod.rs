@@ -107,7 +107,9 @@ fn default_volume(volume: &mut Value) {
 
 /// The tag of an image's name; one that is named by digest has no need of a newer one and counts as tagged.
 fn tag(image: &str) -> Option<&str> {
-    if image.contains('@') {
+    // What is no image's name has no tag either (`parsers.ParseImageName`).
+    let odd = |c: char| c.is_whitespace() || c == '!';
+    if image.contains('@') || image.contains(odd) {
         return Some("");
     }
     let last = image.rsplit('/').next().unwrap_or(image);

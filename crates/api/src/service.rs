@@ -11,7 +11,7 @@ mod warnings;
 
 pub use allocate::{Allocation, Claim, Refusal, ServiceConfig, allocate, claims, release};
 pub use validate::{validate, validate_status_update, validate_update};
-pub use warnings::warnings;
+pub use warnings::{status_warnings, warnings};
 
 /// `ClusterIP`, `NodePort`, `LoadBalancer` or `ExternalName`.
 pub fn type_of(service: &Value) -> &str {
@@ -74,6 +74,12 @@ pub fn default(service: &mut Value) {
     }
     if externally_accessible(service) {
         walk::default(service, "spec.externalTrafficPolicy", "Cluster");
+    }
+    // An alias has no policy of the cluster's own; one that can't be is for the rules to refuse.
+    if type_of(service) == "ExternalName"
+        && matches!(walk::text(service, "spec.internalTrafficPolicy"), "Cluster" | "Local")
+    {
+        walk::remove(service, "spec.internalTrafficPolicy");
     }
     if needs_cluster_ip(service) {
         // A pointer in Kubernetes: the empty text is something, and refused.

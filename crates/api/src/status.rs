@@ -159,6 +159,15 @@ impl Status {
         Self::new(422, "Invalid", format!(" \"\" is invalid: {error}")).causes(vec![error.cause()])
     }
 
+    /// 422 because an update must say which version it is based on. It names the resource where others name the kind.
+    pub fn version_needed(kind: &Kind, name: &str) -> Self {
+        let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+        let message = format!("{} {} is invalid: {error}", kind.resource(), quote(name));
+        let status =
+            Self { details: details(name, kind.group, kind.plural), ..Self::new(422, "Invalid", message) };
+        status.causes(vec![error.cause()])
+    }
+
     /// 422 because a JSON patch cannot be applied. Kubernetes doesn't say why.
     pub fn unprocessable() -> Self {
         Self::new(422, "Invalid", "the server rejected our request due to an error in our request")

@@ -18,9 +18,24 @@ pub use replication::*;
 pub use stateful::*;
 
 fn default_template(object: &mut Value) {
+    // To Kubernetes a specification that is left out is an empty one.
+    let _ = walk::map_mut(object, "spec.template.spec");
     if let Some(spec) = walk::at_mut(object, "spec.template.spec") {
         pod::default_spec(spec);
     }
+}
+
+/// A selector without its empty parts, as the texts show it.
+fn shown(selector: &Value) -> Value {
+    let mut selector = selector.clone();
+    if let Some(map) = selector.as_object_mut() {
+        map.retain(|_, part| match part {
+            Value::Object(map) => !map.is_empty(),
+            Value::Array(items) => !items.is_empty(),
+            _ => true,
+        });
+    }
+    selector
 }
 
 /// Fills in what the client left out of a Deployment (pkg/apis/apps/v1/defaults.go).
@@ -72,7 +87,7 @@ fn selector(errors: &mut Vec<FieldError>, object: &Value, kind: &str) -> Option<
     let good = faults.is_empty() && !empty;
     if empty {
         let text = format!("empty selector is invalid for {kind}");
-        errors.push(FieldError::invalid(SELECTOR, selector.clone(), text));
+        errors.push(FieldError::invalid(SELECTOR, shown(selector), text));
     }
     errors.extend(faults);
     good.then(|| LabelSelector::from_object(selector).ok()).flatten()
@@ -84,7 +99,7 @@ fn selected(errors: &mut Vec<FieldError>, template: &Value, selector: Option<&La
     if selector.is_some_and(|selector| !selector.matches(labels)) {
         errors.push(FieldError::invalid(
             "spec.template.metadata.labels",
-            if labels.is_empty() { Value::Null } else { Value::Object(labels.clone()) },
+            walk::at(template, "metadata.labels").cloned().unwrap_or_default(),
             "`selector` does not match template `labels`",
         ));
     }

@@ -140,7 +140,10 @@ impl Cluster {
         for wake in crate::garbage::wakes(self, change) {
             self.queue.push(wake);
         }
-        if let Some(namespace) = change.last().and_then(|object| object.namespace()) {
+        // What is made is charged where it is made; what goes, or ends, frees its place.
+        let frees =
+            change.new.is_none() || (change.old.is_some() && matches!(&*K::kind(&()), "Pod" | "Service"));
+        if let Some(namespace) = change.last().and_then(|object| object.namespace()).filter(|_| frees) {
             for quota in crate::quota::wakes(self, &namespace) {
                 self.queue.push(Wake::Quota(quota));
             }

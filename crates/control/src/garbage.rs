@@ -23,7 +23,7 @@ pub(crate) use graph::Graph;
 use graph::{Decision, Entry, Owner};
 
 /// The kinds that are watched anyway, as `kind` and group.
-const WATCHED: [(&str, &str); 21] = [
+const WATCHED: [(&str, &str); 22] = [
     ("Pod", ""),
     ("Service", ""),
     ("EndpointSlice", "discovery.k8s.io"),
@@ -45,6 +45,7 @@ const WATCHED: [(&str, &str); 21] = [
     ("ResourceQuota", ""),
     ("IPAddress", "networking.k8s.io"),
     ("ServiceCIDR", "networking.k8s.io"),
+    ("ClusterRole", "rbac.authorization.k8s.io"),
 ];
 /// The pause before discovery is asked again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -91,8 +92,8 @@ async fn follow(cluster: Arc<Cluster>, kind: KnownKind) {
                     Entry::of(&object.metadata, &kind.resource.api_version, &kind.resource.kind)
                 };
                 for change in cache.observe(event) {
-                    let moved = change.old.is_none() || change.new.is_none();
-                    let place = change.last().and_then(|object| object.namespace()).filter(|_| moved);
+                    let gone = change.old.as_ref().filter(|_| change.new.is_none());
+                    let place = gone.and_then(|object| object.namespace());
                     for quota in place.iter().flat_map(|place| crate::quota::wakes(&cluster, place)) {
                         cluster.queue.push(Wake::Quota(quota));
                     }

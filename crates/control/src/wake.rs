@@ -379,6 +379,12 @@ pub(crate) fn budget(cluster: &Cluster, change: &Change<PodDisruptionBudget>) ->
 }
 
 pub(crate) fn quota(cluster: &Cluster, change: &Change<ResourceQuota>) -> Vec<Wake> {
+    // The server charges what is made; to count anew because of that would count before what was made is seen.
+    let hard = |quota: &ResourceQuota| quota.spec.as_ref().and_then(|spec| spec.hard.clone());
+    let counted = |quota: &ResourceQuota| quota.status.as_ref().and_then(|status| status.hard.clone());
+    if change.new.as_ref().is_some_and(|quota| hard(quota) == counted(quota)) {
+        return Vec::new();
+    }
     own(cluster, change, Wake::Quota)
 }
 

@@ -143,25 +143,17 @@ async fn forward(target: Target, port: u16, mut data: Stream, mut error: Stream)
     let there = async {
         loop {
             match data.next().await {
-                Received::Bytes(bytes) => {
-                    if write.write_all(&bytes).await.is_err() {
-                        // What the pod has said before it closed is still to be read.
-                        break true;
-                    }
-                }
-                Received::End => {
-                    let _ = write.shutdown().await;
-                    break true;
-                }
-                Received::Reset => break false,
+                // What the pod doesn't read any more is lost, but what it has said before is still to be read.
+                Received::Bytes(bytes) => drop(write.write_all(&bytes).await),
+                Received::End => drop(write.shutdown().await),
+                Received::Reset => return,
             }
         }
     };
-    tokio::pin!(back, there);
     // Each direction ends for itself; the connection is over when the pod has said all, or the client gives it up.
     let result = tokio::select! {
-        result = &mut back => result,
-        goes_on = &mut there => if goes_on { back.await } else { Ok(()) },
+        result = back => result,
+        () = there => Ok(()),
     };
     if let Err(problem) = result {
         error.send(target.complaint(port, &problem.to_string()).into()).await;

@@ -95,7 +95,11 @@ fn directory(name: &str, path: &Path) -> Result<Image, String> {
         format!("--image {name}: {}: {error}; it must be an OCI image's configuration", file.display())
     };
     let text = fs::read(&file).map_err(|error| failed(&error))?;
-    let read: Configuration = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+    // Of a list serde would make a configuration as well, all of it the default.
+    let object: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+    let read = Configuration::deserialize(serde_json::Value::Object(object));
+    let read = read.map_err(|error| failed(&error))?;
     Ok(Image::Directory { root, settings: read.config })
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Stream {
 #[derive(Debug)]
 enum Data {
     Bytes(Bytes),
+    /// The client sends nothing more on it.
+    End,
     /// The client has given the whole stream up.
     Reset,
 }
@@ -46,7 +48,7 @@ pub(crate) enum Received {
     Bytes(Bytes),
     /// No more of them; the other direction may go on.
     End,
-    /// Both directions are over.
+    /// Both directions are over: the client has given the stream up, or is gone.
     Reset,
 }
 
@@ -98,8 +100,8 @@ impl Stream {
     pub async fn next(&mut self) -> Received {
         match self.data.recv().await {
             Some(Data::Bytes(bytes)) => Received::Bytes(bytes),
-            Some(Data::Reset) => Received::Reset,
-            None => Received::End,
+            Some(Data::End) => Received::End,
+            Some(Data::Reset) | None => Received::Reset,
         }
     }
 
@@ -181,9 +183,11 @@ async fn hear<R: AsyncRead + Unpin>(
                     continue;
                 }
                 let (data, received) = mpsc::channel(BEHIND);
-                if !fin {
-                    open.insert(id, data);
+                if fin {
+                    let _ = data.try_send(Data::End);
                 }
+                // Also after its end a stream may be given up.
+                open.insert(id, data);
                 let _ =
                     frames.send(Frame::SynReply { stream: id, fin: false, headers: Headers::new() }).await;
                 let stream = Stream { id, headers, data: received, frames: frames.clone() };
@@ -192,14 +196,14 @@ async fn hear<R: AsyncRead + Unpin>(
                 }
             }
             Frame::Data { stream, fin, data } => {
-                if let Some(waiting) = open.get(&stream)
-                    && !data.is_empty()
-                {
+                if let Some(waiting) = open.get(&stream) {
                     // Who doesn't read it any more doesn't want it.
-                    let _ = waiting.send(Data::Bytes(data)).await;
-                }
-                if fin {
-                    open.remove(&stream);
+                    if !data.is_empty() {
+                        let _ = waiting.send(Data::Bytes(data)).await;
+                    }
+                    if fin {
+                        let _ = waiting.send(Data::End).await;
+                    }
                 }
             }
             Frame::Reset { stream, .. } => {

@@ -77,6 +77,7 @@ impl Tokens {
                     answer.status.and_then(|status| Some((status.token?, status.expiration_timestamp?.0)));
                 given.ok_or_else(|| "the API gave no token".to_owned())
             }
+            Ok(Err(kube::Error::Api(refusal))) => Err(refusal.message.clone()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("the API doesn't answer".to_owned()),
         };

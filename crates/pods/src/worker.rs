@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::decide::{Action, Decision, Init, Observed, Restart, SandboxState, Wanted, decide};
+use crate::decide::{Action, Decision, Observed, SandboxState, Wanted, decide, wanted};
 use crate::events::Severity;
 use crate::launch::{Problem, launch};
 use crate::network;
@@ -49,42 +49,6 @@ pub(crate) struct PodName {
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Network {
     pub addresses: Vec<IpAddr>,
-}
-
-/// What the API wants of the pod.
-pub(crate) fn wanted(pod: &Pod, gone: bool, first_seen_deleted: Option<Timestamp>, now: Timestamp) -> Wanted {
-    let Some(spec) = &pod.spec else { return Wanted::default() };
-    let seconds = |value: Option<i64>, default: u64| {
-        value.and_then(|value| u64::try_from(value).ok()).unwrap_or(default)
-    };
-    let restart = match spec.restart_policy.as_deref() {
-        Some("Never") => Restart::Never,
-        Some("OnFailure") => Restart::OnFailure,
-        _ => Restart::Always,
-    };
-    let init = spec.init_containers.iter().flatten().map(|container| Init {
-        name: container.name.clone(),
-        sidecar: container.restart_policy.as_deref() == Some("Always"),
-    });
-    let deleted = if gone {
-        Some(now)
-    } else {
-        pod.metadata.deletion_timestamp.as_ref().map(|stamp| {
-            // The API's times have whole seconds, rounded down: without the second more a short grace would be none.
-            // And clocks differ: never longer than the grace since this node has seen it.
-            let grace = seconds(pod.metadata.deletion_grace_period_seconds, 30) as i64;
-            let by_stamp = stamp.0.checked_add(SignedDuration::from_secs(1)).unwrap_or(Timestamp::MAX);
-            let seen = first_seen_deleted.unwrap_or(now);
-            by_stamp.min(seen.checked_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX))
-        })
-    };
-    Wanted {
-        restart,
-        init: init.collect(),
-        containers: spec.containers.iter().map(|container| container.name.clone()).collect(),
-        grace: Duration::from_secs(seconds(spec.termination_grace_period_seconds, 30)),
-        deleted,
-    }
 }
 
 /// What a worker tells the runtime when it ends.
@@ -632,7 +596,7 @@ impl Worker {
             (Kind::Readiness, true) => drop(self.ready.insert(name.clone())),
             (Kind::Readiness, false) => drop(self.ready.remove(name)),
             (Kind::Startup | Kind::Liveness | Kind::PostStart, false) => {
-                drop(self.observed.unhealthy.insert(verdict.id))
+                self.observed.unhealthy.insert(verdict.id);
             }
             (Kind::Liveness | Kind::PostStart, true) => {}
         }

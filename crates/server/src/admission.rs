@@ -1,8 +1,9 @@
-//! What new objects get, or are refused for, because of others: priorities and tolerations of pods, quotas of a namespace.
+//! What new objects get, or are refused for, because of others: priorities and tolerations of pods,
+//! limits and quotas of a namespace.
 
 use portolan_api::kinds::class::PRIORITY_CLASS;
-use portolan_api::kinds::quota::RESOURCE_QUOTA;
-use portolan_api::{Kind, Status, meta, quota, walk};
+use portolan_api::kinds::quota::{LIMIT_RANGE, RESOURCE_QUOTA};
+use portolan_api::{Kind, Status, limits, meta, quota, walk};
 use portolan_store::{Compare, Op, Range, Txn};
 use serde_json::{Value, json};
 
@@ -21,9 +22,23 @@ impl Server {
         if !is_pod(kind) || walk::at(new, "spec").is_none() {
             return Ok(());
         }
+        for range in self.limit_ranges(new) {
+            limits::apply(&range, new);
+        }
         self.prioritize(kind, new)?;
         tolerate(new);
         Ok(())
+    }
+
+    /// The LimitRanges of an object's namespace.
+    fn limit_ranges(&self, object: &Value) -> Vec<Value> {
+        let scope = format!("{}{}/", prefix(&LIMIT_RANGE), meta::namespace(object));
+        self.cache(&LIMIT_RANGE)
+            .snapshot(&scope, |_| true)
+            .objects
+            .iter()
+            .map(|range| range.value())
+            .collect()
     }
 
     /// The number behind the pod's class (plugin/pkg/admission/priority).
@@ -74,6 +89,14 @@ impl Server {
         let changes = (kind.group, kind.plural) == ("", "services");
         if !kind.namespaced || kind.plural == "events" || (old.is_some() && !changes) {
             return Ok(());
+        }
+        if old.is_none() && kind.group.is_empty() && matches!(kind.plural, "pods" | "persistentvolumeclaims")
+        {
+            for range in self.limit_ranges(new) {
+                if let Some(why) = limits::refusal(&range, kind.plural, new) {
+                    return Err(Status::forbidden(kind, meta::name(new), &why));
+                }
+            }
         }
         let scope = format!("{}{}/", prefix(&RESOURCE_QUOTA), meta::namespace(new));
         if self.cache(&RESOURCE_QUOTA).snapshot(&scope, |_| true).objects.is_empty() {

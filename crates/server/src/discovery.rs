@@ -1,6 +1,7 @@
 //! What there is: groups, versions and resources, in the plain and in the aggregated documents, from the table of kinds.
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use portolan_api::review::REVIEWS;
 use portolan_api::{KINDS, Kind, Status};
 use serde_json::{Value, json};
 
@@ -12,6 +13,17 @@ use crate::path::Target;
 /// The media type of aggregated discovery (KEP-3352).
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+/// What is kept, then what is only asked.
+fn served() -> impl Iterator<Item = &'static Kind> {
+    KINDS.iter().chain(REVIEWS).copied()
+}
+
+/// What can be done with a kind's objects.
+fn verbs(kind: &Kind) -> &'static [&'static str] {
+    let asked = REVIEWS.iter().any(|review| std::ptr::eq(*review, kind));
+    if asked { &["create"] } else { &VERBS }
+}
 
 /// Answers a discovery path.
 pub(crate) fn answer(target: &Target, headers: &HeaderMap, config: &Config) -> Answer {
@@ -42,7 +54,7 @@ pub(crate) fn answer(target: &Target, headers: &HeaderMap, config: &Config) -> A
             entry
         }
         Target::Resources { group, version } => {
-            let kinds: Vec<_> = KINDS.iter().filter(|k| k.group == group && k.version == version).collect();
+            let kinds: Vec<_> = served().filter(|k| k.group == group && k.version == version).collect();
             let first = kinds.first().ok_or_else(Status::no_such_path)?;
             let resources: Vec<Value> = kinds.iter().flat_map(|kind| plain_resources(kind)).collect();
             json!({
@@ -58,7 +70,7 @@ pub(crate) fn answer(target: &Target, headers: &HeaderMap, config: &Config) -> A
 /// The groups, each once, in the table's order.
 fn groups() -> Vec<&'static str> {
     let mut groups: Vec<&str> = Vec::new();
-    for kind in KINDS {
+    for kind in served() {
         if !groups.contains(&kind.group) {
             groups.push(kind.group);
         }
@@ -69,7 +81,7 @@ fn groups() -> Vec<&'static str> {
 /// The versions of a group, each once.
 fn versions(group: &str) -> Vec<&'static str> {
     let mut versions: Vec<&str> = Vec::new();
-    for kind in KINDS.iter().filter(|kind| kind.group == group) {
+    for kind in served().filter(|kind| kind.group == group) {
         if !versions.contains(&kind.version) {
             versions.push(kind.version);
         }
@@ -118,6 +130,7 @@ pub(crate) fn subresources(kind: &Kind) -> Vec<Subresource> {
     let describe = |name: &'static str| match name {
         "scale" => (name, ("autoscaling", "v1", "Scale"), &["get", "patch", "update"][..]),
         "binding" => (name, ("", "v1", "Binding"), &["create"][..]),
+        "token" => (name, ("authentication.k8s.io", "v1", "TokenRequest"), &["create"][..]),
         "eviction" => (name, ("policy", "v1", "Eviction"), &["create"][..]),
         "log" => (name, own, &["get"][..]),
         "exec" => (name, ("", "v1", "PodExecOptions"), &["create", "get"][..]),
@@ -140,7 +153,7 @@ pub(crate) fn subresources(kind: &Kind) -> Vec<Subresource> {
 fn plain_resources(kind: &Kind) -> Vec<Value> {
     let mut main = json!({
         "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced, "kind": kind.kind,
-        "verbs": VERBS,
+        "verbs": verbs(kind),
     });
     if !kind.short_names.is_empty() {
         main["shortNames"] = json!(kind.short_names);
@@ -171,8 +184,8 @@ fn aggregated(core: bool, headers: &HeaderMap) -> http::Response<crate::body::Se
             let versions: Vec<Value> = versions(group)
                 .into_iter()
                 .map(|version| {
-                    let kinds = KINDS.iter().filter(|k| k.group == group && k.version == version);
-                    let resources: Vec<Value> = kinds.map(|kind| aggregated_resource(kind)).collect();
+                    let kinds = served().filter(|k| k.group == group && k.version == version);
+                    let resources: Vec<Value> = kinds.map(aggregated_resource).collect();
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();
@@ -205,7 +218,7 @@ fn aggregated_resource(kind: &Kind) -> Value {
         "responseKind": response_kind((kind.group, kind.version, kind.kind)),
         "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": kind.singular,
-        "verbs": VERBS,
+        "verbs": verbs(kind),
     });
     if !kind.short_names.is_empty() {
         out["shortNames"] = json!(kind.short_names);

@@ -5,12 +5,27 @@ use portolan_api::{Status, find, meta};
 use serde_json::Value;
 
 use crate::attributes::Attributes;
-use crate::http::Call;
-use crate::nodes;
+use crate::http::{Call, store_status};
 use crate::read::object_key;
 use crate::server::Server;
+use crate::{nodes, rbac};
 
 impl Server {
+    /// Waits until memory knows what was acknowledged before a write that is to be guarded: who was just allowed to bind a
+    /// role is not refused because memory lags by a moment. Other writes don't wait.
+    pub(crate) async fn prepare_guard(&self, call: &Call) -> Result<(), Status> {
+        let of_roles = call.kind.group == rbac::GROUP;
+        if !of_roles && nodes::node_of(&call.user).is_none() {
+            return Ok(());
+        }
+        let revision = self.store.revision().await.map_err(store_status)?.0;
+        self.rbac.reach(revision).await;
+        if !of_roles {
+            self.fresh(self.cache(call.kind), Some(revision)).await?;
+        }
+        Ok(())
+    }
+
     /// Refuses an update that would make an object if its author may not create one (apiserver's `withAuthorization`).
     pub(crate) async fn may_create(&self, call: &Call) -> Result<(), Status> {
         let request = Attributes {
@@ -34,8 +49,8 @@ impl Server {
         let name = if call.name().is_empty() { named } else { call.name() };
         if let (Some(new), None) = (new, call.path.subresource.as_deref()) {
             let namespace = call.path.namespace.as_deref().unwrap_or_default();
-            let decide = |request: &_| self.decide(user, request);
-            self.rbac.confine(user, kind, namespace, name, new, old, &decide)?;
+            let grant = rbac::Grant { user, kind, namespace, name, new, old };
+            self.rbac.confine(&grant, |request| self.decide(user, request))?;
         }
         let Some(node) = nodes::node_of(user) else { return Ok(()) };
         let subresource = call.path.subresource.as_deref().unwrap_or_default();

@@ -315,6 +315,9 @@ impl Server {
             Method::DELETE => "DELETE",
             _ => return Err(Status::method_not_supported()),
         };
+        if verb != "GET" {
+            self.prepare_guard(&call).await?;
+        }
         if let Some(subresource) = call.path.subresource.clone() {
             if !call.kind.has(&subresource) || !call.path.rest.is_empty() {
                 return Err(Status::no_such_path());

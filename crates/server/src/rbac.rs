@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use crate::attributes::Attributes;
 
 pub(crate) use bootstrap::{node_rules, reconcile};
+pub(crate) use escalation::Grant;
 pub(crate) use index::{Index, RoleRef};
 
 /// The API group of roles and bindings.

@@ -97,7 +97,10 @@ impl Call {
             Form::Plain => object,
             Form::Metadata => table::metadata(&object),
             Form::Table => {
-                let about = json!({"resourceVersion": meta::resource_version(&object)});
+                let about = match meta::resource_version(&object) {
+                    "" => json!({}),
+                    version => json!({"resourceVersion": version}),
+                };
                 let row = table::row(self.kind, &object, self.include(), Timestamp::now());
                 table::table(Some(table::columns(self.kind)), about, vec![row])
             }

@@ -9,7 +9,7 @@ use portolan_api::fielderror::go_value;
 use portolan_api::kinds::service_cidr;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
-use portolan_api::{Kind, Status, decode, meta, ownership, protobuf, schema, status, strict, walk};
+use portolan_api::{FieldError, Kind, Status, decode, meta, ownership, protobuf, schema, status, strict, walk};
 use portolan_store::{Compare, Entry, Op, Range, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
@@ -359,7 +359,9 @@ impl Server {
         // What was acknowledged before this request counts as taken: wait until the index knows it.
         self.claims.reach(self.store.revision().await.map_err(store_status)?.0).await;
         let owner = format!("{}/{}", meta::namespace(new), meta::name(new));
-        let taken = |claim: &service::Claim| self.claims.taken(claim, &owner);
+        // To a new Service even what one of its name holds is taken.
+        let whose = if old.is_some() { owner.as_str() } else { "" };
+        let taken = |claim: &service::Claim| self.claims.taken(claim, whose);
         let (services, ranges) = self.ready_ranges().await?;
         let outcome = service::allocate(new, old, &services, dry_run, &taken, &mut random::below);
         let _changes_hands = outcome.map_err(|refusal| match refusal {
@@ -442,6 +444,7 @@ impl Server {
         let make = |old: &Value| self.replacement(call, &body, old);
         let changed = self.modify_as(call.subject(), Part::Status, dry_run, owners, make).await;
         let object = changed.map_err(|status| status.warned(&warnings))?;
+        warnings.extend(status_warnings(call.kind, &object));
         call.written(StatusCode::OK, object, &warnings)
     }
 
@@ -454,7 +457,7 @@ impl Server {
     fn replacement(&self, call: &Call, body: &Value, old: &Value) -> Result<Value, Status> {
         check_uid(call.kind, call.name(), body, old)?;
         self.guard(call, Some(body), Some(old))?;
-        Ok(body.clone())
+        named_version(call.kind, call.name(), body)
     }
 
     async fn patch_part(&self, call: &Call, part: Part) -> Answer {
@@ -488,8 +491,9 @@ impl Server {
         let changed = self.modify_as(call.subject(), part, dry_run, owners, make).await;
         let mut warnings = warnings.into_inner();
         let object = changed.map_err(|status| status.warned(&warnings))?;
-        if part == Part::Main {
-            warnings.extend(call.kind.warnings(&object));
+        match part {
+            Part::Main => warnings.extend(call.kind.warnings(&object)),
+            _ => warnings.extend(status_warnings(call.kind, &object)),
         }
         call.written(StatusCode::OK, object, &warnings)
     }
@@ -522,6 +526,9 @@ impl Server {
             let (old, revision) = self.stored(kind, &key, name).await?;
             let mut new = make(&old)?;
             check_version(kind, name, &new, &old)?;
+            if part == Part::Main && meta::resource_version(&new).is_empty() && !updates_unseen(kind) {
+                return Err(Status::version_needed(kind, name));
+            }
             owners.settle(kind, &mut new, &old);
             let mut txn =
                 Txn { compares: vec![Compare::ModRevision(key.clone(), revision)], ops: Vec::new() };
@@ -572,6 +579,11 @@ impl Server {
     }
 }
 
+/// What there is to say of a written status.
+fn status_warnings(kind: &Kind, object: &Value) -> Vec<String> {
+    if is_service(kind) { service::status_warnings(object) } else { Vec::new() }
+}
+
 /// The object that was to be made is there.
 fn exists(kind: &Kind, new: &Value, entry: &Entry) -> Status {
     let name = meta::name(new);
@@ -588,12 +600,37 @@ pub(crate) fn is_service(kind: &Kind) -> bool {
     kind.group.is_empty() && kind.kind == "Service"
 }
 
+/// The body of a PUT, unless its kind wants to be told of which version it is a change (`AllowUnconditionalUpdate`).
+fn named_version(kind: &Kind, name: &str, body: &Value) -> Result<Value, Status> {
+    let wants = match kind.group {
+        "policy" | "coordination.k8s.io" | "node.k8s.io" | "admissionregistration.k8s.io" => true,
+        "storage.k8s.io" => {
+            matches!(kind.kind, "CSIDriver" | "CSINode" | "CSIStorageCapacity" | "VolumeAttachment")
+        }
+        _ => false,
+    };
+    if !wants || !matches!(meta::resource_version(body), "" | "0") {
+        return Ok(body.clone());
+    }
+    let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+    let mut status = Status::invalid(kind, name, std::slice::from_ref(&error));
+    // Here the resource is named, not the kind.
+    status.message = format!("{} {name:?} is invalid: {error}", kind.resource());
+    status.details.insert("kind".into(), kind.plural.into());
+    Err(status)
+}
+
 /// Whether a PUT of what isn't there makes it (`AllowCreateOnUpdate` of the strategies in kube-apiserver). Not one that
 /// is meant for a certain object that was there.
 fn creates(kind: &Kind, body: &Value) -> bool {
     let by_kind =
         matches!(kind.kind, "Service" | "Endpoints" | "Lease" | "Event" | "LimitRange" | "RuntimeClass");
     (by_kind || kind.group == "rbac.authorization.k8s.io") && meta::uid(body).is_empty()
+}
+
+/// Whether an update may leave out the version that it is based on (`AllowUnconditionalUpdate` of the strategies).
+fn updates_unseen(kind: &Kind) -> bool {
+    kind.kind != "Lease"
 }
 
 /// A write that names a version or a UID is meant for that very object.

@@ -52,6 +52,8 @@ pub static V1: Kind = Kind {
     strategy: Strategy {
         default: default_v1,
         prepare_create: |o| walk::set(o, "status", json!({"currentReplicas": 0, "desiredReplicas": 0})),
+        validate: |o| validate(&to_v2(o)),
+        validate_update: |new, _| validate(&to_v2(new)),
         ..STRATEGY
     },
     columns: COLUMNS,
@@ -74,9 +76,7 @@ fn cpu(utilization: i64) -> Value {
 }
 
 fn default_v2(object: &mut Value) {
-    if walk::at(object, "spec").is_none() {
-        return;
-    }
+    let _ = walk::map_mut(object, "spec");
     walk::default(object, "spec.minReplicas", 1);
     if walk::list(object, "spec.metrics").is_empty() {
         walk::set(object, "spec.metrics", json!([cpu(UTILIZATION)]));
@@ -96,8 +96,9 @@ fn default_v2(object: &mut Value) {
 }
 
 fn default_v1(object: &mut Value) {
-    if walk::at(object, "spec").is_some() {
-        walk::default(object, "spec.minReplicas", 1);
+    walk::default(object, "spec.minReplicas", 1);
+    if meta::annotation(object, METRICS).is_none() {
+        walk::default(object, "spec.targetCPUUtilizationPercentage", UTILIZATION);
     }
 }
 
@@ -202,6 +203,17 @@ fn validate(object: &Value) -> Vec<FieldError> {
         match walk::text(object, &path) {
             "" => errors.push(FieldError::required(path, "")),
             text => errors.extend(meta::findings(&path, text, meta::path_segment_faults(text))),
+        }
+    }
+    const VERSION: &str = "spec.scaleTargetRef.apiVersion";
+    let version = walk::text(object, VERSION);
+    if !version.contains('/') {
+        errors.push(FieldError::invalid(VERSION, version, "apiVersion must specify API group"));
+    }
+    for (i, metric) in walk::list(object, "spec.metrics").iter().enumerate() {
+        if let Some(n) = utilization(metric).filter(|n| *n < 1) {
+            let path = format!("spec.metrics[{i}].resource.target.averageUtilization");
+            errors.push(FieldError::invalid(path, n, "must be greater than 0"));
         }
     }
     errors

@@ -173,7 +173,8 @@ fn validate(object: &Value) -> Vec<FieldError> {
         && !pem.contains("-----BEGIN NEW CERTIFICATE REQUEST-----")
     {
         let text = "PEM block type must be CERTIFICATE REQUEST";
-        errors.push(FieldError::invalid("spec.request", request, text));
+        let said = walk::at(object, "spec.request").cloned().unwrap_or_default();
+        errors.push(FieldError::invalid("spec.request", said, text));
     }
     let usages: Vec<&str> = walk::list(object, "spec.usages").iter().filter_map(Value::as_str).collect();
     if usages.is_empty() {

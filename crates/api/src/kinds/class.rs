@@ -27,7 +27,10 @@ pub static PRIORITY_CLASS: Kind = Kind {
     short_names: &["pc"],
     generation: true,
     strategy: Strategy {
-        default: |o| walk::default(o, "preemptionPolicy", "PreemptLowerPriority"),
+        default: |o| {
+            walk::default(o, "value", 0);
+            walk::default(o, "preemptionPolicy", "PreemptLowerPriority");
+        },
         validate: validate_priority,
         validate_update: |new, old| {
             let mut errors = Vec::new();
@@ -47,7 +50,7 @@ pub static PRIORITY_CLASS: Kind = Kind {
         Column::new("Value", "integer", "The priority: the greater goes first."),
         Column::new("Global-Default", "boolean", "Whether pods that name no class are of this one."),
         Column::new("Age", "string", AGE),
-        Column::wide("PreemptionPolicy", "string", "Whether such pods may drive others out."),
+        Column::new("PreemptionPolicy", "string", "Whether such pods may drive others out."),
     ],
     cells: |o, now| {
         vec![

@@ -35,8 +35,9 @@ pub static CONFIG_MAP: Kind = Kind {
     strategy: Strategy {
         validate: validate_config_map,
         validate_update: |new, old| {
-            let mut errors = validate_config_map(new);
+            let mut errors = Vec::new();
             frozen(&mut errors, new, old, &["data", "binaryData"]);
+            errors.extend(validate_config_map(new));
             errors
         },
         ..Strategy::PLAIN

@@ -15,6 +15,10 @@ pub static POD_DISRUPTION_BUDGET: Kind = Kind {
     subresources: &["status"],
     generation: true,
     strategy: Strategy {
+        default: |o| {
+            walk::default(o, "spec", json!({}));
+            super::drop_if_empty(o, "spec.selector.matchLabels");
+        },
         prepare_create: |o| {
             let status = json!({
                 "disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0,

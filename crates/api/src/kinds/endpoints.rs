@@ -27,6 +27,7 @@ pub static ENDPOINTS: Kind = Kind {
         default: endpoint::default_endpoints,
         validate: endpoint::validate_endpoints,
         validate_update: |new, _| endpoint::validate_endpoints(new),
+        warnings: endpoint::endpoints_warnings,
         ..Strategy::PLAIN
     },
     fields: &[],
@@ -73,7 +74,6 @@ pub static ENDPOINT_SLICE: Kind = Kind {
         let ports =
             walk::list(o, "ports").iter().map(|p| match (walk::int(p, "port"), walk::text(p, "name")) {
                 (Some(number), _) => number.to_string(),
-                (None, "") => "*".to_owned(),
                 (None, name) => name.to_owned(),
             });
         let all = walk::list(o, "endpoints").iter().flat_map(|e| walk::list(e, "addresses"));

@@ -23,7 +23,12 @@ pub static EVENT: Kind = Kind {
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::core::v1::Event>,
     conversion: None,
-    strategy: Strategy { validate, validate_update: |new, _| validate(new), ..Strategy::PLAIN },
+    strategy: Strategy {
+        default: |o| spell_out(o, ["source", "firstTimestamp", "lastTimestamp"], true),
+        validate,
+        validate_update: |new, _| validate(new),
+        ..Strategy::PLAIN
+    },
     fields: &[
         ("involvedObject.kind", |o| walk::text(o, "involvedObject.kind").to_owned()),
         ("involvedObject.namespace", |o| walk::text(o, "involvedObject.namespace").to_owned()),
@@ -61,6 +66,9 @@ const COLUMNS: &[Column] = &[
 pub static EVENT_OF_EVENTS: Kind = Kind {
     short_names: &["ev"],
     strategy: Strategy {
+        default: |o| {
+            spell_out(o, ["deprecatedSource", "deprecatedFirstTimestamp", "deprecatedLastTimestamp"], false);
+        },
         validate: |o| {
             let stored = to_core(o);
             let mut errors = validate_as(&stored, "reportingController");
@@ -139,6 +147,18 @@ pub static EVENT_OF_EVENTS: Kind = Kind {
     )
 };
 
+/// What an Event says also where there is nothing to say: these fields have no `omitempty`.
+fn spell_out(event: &mut Value, [source, first, last]: [&str; 3], reporter: bool) {
+    walk::default(event, source, serde_json::json!({}));
+    for time in [first, last, "eventTime"] {
+        walk::default(event, time, Value::Null);
+    }
+    if reporter {
+        walk::default(event, "reportingComponent", "");
+        walk::default(event, "reportingInstance", "");
+    }
+}
+
 /// Fields that the two shapes call by different names: first in the core group, then in `events.k8s.io`.
 const NAMES: [(&str, &str); 7] = [
     ("involvedObject", "regarding"),
@@ -163,9 +183,15 @@ fn renamed(object: &Value, version: &str, other: impl Fn(&str) -> Option<&'stati
 }
 
 fn from_core(object: &Value) -> Value {
-    renamed(object, "events.k8s.io/v1", |key| {
+    let mut out = renamed(object, "events.k8s.io/v1", |key| {
         NAMES.iter().find(|(core, _)| *core == key).map(|(_, name)| *name)
-    })
+    });
+    for field in ["reportingController", "reportingInstance"] {
+        if walk::text(&out, field).is_empty() {
+            walk::remove(&mut out, field);
+        }
+    }
+    out
 }
 
 fn to_core(object: &Value) -> Value {

@@ -13,6 +13,11 @@ pub static INGRESS: Kind = Kind {
     subresources: &["status"],
     generation: true,
     strategy: Strategy {
+        default: |o| {
+            for (list, field) in [("spec.rules", "host"), ("spec.tls", "secretName")] {
+                walk::list_mut(o, list).iter_mut().for_each(|item| super::drop_if_empty(item, field));
+            }
+        },
         prepare_create: |o| walk::set(o, "status", json!({"loadBalancer": {}})),
         prepare_update: keep_status,
         prepare_status_update: keep_all_but_status,
@@ -207,7 +212,7 @@ fn route(errors: &mut Vec<FieldError>, value: &Value, at: &str) {
     let path = walk::text(value, "path");
     let mut say = |text: String| errors.push(FieldError::invalid(format!("{at}.path"), path, text));
     match walk::text(value, "pathType") {
-        "" => {
+        "" if walk::at(value, "pathType").is_none() => {
             errors.push(FieldError::required(format!("{at}.pathType"), "pathType must be specified"));
             return;
         }

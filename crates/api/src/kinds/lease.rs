@@ -24,7 +24,7 @@ pub static LEASE: Kind = Kind {
     names: NameRule::Subdomain,
     decode: decode::strictly::<k8s_openapi::api::coordination::v1::Lease>,
     conversion: None,
-    strategy: Strategy { validate, validate_update: |new, _| validate(new), ..Strategy::PLAIN },
+    strategy: Strategy { default, validate, validate_update: |new, _| validate(new), ..Strategy::PLAIN },
     fields: &[],
     columns: &[
         Column::object_name(),
@@ -36,6 +36,12 @@ pub static LEASE: Kind = Kind {
     },
 };
 
+/// Elections that the server holds are off by default in Kubernetes (CoordinatedLeaderElection), and so are their fields.
+fn default(object: &mut Value) {
+    walk::remove(object, "spec.strategy");
+    walk::remove(object, "spec.preferredHolder");
+}
+
 fn validate(object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if let Some(n) = walk::int(object, "spec.leaseDurationSeconds").filter(|n| *n <= 0) {
@@ -43,9 +49,6 @@ fn validate(object: &Value) -> Vec<FieldError> {
     }
     if let Some(n) = walk::int(object, "spec.leaseTransitions").filter(|n| *n < 0) {
         errors.push(FieldError::invalid("spec.leaseTransitions", n, "must be greater than or equal to 0"));
-    }
-    if walk::at(object, "spec.holderIdentity") == Some(&Value::from("")) {
-        errors.push(FieldError::invalid("spec.holderIdentity", "", "must not be empty"));
     }
     errors
 }

@@ -41,10 +41,8 @@ pub static NETWORK_POLICY: Kind = Kind {
 const WAYS: [(&str, &str); 2] = [("ingress", "from"), ("egress", "to")];
 
 fn default(object: &mut Value) {
-    if walk::at(object, "spec").is_none() {
-        return;
-    }
     walk::default(object, "spec.podSelector", json!({}));
+    super::drop_if_empty(object, "spec.podSelector.matchLabels");
     for (way, _) in WAYS {
         for rule in walk::list_mut(object, &format!("spec.{way}")) {
             for port in walk::list_mut(rule, "ports") {

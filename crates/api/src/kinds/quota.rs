@@ -9,6 +9,7 @@ pub static RESOURCE_QUOTA: Kind = Kind {
     short_names: &["quota"],
     subresources: &["status"],
     strategy: Strategy {
+        default: |o| walk::default(o, "spec", serde_json::json!({})),
         prepare_create: |o| {
             wipe_status(o);
             walk::set(o, "status", serde_json::json!({}));

@@ -105,10 +105,9 @@ fn default_role(object: &mut Value) {
 }
 
 fn default_binding(object: &mut Value) {
-    if walk::at(object, "roleRef").is_some() {
-        walk::default(object, "roleRef.apiGroup", GROUP);
-    }
+    walk::default(object, "roleRef.apiGroup", GROUP);
     for subject in walk::list_mut(object, "subjects") {
+        super::drop_if_empty(subject, "namespace");
         if matches!(walk::text(subject, "kind"), "User" | "Group") {
             walk::default(subject, "apiGroup", GROUP);
         }

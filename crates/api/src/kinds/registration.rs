@@ -87,11 +87,24 @@ fn validate_service(object: &Value) -> Vec<FieldError> {
     } else if !group.is_empty() {
         errors.extend(meta::findings("spec.group", group, meta::subdomain_faults(group)));
     }
+    errors.extend(meta::findings("spec.version", version, meta::dns_1035_faults(version)));
     for (field, max) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1000)] {
         let n = walk::int(object, &format!("spec.{field}")).unwrap_or(0);
         if !(1..=max).contains(&n) {
             let text = format!("must be positive and less than {max}");
             errors.push(FieldError::invalid(format!("spec.{field}"), n, text));
+        }
+    }
+    let Some(service) = walk::at(object, "spec.service") else {
+        if walk::flag(object, "spec.insecureSkipTLSVerify") == Some(true) {
+            let text = "local APIServices may not have insecureSkipTLSVerify";
+            errors.push(FieldError::invalid("spec.insecureSkipTLSVerify", true, text));
+        }
+        return errors;
+    };
+    for field in ["namespace", "name"] {
+        if walk::text(service, field).is_empty() {
+            errors.push(FieldError::required(format!("spec.service.{field}"), ""));
         }
     }
     errors

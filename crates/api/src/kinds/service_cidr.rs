@@ -43,6 +43,7 @@ pub static IP_ADDRESS: Kind = Kind {
     short_names: &["ip"],
     names: NameRule::Address,
     strategy: Strategy {
+        default: |o| super::drop_if_empty(o, "spec.parentRef.namespace"),
         validate: validate_address,
         validate_update: validate_address_update,
         ..Strategy::PLAIN
@@ -53,12 +54,8 @@ pub static IP_ADDRESS: Kind = Kind {
         ("spec.parentRef.namespace", |o| walk::text(o, "spec.parentRef.namespace").to_owned()),
         ("spec.parentRef.name", |o| walk::text(o, "spec.parentRef.name").to_owned()),
     ],
-    columns: &[
-        Column::object_name(),
-        Column::new("ParentRef", "string", "Whose address it is."),
-        Column::new("Age", "string", AGE),
-    ],
-    cells: |o, now| {
+    columns: &[Column::object_name(), Column::new("ParentRef", "string", "Whose address it is.")],
+    cells: |o, _| {
         let owner = walk::at(o, "spec.parentRef").map_or_else(
             || "<none>".to_owned(),
             |parent| {
@@ -69,7 +66,7 @@ pub static IP_ADDRESS: Kind = Kind {
                 parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
             },
         );
-        vec![meta::name(o).into(), owner.into(), duration::age(o, now).into()]
+        vec![meta::name(o).into(), owner.into()]
     },
     ..Kind::of::<k8s_openapi::api::networking::v1::IPAddress>(
         "networking.k8s.io",

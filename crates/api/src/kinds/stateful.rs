@@ -101,6 +101,7 @@ pub static DAEMON_SET: Kind = Kind {
 /// The entry of ControllerRevision.
 pub static CONTROLLER_REVISION: Kind = Kind {
     strategy: Strategy {
+        default: |o| walk::default(o, "revision", 0),
         validate: workload::validate_revision,
         validate_update: workload::validate_revision_update,
         ..Strategy::PLAIN

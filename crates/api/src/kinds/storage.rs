@@ -118,6 +118,15 @@ pub static CSI_DRIVER: Kind = Kind {
 /// The entry of CSINode.
 pub static CSI_NODE: Kind = Kind {
     namespaced: false,
+    strategy: Strategy {
+        // No driver is null, not an empty list: `drivers` has no `omitempty`.
+        default: |o| {
+            if walk::at(o, "spec").is_some() && walk::list(o, "spec.drivers").is_empty() {
+                walk::set(o, "spec.drivers", Value::Null);
+            }
+        },
+        ..Strategy::PLAIN
+    },
     columns: &[
         Column::object_name(),
         Column::new("Drivers", "integer", "How many drivers are on the node."),
@@ -229,7 +238,10 @@ pub static PERSISTENT_VOLUME: Kind = Kind {
                 }
             }
         },
-        prepare_create: |o| walk::set(o, "status", json!({"phase": "Pending"})),
+        prepare_create: |o| {
+            let now = meta::rfc3339(jiff::Timestamp::now());
+            walk::set(o, "status", json!({"phase": "Pending", "lastPhaseTransitionTime": now}));
+        },
         prepare_update: keep_status,
         prepare_status_update: keep_all_but_status,
         validate: |o| {

@@ -90,7 +90,7 @@ pub static REPLICA_SET: Kind = Kind {
         validate_status_update: workload::validate_status_update,
         ..Strategy::PLAIN
     },
-    fields: &[("status.replicas", |o| walk::int(o, "status.replicas").unwrap_or(0).to_string())],
+    fields: &[],
     columns: &[
         Column::object_name(),
         Column::new("Desired", "integer", "Number of pods that are wanted."),

@@ -64,6 +64,21 @@ pub fn label_faults(text: &str) -> Vec<String> {
     out
 }
 
+/// What keeps a text from being an RFC 1035 label, which begins with a letter.
+pub fn dns_1035_faults(text: &str) -> Vec<String> {
+    const TEXT: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic \
+        character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is \
+        '[a-z]([-a-z0-9]*[a-z0-9])?')";
+    let mut out = Vec::new();
+    if text.len() > 63 {
+        out.push(too_long_name(63));
+    }
+    if !label_shape(text) || !text.starts_with(|c: char| c.is_ascii_lowercase()) {
+        out.push(TEXT.into());
+    }
+    out
+}
+
 /// What keeps a text from being an RFC 1123 subdomain.
 pub fn subdomain_faults(text: &str) -> Vec<String> {
     let mut out = Vec::new();
@@ -352,6 +367,7 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
             .filter(|f| !had.contains(f))
             .filter_map(Value::as_str)
             .collect();
+        let added: std::collections::BTreeSet<&str> = added.into_iter().collect();
         if !added.is_empty() {
             let list = added.iter().map(|f| format!("\"{f}\"")).collect::<Vec<_>>().join(", ");
             errors.push(FieldError::forbidden(

@@ -106,15 +106,12 @@ fn fresh(patch: &Value, rule: Option<Rule<'_>>) -> Result<Option<Value>, PatchEr
             let mut out = Map::new();
             Ok((merge_map(&mut out, map, shape)? == Fate::Kept).then_some(Value::Object(out)))
         }
+        // A list that isn't there yet is taken as it is, also if two of its items are to be told apart and can't be; but for
+        // the words to the merge in it.
         Value::Array(items) => match rule {
-            Some(Rule::List(key, shape)) => {
+            Some(Rule::List(key, shape)) if items.iter().any(|item| item.get(DIRECTIVE).is_some()) => {
                 let mut out = Vec::new();
                 merge_list(&mut out, items, key, shape)?;
-                Ok(Some(Value::Array(out)))
-            }
-            Some(Rule::Set) => {
-                let mut out = Vec::new();
-                merge_set(&mut out, items);
                 Ok(Some(Value::Array(out)))
             }
             _ => Ok(Some(patch.clone())),

@@ -84,7 +84,7 @@ pub fn validate_spec(spec: &Value, at: &str) -> Vec<FieldError> {
             }
         }
     }
-    word(&mut errors, spec, at, "restartPolicy", &["Always", "Never", "OnFailure"]);
+    word(&mut errors, spec, at, "restartPolicy", &["Always", "OnFailure", "Never"]);
     word(&mut errors, spec, at, "dnsPolicy", &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"]);
     not_negative(&mut errors, spec, at, "terminationGracePeriodSeconds");
     errors.extend(meta::validate_labels(walk::map(spec, "nodeSelector"), &format!("{at}.nodeSelector")));

@@ -548,10 +548,6 @@ pub fn validate_status_update(new: &Value, old: &Value) -> Vec<FieldError> {
         for (j, port) in walk::list(ingress, "ports").iter().enumerate() {
             let error = walk::text(port, "error");
             let path = format!("{}[{j}]", path("ports"));
-            let number = walk::int(port, "port").unwrap_or(0);
-            if !meta::is_port(number) {
-                errors.push(FieldError::invalid(format!("{path}.port"), number, meta::PORT_TEXT));
-            }
             if error.len() > 316 {
                 errors.push(FieldError::too_long(format!("{path}.error"), 316));
             }

@@ -5,6 +5,15 @@ use serde_json::Value;
 use super::{is_headless, type_of};
 use crate::{ip, meta, walk};
 
+/// The same of a status that a load balancer's controller writes.
+pub fn status_warnings(service: &Value) -> Vec<String> {
+    let all = walk::list(service, "status.loadBalancer.ingress").iter().enumerate();
+    all.flat_map(|(i, ingress)| {
+        ip::warnings(&format!("status.loadBalancer.ingress[{i}]"), walk::text(ingress, "ip"))
+    })
+    .collect()
+}
+
 /// The texts of `Warning:` headers.
 pub fn warnings(service: &Value) -> Vec<String> {
     let mut out = Vec::new();

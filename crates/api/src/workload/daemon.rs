@@ -58,13 +58,13 @@ pub fn validate_daemon_set(object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let template = walk::at(object, "spec.template").cloned().unwrap_or_else(|| json!({}));
     let selector = walk::at(object, SELECTOR);
-    if let Some(selector) = selector {
-        errors.extend(validate_object(selector, SELECTOR));
-    }
+    let faults = selector.map(|selector| validate_object(selector, SELECTOR)).unwrap_or_default();
+    let sound = faults.is_empty();
+    errors.extend(faults);
     // No selector selects nothing, an empty one everything (`LabelSelectorAsSelector`).
     let chosen = match selector {
         None => Some(LabelSelector::nothing()),
-        Some(selector) => LabelSelector::from_object(selector).ok(),
+        Some(selector) => LabelSelector::from_object(selector).ok().filter(|_| sound),
     };
     super::selected(&mut errors, &template, chosen.as_ref());
     if let Some(selector) = selector
@@ -72,7 +72,7 @@ pub fn validate_daemon_set(object: &Value) -> Vec<FieldError> {
         && walk::list(selector, "matchExpressions").is_empty()
     {
         let text = "empty selector is invalid for daemonset";
-        errors.push(FieldError::invalid(SELECTOR, selector.clone(), text));
+        errors.push(FieldError::invalid(SELECTOR, super::shown(selector), text));
     }
     errors.extend(pod::validate_template(&template, "spec.template"));
     runs_forever(&mut errors, &template, "DaemonSet");

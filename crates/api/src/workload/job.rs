@@ -13,6 +13,7 @@ const NAMES: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
 const UIDS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
 
 fn default_spec(spec: &mut Value) {
+    let _ = walk::map_mut(spec, "template.spec");
     if let Some(pod_spec) = walk::at_mut(spec, "template.spec") {
         pod::default_spec(pod_spec);
     }
@@ -22,7 +23,9 @@ fn default_spec(spec: &mut Value) {
     walk::default(spec, "parallelism", 1);
     let per_index = walk::at(spec, "backoffLimitPerIndex").is_some();
     walk::default(spec, "backoffLimit", if per_index { i64::from(i32::MAX) } else { 6 });
-    walk::default(spec, "completionMode", "NonIndexed");
+    if walk::at(spec, "completionMode").is_none() {
+        walk::set(spec, "completionMode", "NonIndexed");
+    }
     walk::default(spec, "suspend", false);
     let policy = walk::at(spec, "podFailurePolicy").is_some();
     walk::default(spec, "podReplacementPolicy", if policy { "Failed" } else { "TerminatingOrFailed" });
@@ -39,6 +42,7 @@ pub fn default_job(object: &mut Value) {
     if !labels.is_empty() && meta::labels(object).is_empty() {
         walk::set(object, "metadata.labels", labels);
     }
+    let _ = walk::map_mut(object, "spec");
     if let Some(spec) = walk::at_mut(object, "spec") {
         default_spec(spec);
         walk::default(spec, "manualSelector", false);
@@ -52,6 +56,9 @@ pub fn prepare_create_job(object: &mut Value) {
         return;
     }
     let (name, uid) = (meta::name(object).to_owned(), meta::uid(object).to_owned());
+    let own = meta::labels(object);
+    // A Job without labels of its own has its template's, those that are generated too.
+    let shared = own.is_empty() || own == walk::map(object, "spec.template.metadata.labels");
     if let Some(labels) = walk::map_mut(object, "spec.template.metadata.labels") {
         for key in NAMES {
             labels.entry(key).or_insert_with(|| name.clone().into());
@@ -62,6 +69,9 @@ pub fn prepare_create_job(object: &mut Value) {
     }
     if let Some(chosen) = walk::map_mut(object, "spec.selector.matchLabels") {
         chosen.entry(UIDS[1]).or_insert_with(|| uid.into());
+    }
+    if shared && let Some(labels) = walk::at(object, "spec.template.metadata.labels").cloned() {
+        walk::set(object, "metadata.labels", labels);
     }
 }
 
@@ -151,7 +161,7 @@ fn validate_spec(object: &Value, at: &str, selects: bool) -> Vec<FieldError> {
     let mode = walk::text(object, &path("completionMode"));
     match mode {
         "Indexed" => indexed(&mut errors, object, at),
-        "" | "NonIndexed" => {
+        "" | "NonIndexed" if mode == "NonIndexed" || !has("completionMode") => {
             for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
                 if let Some(n) = int(field) {
                     errors.push(FieldError::invalid(path(field), n, "requires indexed completion mode"));
@@ -159,7 +169,7 @@ fn validate_spec(object: &Value, at: &str, selects: bool) -> Vec<FieldError> {
             }
         }
         other => {
-            errors.push(FieldError::not_supported(path("completionMode"), other, &["Indexed", "NonIndexed"]))
+            errors.push(FieldError::not_supported(path("completionMode"), other, &["NonIndexed", "Indexed"]))
         }
     }
     if has("podFailurePolicy") {
@@ -471,6 +481,9 @@ pub fn default_cron_job(object: &mut Value) {
     walk::default(object, "spec.suspend", false);
     walk::default(object, "spec.successfulJobsHistoryLimit", 3);
     walk::default(object, "spec.failedJobsHistoryLimit", 1);
+    walk::default(object, "spec.jobTemplate.metadata", json!({}));
+    walk::default(object, "spec.jobTemplate.spec.template.metadata", json!({}));
+    let _ = walk::map_mut(object, "spec.jobTemplate.spec.template.spec");
     // Of a Job within a CronJob only the pods are filled in: SetDefaults_Job is for Jobs alone.
     if let Some(spec) = walk::at_mut(object, "spec.jobTemplate.spec.template.spec") {
         pod::default_spec(spec);

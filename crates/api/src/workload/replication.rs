@@ -10,7 +10,10 @@ use crate::{meta, pod, walk};
 /// Fills in what the client left out of a ReplicationController: selector and labels come from the template
 /// (pkg/apis/core/v1/defaults.go).
 pub fn default_replication_controller(object: &mut Value) {
-    super::default_template(object);
+    let _ = walk::map_mut(object, "spec");
+    if walk::at(object, "spec.template").is_some() {
+        super::default_template(object);
+    }
     let labels = walk::map(object, "spec.template.metadata.labels").clone();
     if !labels.is_empty() {
         if walk::map(object, "spec.selector").is_empty() {
@@ -45,6 +48,11 @@ pub fn validate_replication_controller(object: &Value) -> Vec<FieldError> {
 
 /// Fills in a pod template that stands alone.
 pub fn default_pod_template(object: &mut Value) {
+    walk::default(object, "template.metadata", json!({}));
+    if walk::map(object, "template.metadata.labels").is_empty() {
+        walk::remove(object, "template.metadata.labels");
+    }
+    let _ = walk::map_mut(object, "template.spec");
     if let Some(spec) = walk::at_mut(object, "template.spec") {
         pod::default_spec(spec);
     }

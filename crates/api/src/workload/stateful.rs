@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{at_most_whole, not_negative, runs_forever, selected, selector, share};
+use super::{not_negative, runs_forever, selected, selector};
 use crate::fielderror::FieldError;
 use crate::{meta, pod, walk};
 
@@ -18,13 +18,16 @@ pub fn default_stateful_set(object: &mut Value) {
         && walk::at(object, "spec.updateStrategy.rollingUpdate").is_some()
     {
         walk::default(object, "spec.updateStrategy.rollingUpdate.partition", 0);
-        // MaxUnavailableStatefulSet is on since 1.35.
-        walk::default(object, "spec.updateStrategy.rollingUpdate.maxUnavailable", 1);
+        // MaxUnavailableStatefulSet is off in 1.36: the field is dropped.
+        walk::remove(object, "spec.updateStrategy.rollingUpdate.maxUnavailable");
     }
     for field in ["whenDeleted", "whenScaled"] {
         walk::default(object, &format!("spec.persistentVolumeClaimRetentionPolicy.{field}"), "Retain");
     }
     walk::default(object, "spec.replicas", 1);
+    if walk::at(object, "spec.serviceName").is_none() {
+        walk::set(object, "spec.serviceName", "");
+    }
     walk::default(object, "spec.revisionHistoryLimit", 10);
     for claim in walk::list_mut(object, "spec.volumeClaimTemplates") {
         walk::default(claim, "apiVersion", "v1");
@@ -67,14 +70,6 @@ fn validate(object: &Value, changed: bool) -> Vec<FieldError> {
         }
         "RollingUpdate" => {
             not_negative(&mut errors, object, &format!("{rolling}.partition"));
-            let path = format!("{rolling}.maxUnavailable");
-            if let Some(value) = walk::at(object, &path) {
-                let found = share(&mut errors, object, &path);
-                at_most_whole(&mut errors, object, &path, found);
-                if found == Some(0) {
-                    errors.push(FieldError::invalid(&path, value.clone(), "cannot be 0"));
-                }
-            }
         }
         _ => errors.push(FieldError::invalid(
             STRATEGY,
@@ -96,7 +91,23 @@ fn validate(object: &Value, changed: bool) -> Vec<FieldError> {
     if !changed && !service.is_empty() {
         errors.extend(meta::findings("spec.serviceName", service, meta::label_faults(service)));
     }
-    let chosen = selector(&mut errors, object, "statefulset");
+    for (i, claim) in walk::list(object, "spec.volumeClaimTemplates").iter().enumerate().filter(|_| !changed)
+    {
+        let path = |field: &str| format!("spec.volumeClaimTemplates[{i}].spec.{field}");
+        if walk::list(claim, "spec.accessModes").is_empty() {
+            errors.push(FieldError::required(path("accessModes"), "at least 1 access mode is required"));
+        }
+        if !walk::map(claim, "spec.resources.requests").contains_key("storage") {
+            errors.push(FieldError::required(path("resources[storage]"), ""));
+        }
+    }
+    let mut chosen = selector(&mut errors, object, "statefulset");
+    let said = walk::at(object, "spec.selector");
+    if said.is_none() {
+        chosen = Some(crate::selector::LabelSelector::nothing());
+    } else if let (None, Some(said)) = (&chosen, said.filter(|s| !walk::map(s, "matchLabels").is_empty())) {
+        errors.push(FieldError::invalid("spec.selector", super::shown(said), ""));
+    }
     // What the controller overwrites in each pod, and the volumes it adds, are no fault of the template.
     let mut template = walk::at(object, "spec.template").cloned().unwrap_or_else(|| json!({}));
     walk::remove(&mut template, "spec.subdomain");

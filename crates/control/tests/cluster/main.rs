@@ -7,3 +7,4 @@ mod garbage; // owners and namespaces
 mod nodes; // leases, ranges, taints
 mod rollout; // deployments
 mod services; // slices and Endpoints
+mod workloads; // the other workloads, and what bounds pods

@@ -43,6 +43,7 @@ tests! {
     routes_to_other_nodes_follow_their_objects as Anybody,
     teardown_leaves_no_process_link_or_file as Anybody,
     a_host_network_pod_answers_on_the_nodes_address as Anybody,
+    what_a_manifest_wants_done_after_a_start_is_done as Anybody,
     a_program_run_in_a_container_has_streams_of_its_own as Anybody,
     a_program_run_in_a_container_has_streams_of_its_own_without_root as User,
     a_program_runs_over_spdy_as_well as Anybody,
@@ -344,6 +345,10 @@ async fn what_is_missing_is_said_in_the_pods_status() {
     };
     let message = world.api.until("it says that there is no image", 10, waits).await;
     assert!(message.contains("--image nginx:1.29=DIR"), "{message}");
+    let (code, text) = logs(&world, "default/pull/echo", TOKEN).await;
+    assert_eq!(code, 400);
+    assert!(text.starts_with("container \"echo\" in pod \"pull\" is waiting to start: "), "{text}");
+    assert!(text.contains("pull"), "{text}");
     let bad = world.create(
         "bad",
         json!({"containers": [{"name": "c", "image": "host", "command": ["/no/such/program"]}]}),
@@ -523,6 +528,26 @@ async fn what_a_container_writes_to_its_root_is_its_own_until_it_ends() {
         json!(["/bin/sh", "-c", format!("touch {file} || echo read-only; echo done; sleep 1000")]);
     let key = world.create("reader", spec);
     assert!(output(&world, &key, "done").await.contains(&"read-only".to_owned()));
+}
+
+async fn what_a_manifest_wants_done_after_a_start_is_done() {
+    let world = World::new().await;
+    let with_hook = |script: &str| {
+        let mut spec = shell("exec tail -f /dev/null");
+        let command = json!(["/bin/sh", "-c", script]);
+        spec["containers"][0]["lifecycle"] = json!({"postStart": {"exec": {"command": command}}});
+        spec
+    };
+    let key = world.create("hooked", with_hook("echo hooked >/proc/1/fd/1"));
+    assert_eq!(output(&world, &key, "hooked").await, ["hooked"]);
+    let key = world.create("broken", with_hook("echo no; exit 3"));
+    let restarted = |api: &crate::api::Api| {
+        let pod = api.get(&key)?;
+        pod["status"]["containerStatuses"][0]["restartCount"].as_u64().filter(|count| *count > 0)
+    };
+    world.api.until("a container whose hook fails is started again", 20, restarted).await;
+    let said = world.events("FailedPostStartHook");
+    assert!(said.iter().any(|message| message.contains("status 3: no")), "{said:?}");
 }
 
 async fn routes_to_other_nodes_follow_their_objects() {

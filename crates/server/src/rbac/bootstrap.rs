@@ -79,6 +79,8 @@ fn add(object: &mut Value, line: &str) {
     match words.as_slice() {
         ["aggregates", label] => {
             let (key, value) = label.split_once('=').unwrap_or((label, ""));
+            // Its rules are for its controller to collect.
+            object["rules"] = Value::Null;
             object["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": {key: value}}]});
             return;
         }

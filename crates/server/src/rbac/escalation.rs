@@ -18,19 +18,28 @@ fn full_authority() -> [Rule; 2] {
     ]
 }
 
+/// A write of a role or a binding.
+pub(crate) struct Grant<'a> {
+    pub user: &'a Identity,
+    pub kind: &'a Kind,
+    /// Empty for the cluster's kinds.
+    pub namespace: &'a str,
+    pub name: &'a str,
+    /// What it shall be.
+    pub new: &'a Value,
+    /// What it is; none if it is made.
+    pub old: Option<&'a Value>,
+}
+
 impl Index {
     /// Refuses a write of a role or binding that gives its author's subjects more than the author has (Kubernetes'
     /// `policybased` storages). `decide` is the whole authorizer.
     pub(crate) fn confine(
         &self,
-        user: &Identity,
-        kind: &Kind,
-        namespace: &str,
-        name: &str,
-        new: &Value,
-        old: Option<&Value>,
-        decide: &dyn Fn(&Attributes) -> Decision,
+        grant: &Grant<'_>,
+        decide: impl Fn(&Attributes) -> Decision,
     ) -> Result<(), Status> {
+        let Grant { user, kind, namespace, name, new, old } = *grant;
         if kind.group != GROUP || user.is_in(MASTERS) || old.is_some_and(|old| only_metadata(new, old)) {
             return Ok(());
         }
@@ -49,6 +58,12 @@ impl Index {
         };
         let refuse = |why: &str| Err(forbidden(GROUP, kind.plural, name, why));
         let (held, errors) = self.rules_for(user, namespace);
+        // What isn't there is named by the kind that is written, though it is a role.
+        let named = |error: &String| match error.split_once('.') {
+            Some(("role" | "clusterrole", rest)) => format!("{}.{rest}", kind.plural),
+            _ => error.clone(),
+        };
+        let errors: Vec<String> = errors.iter().map(named).collect();
         if kind.plural.ends_with("roles") {
             // At creation the request names nothing.
             let asked = if old.is_some() { name } else { "" };

@@ -1,12 +1,14 @@
 //! The real kube-apiserver, asked the same, gives the same answers.
 //!
 //! `PORTOLAN_KUBE_APISERVER` and `PORTOLAN_ETCD` name the programs (1.36, 3.6), `PORTOLAN_REQUESTS` the number of requests and
-//! `PORTOLAN_SEED` what they are drawn from. Compared are status, reason, message, causes with their paths, warnings and the whole
+//! `PORTOLAN_SEED` what they are drawn from; `PORTOLAN_KINDS` names kinds beyond those about which the answers are alike. Compared are status, reason, message, causes with their paths, warnings and the whole
 //! object that comes back. Where ours differs on purpose, the reason is one of [`known::DIFFERENCES`], and
 //! docs/reference/differences.md has it.
 
+mod access; // who may
 mod dice; // random numbers that a seed repeats
 mod draw; // requests
+mod each; // one object of each other kind
 mod kinds; // what they are about
 mod known; // differences on purpose
 mod normal; // what can't be equal
@@ -24,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 
 use draw::Drawer;
-use kinds::{OTHERS, SERVICES, Spec};
+use kinds::{ALIKE, OTHERS, SERVICES, Spec};
 pub use peer::Member;
 use peer::Programs;
 use serde_json::Value;
@@ -213,12 +215,26 @@ async fn the_real_server_answers_alike_about_other_kinds() {
         ));
     };
     let (seed, requests) = (number("PORTOLAN_SEED", 1), number("PORTOLAN_REQUESTS", 400) as usize);
-    let wanted = std::env::var("PORTOLAN_KINDS").unwrap_or_default();
-    let wants = |plural: &str| wanted.is_empty() || wanted.split(',').any(|kind| kind == plural);
+    let wanted = std::env::var("PORTOLAN_KINDS").unwrap_or_else(|_| ALIKE.join(","));
+    let wants = |plural: &str| wanted.split(',').any(|kind| kind == plural);
     let kinds: Vec<(usize, &'static Spec)> =
         OTHERS.iter().filter(|(_, kind)| wants(kind.plural)).map(|(weight, kind)| (*weight, kind)).collect();
     let mut found = Found { rows: rows::none(), ..Found::default() };
     run(&programs, PLENTY, &kinds, seed, requests, &mut found).await;
     found.rows.clear();
     conclude("other kinds", seed, &found);
+}
+
+#[tokio::test]
+async fn the_real_server_answers_alike_about_an_object_of_each_kind() {
+    let Some(programs) = Programs::find() else {
+        return say(&format!(
+            "skipped: {PROMISE}: PORTOLAN_KUBE_APISERVER and PORTOLAN_ETCD name no programs"
+        ));
+    };
+    let world = World::start(&programs, PLENTY).await;
+    let (different, asked) = each::differences(&world).await;
+    say(&format!("each kind: {asked} requests, {} answers differ", different.len()));
+    different.iter().for_each(|text| say(text));
+    assert!(different.is_empty(), "{} of {asked} answers differ", different.len());
 }

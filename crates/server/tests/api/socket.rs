@@ -285,6 +285,24 @@ async fn exercise(kubectl: &Path, listening: &Listening) {
         (&["set", "image", "deploy/echo", "echo=echo:2"], "", "image updated"),
         (&["wait", "svc/echo", "--for=jsonpath={.spec.type}=NodePort", "--timeout=5s"], "", "condition met"),
         (&["api-resources", "-o", "name"], "", "deployments.apps"),
+        (&["api-resources", "-o", "name"], "", "selfsubjectaccessreviews.authorization.k8s.io"),
+        (&["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"], "", "kubernetes-admin"),
+        (&["auth", "can-i", "delete", "deployments.apps", "--subresource=scale"], "", "yes"),
+        (&["create", "serviceaccount", "web"], "", "serviceaccount/web created"),
+        (&["create", "token", "web", "--duration=20m", "--audience=vault"], "", "eyJ"),
+        (
+            &["create", "role", "pods", "--verb=get,list", "--resource=pods,pods/log"],
+            "",
+            "role.rbac.authorization.k8s.io/pods created",
+        ),
+        (
+            &["create", "rolebinding", "web", "--role=pods", "--serviceaccount=default:web"],
+            "",
+            "rolebinding.rbac.authorization.k8s.io/web created",
+        ),
+        (&["auth", "can-i", "get", "pods/log", "--as=system:serviceaccount:default:web"], "", "yes"),
+        (&["auth", "can-i", "--list", "--as=system:serviceaccount:default:web"], "", "pods/log"),
+        (&["get", "pods", "--as=system:serviceaccount:default:web"], "", ""),
         (&["version"], "", "Server Version: v1.36.0+portolan"),
         (&["delete", "svc", "echo", "--timeout=10s"], "", "service \"echo\" deleted"),
         (&["delete", "deploy", "echo", "--timeout=10s"], "", "deployment.apps \"echo\" deleted"),
@@ -297,6 +315,11 @@ async fn exercise(kubectl: &Path, listening: &Listening) {
     let typo = MANIFEST.replace("targetPort: 80", "targetport: 80");
     let complaint = run(kubectl, listening, &["apply", "-f", "-"], &typo).await.expect_err("a typo");
     assert!(complaint.contains("unknown field \"spec.ports[0].targetport\""), "{complaint}");
+    let web = "--as=system:serviceaccount:default:web";
+    let complaint = run(kubectl, listening, &["get", "secrets", web], "").await.expect_err("no such right");
+    let why = "Error from server (Forbidden): secrets is forbidden: User \"system:serviceaccount:default:web\" cannot list \
+               resource \"secrets\" in API group \"\" in the namespace \"default\"";
+    assert_eq!(complaint.trim(), why);
     let range = MANIFEST.replace("30163", "99");
     let complaint = run(kubectl, listening, &["apply", "-f", "-"], &range).await.expect_err("a wrong port");
     assert!(

@@ -64,6 +64,10 @@ pub static SERVICES: Spec = Spec {
     selectors: &["spec.type=NodePort", "spec.clusterIP=None", "spec.bogus=1"],
 };
 
+/// The kinds about which the answers are the same.
+pub const ALIKE: [&str; 6] =
+    ["endpointslices", "endpoints", "configmaps", "secrets", "serviceaccounts", "leases"];
+
 /// The others, with their shares of the requests.
 pub static OTHERS: [(usize, Spec); 12] = [
     (

@@ -145,7 +145,8 @@ impl Answers {
     }
 }
 
-fn compare(place: &str, real: &Value, ours: &Value, out: &mut Vec<Difference>) {
+/// Adds the places where two values differ.
+pub fn compare(place: &str, real: &Value, ours: &Value, out: &mut Vec<Difference>) {
     match (real, ours) {
         (Value::Object(a), Value::Object(b)) => {
             let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
