@@ -8,7 +8,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use http::{HeaderValue, Response, header};
 use jiff::Timestamp;
-use portolan_api::{Kind, Status};
+use portolan_api::{FieldError, Kind, Status};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -72,9 +72,9 @@ impl Server {
         let initial_events = match call.query.get("sendInitialEvents") {
             None => None,
             Some(_) if call.query.get("resourceVersionMatch") != Some("NotOlderThan") => {
-                return Err(Status::bad_request(
-                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                ));
+                let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+                let error = FieldError::forbidden("resourceVersionMatch", why);
+                return Err(Status::invalid_options("ListOptions", &[error]));
             }
             Some(_) => Some(call.query.flag("sendInitialEvents")),
         };

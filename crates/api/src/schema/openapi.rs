@@ -32,9 +32,7 @@ pub fn schemas(roots: &[TypeRef], version: Version) -> Map<String, Value> {
     while let Some(next) = todo.pop() {
         let of = next.get();
         let name = of.openapi_name();
-        if !done.contains_key(&name) {
-            done.insert(name, schema(of, version, &mut todo));
-        }
+        done.entry(name).or_insert_with(|| schema(of, version, &mut todo));
     }
     // The types with a form of their own are few: they are there if any schema names them.
     let text: String = done.values().map(Value::to_string).collect();
