@@ -9,7 +9,9 @@ use portolan_api::fielderror::go_value;
 use portolan_api::kinds::service_cidr;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
-use portolan_api::{FieldError, Kind, Status, decode, meta, ownership, protobuf, schema, status, strict, walk};
+use portolan_api::{
+    FieldError, Kind, Status, decode, meta, ownership, protobuf, schema, status, strict, walk,
+};
 use portolan_store::{Compare, Entry, Op, Range, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
