@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, ChildStdout, Output, Stdio};
 use std::time::Duration;
 
 use crate::harness::text;
@@ -117,6 +117,8 @@ fn attaches(k: &Kubectl) {
 struct Forward {
     child: Child,
     port: u16,
+    /// Held open: kubectl ends when nobody reads what it goes on to say.
+    _said: BufReader<ChildStdout>,
 }
 
 impl Forward {
@@ -126,11 +128,12 @@ impl Forward {
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("running kubectl");
         let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
+        let mut said = BufReader::new(child.stdout.take().expect("a pipe"));
+        said.read_line(&mut line).expect("a line");
         // Forwarding from 127.0.0.1:40123 -> 8000
         let port = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next());
         let port = port.and_then(|port| port.parse().ok()).unwrap_or_else(|| panic!("{line:?}"));
-        Forward { child, port }
+        Forward { child, port, _said: said }
     }
 
     /// One line there, and everything back.

@@ -156,12 +156,11 @@ async fn converse(
     let Ends { mut stdin, stdout, stderr, terminal } = ends;
     let (over, ended) = tokio::sync::watch::channel(false);
     let mut tell = tokio::task::JoinSet::new();
-    let outputs: [(Option<Descriptor>, fn(bytes::Bytes) -> Output); 2] =
-        [(stdout, Output::Stdout), (stderr, Output::Stderr)];
-    for (end, wrap) in outputs {
-        if let Some(end) = end {
-            tell.spawn(show(end, wrap, output.clone(), ended.clone()));
-        }
+    if let Some(end) = stdout {
+        tell.spawn(show(end, Output::Stdout, output.clone(), ended.clone()));
+    }
+    if let Some(end) = stderr {
+        tell.spawn(show(end, Output::Stderr, output.clone(), ended));
     }
     let result = loop {
         tokio::select! {

@@ -189,7 +189,7 @@ pub fn encode(message: &Message, mask: Option<[u8; 4]>, out: &mut BytesMut) {
             while !reason.is_char_boundary(end) {
                 end -= 1;
             }
-            close = [&code.to_be_bytes(), reason[..end].as_bytes()].concat();
+            close = [&code.to_be_bytes(), &reason.as_bytes()[..end]].concat();
             (CLOSE, &close)
         }
     };
