@@ -87,7 +87,7 @@ pub static EVENT_OF_EVENTS: Kind = Kind {
                 ("source.component", "source"),
                 ("source.host", "source"),
             ] {
-                if walk::at(&stored, field).is_some_and(|v| *v != Value::from(0) && *v != Value::from("")) {
+                if walk::at(&stored, field).is_some_and(|v| *v != 0 && *v != "") {
                     errors.push(FieldError::invalid(name, "", "needs to be unset"));
                 }
             }
