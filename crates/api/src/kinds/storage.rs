@@ -145,15 +145,7 @@ pub static CSI_NODE: Kind = Kind {
 
 /// The entry of CSIStorageCapacity.
 pub static CSI_STORAGE_CAPACITY: Kind = Kind {
-    columns: &[
-        Column::object_name(),
-        Column::new("StorageClassName", "string", "The class that is meant."),
-        Column::new("Capacity", "string", "How much room there is."),
-    ],
-    cells: |o, _| {
-        let capacity = walk::at(o, "capacity").and_then(Value::as_str).unwrap_or("<unset>");
-        vec![meta::name(o).into(), walk::text(o, "storageClassName").into(), capacity.into()]
-    },
+    namespaced: true,
     ..Kind::of::<k8s_openapi::api::storage::v1::CSIStorageCapacity>(
         GROUP,
         "v1",

@@ -120,6 +120,10 @@ fn validate(object: &Value, changed: bool) -> Vec<FieldError> {
         volumes.extend(others.filter(|v| !names.contains(&walk::text(v, "name"))).cloned());
         walk::set(&mut template, "spec.volumes", volumes);
     }
+    for (i, _) in claims.iter().enumerate().filter(|(_, claim)| meta::name(claim).is_empty()) {
+        let path = format!("spec.template.spec.volumes[{i}].persistentVolumeClaim.claimName");
+        errors.push(FieldError::required(path, ""));
+    }
     selected(&mut errors, &template, chosen.as_ref());
     errors.extend(pod::validate_template(&template, "spec.template"));
     runs_forever(&mut errors, &template, "StatefulSet");
