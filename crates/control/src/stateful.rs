@@ -77,7 +77,7 @@ fn decide(set: &StatefulSet, own: &[Arc<Pod>], new: &str, now: Timestamp) -> Dec
                     return decision;
                 }
             }
-            Some(pod) if !parallel && !(healthy(pod) && is_available(pod, min_ready, now)) => {
+            Some(pod) if !(parallel || (healthy(pod) && is_available(pod, min_ready, now))) => {
                 // One of the old revision that can never become ready is let go, so that a repair gets through.
                 if !pods::is_terminating(pod)
                     && !healthy(pod)
