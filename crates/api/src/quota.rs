@@ -1,10 +1,14 @@
-//! ResourceQuotas: which amounts they may bound.
+//! ResourceQuotas: which amounts they may bound, and what objects use of them.
 
 use serde_json::Value;
 
 use crate::fielderror::FieldError;
 use crate::quantity::Quantity;
 use crate::{meta, walk};
+
+mod usage;
+
+pub use usage::{Usage, add, amounts, charge, counts, to_object, usage};
 
 /// Names without a domain that a quota may bound (`standardQuotaResources`).
 const FOR_QUOTA: [&str; 19] = [

@@ -3,10 +3,15 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::watcher::Event;
@@ -58,6 +63,16 @@ pub(crate) struct Caches {
     pub service_accounts: RwLock<Cache<ServiceAccount>>,
     pub config_maps: RwLock<Cache<ConfigMap>>,
     pub cluster_roles: RwLock<Cache<ClusterRole>>,
+    pub replication_controllers: RwLock<Cache<ReplicationController>>,
+    pub stateful_sets: RwLock<Cache<StatefulSet>>,
+    pub daemon_sets: RwLock<Cache<DaemonSet>>,
+    pub revisions: RwLock<Cache<ControllerRevision>>,
+    pub jobs: RwLock<Cache<Job>>,
+    pub cron_jobs: RwLock<Cache<CronJob>>,
+    pub budgets: RwLock<Cache<PodDisruptionBudget>>,
+    pub quotas: RwLock<Cache<ResourceQuota>>,
+    pub addresses: RwLock<Cache<IPAddress>>,
+    pub service_cidrs: RwLock<Cache<ServiceCIDR>>,
 }
 
 /// What every controller works with.
@@ -124,6 +139,11 @@ impl Cluster {
         }
         for wake in crate::garbage::wakes(self, change) {
             self.queue.push(wake);
+        }
+        if let Some(namespace) = change.last().and_then(|object| object.namespace()) {
+            for quota in crate::quota::wakes(self, &namespace) {
+                self.queue.push(Wake::Quota(quota));
+            }
         }
     }
 
@@ -317,3 +337,13 @@ kind!(Deployment, deployments, namespaced, crate::wake::deployment);
 kind!(ServiceAccount, service_accounts, namespaced, crate::wake::service_account);
 kind!(ConfigMap, config_maps, namespaced, crate::wake::config_map);
 kind!(ClusterRole, cluster_roles, cluster, crate::wake::cluster_role);
+kind!(ReplicationController, replication_controllers, namespaced, crate::wake::replication_controller);
+kind!(StatefulSet, stateful_sets, namespaced, crate::wake::stateful_set);
+kind!(DaemonSet, daemon_sets, namespaced, crate::wake::daemon_set);
+kind!(ControllerRevision, revisions, namespaced, crate::wake::revision);
+kind!(Job, jobs, namespaced, crate::wake::job);
+kind!(CronJob, cron_jobs, namespaced, crate::wake::cron_job);
+kind!(PodDisruptionBudget, budgets, namespaced, crate::wake::budget);
+kind!(ResourceQuota, quotas, namespaced, crate::wake::quota);
+kind!(IPAddress, addresses, cluster, crate::wake::address);
+kind!(ServiceCIDR, service_cidrs, cluster, crate::wake::service_cidr);

@@ -21,6 +21,8 @@ mod rollout; // how far each set is scaled: pure
 mod status; // what the deployment says of itself: pure
 mod step; // the next writes: pure
 
+pub(crate) use revision::hash as template_hash;
+pub(crate) use rollout::share;
 use step::Action;
 
 /// The component in events.

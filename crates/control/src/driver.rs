@@ -4,10 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::runtime::watcher;
 use kube::{Api, Client};
@@ -54,6 +59,16 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
     watch::<ServiceAccount>(&mut watches, &cluster);
     watch::<ConfigMap>(&mut watches, &cluster);
     watch::<ClusterRole>(&mut watches, &cluster);
+    watch::<ReplicationController>(&mut watches, &cluster);
+    watch::<StatefulSet>(&mut watches, &cluster);
+    watch::<DaemonSet>(&mut watches, &cluster);
+    watch::<ControllerRevision>(&mut watches, &cluster);
+    watch::<Job>(&mut watches, &cluster);
+    watch::<CronJob>(&mut watches, &cluster);
+    watch::<PodDisruptionBudget>(&mut watches, &cluster);
+    watch::<ResourceQuota>(&mut watches, &cluster);
+    watch::<IPAddress>(&mut watches, &cluster);
+    watch::<ServiceCIDR>(&mut watches, &cluster);
     watches.spawn(crate::garbage::follow_other_kinds(cluster.clone()));
     watches.spawn(crate::recorder::write(client, events));
     tokio::select! {
@@ -137,6 +152,16 @@ async fn reconcile(cluster: &Cluster, wake: &Wake) -> Result<Done> {
         Wake::LoadBalancer(service) => crate::load_balancer::reconcile(cluster, service).await,
         Wake::Deployment(deployment) => crate::deployment::reconcile(cluster, deployment).await,
         Wake::ReplicaSet(set) => crate::replicaset::reconcile(cluster, set).await,
+        Wake::Replication(rc) => crate::replication::reconcile(cluster, rc).await,
+        Wake::StatefulSet(set) => crate::stateful::reconcile(cluster, set).await,
+        Wake::DaemonSet(set) => crate::daemon::reconcile(cluster, set).await,
+        Wake::Job(job) => crate::job::reconcile(cluster, job).await,
+        Wake::CronJob(cron) => crate::cron::reconcile(cluster, cron).await,
+        Wake::Budget(budget) => crate::budget::reconcile(cluster, budget).await,
+        Wake::Quota(quota) => crate::quota::reconcile(cluster, quota).await,
+        Wake::Mirror(service) => crate::mirror::reconcile(cluster, service).await,
+        Wake::Address(address) => crate::addresses::reconcile_address(cluster, address).await,
+        Wake::ServiceCidr(name) => crate::addresses::reconcile_range(cluster, name).await,
         Wake::Schedule => crate::scheduler::reconcile(cluster).await,
         Wake::Node(node) => crate::nodes::reconcile(cluster, node).await,
         Wake::Namespace(namespace) => crate::namespaces::reconcile(cluster, namespace).await,
@@ -161,5 +186,15 @@ impl Caches {
             && self.service_accounts.read().synced()
             && self.config_maps.read().synced()
             && self.cluster_roles.read().synced()
+            && self.replication_controllers.read().synced()
+            && self.stateful_sets.read().synced()
+            && self.daemon_sets.read().synced()
+            && self.revisions.read().synced()
+            && self.jobs.read().synced()
+            && self.cron_jobs.read().synced()
+            && self.budgets.read().synced()
+            && self.quotas.read().synced()
+            && self.addresses.read().synced()
+            && self.service_cidrs.read().synced()
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use kube::ResourceExt;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher;
@@ -22,7 +23,7 @@ pub(crate) use graph::Graph;
 use graph::{Decision, Entry, Owner};
 
 /// The kinds that are watched anyway, as `kind` and group.
-const WATCHED: [(&str, &str); 11] = [
+const WATCHED: [(&str, &str); 21] = [
     ("Pod", ""),
     ("Service", ""),
     ("EndpointSlice", "discovery.k8s.io"),
@@ -34,6 +35,16 @@ const WATCHED: [(&str, &str); 11] = [
     ("Deployment", "apps"),
     ("ServiceAccount", ""),
     ("ConfigMap", ""),
+    ("ReplicationController", ""),
+    ("StatefulSet", "apps"),
+    ("DaemonSet", "apps"),
+    ("ControllerRevision", "apps"),
+    ("Job", "batch"),
+    ("CronJob", "batch"),
+    ("PodDisruptionBudget", "policy"),
+    ("ResourceQuota", ""),
+    ("IPAddress", "networking.k8s.io"),
+    ("ServiceCIDR", "networking.k8s.io"),
 ];
 /// The pause before discovery is asked again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -80,6 +91,11 @@ async fn follow(cluster: Arc<Cluster>, kind: KnownKind) {
                     Entry::of(&object.metadata, &kind.resource.api_version, &kind.resource.kind)
                 };
                 for change in cache.observe(event) {
+                    let moved = change.old.is_none() || change.new.is_none();
+                    let place = change.last().and_then(|object| object.namespace()).filter(|_| moved);
+                    for quota in place.iter().flat_map(|place| crate::quota::wakes(&cluster, place)) {
+                        cluster.queue.push(Wake::Quota(quota));
+                    }
                     let (old, new) =
                         (change.old.as_ref().and_then(entry), change.new.as_ref().and_then(entry));
                     for uid in cluster.garbage.observe(old, new) {

@@ -7,22 +7,32 @@
 //! Absent on purpose: the store and the server (these are ordinary clients), leader election (one process runs the
 //! controllers), periodic resyncs (they would hide a missed wake-up).
 
+mod addresses; // ServiceCIDRs and IPAddresses
 mod aggregation; // ClusterRoles that collect the rules of others
+mod budget; // PodDisruptionBudgets
 mod cache; // one kind's objects, as the watch and our own writes tell them
 mod cluster; // all caches, the client, and the writes
+mod cron; // Jobs at their times
+mod daemon; // one pod a node
 mod deployment; // rolling updates: decide; then the shell
 mod driver; // run(): watch, wake, reconcile
 mod endpoints; // the legacy Endpoints of a Service
 mod garbage; // dependents whose owners are gone
+mod job; // pods that come to an end
 mod kinds; // the kinds that the API has
 mod load_balancer; // addresses for Services of type LoadBalancer
+mod mirror; // EndpointSlices of Endpoints that somebody writes
 mod namespaces; // what a namespace has, and how it ends
 mod nodes; // readiness by lease, taints, pod CIDRs, pods of lost nodes
+mod owned; // what controllers that own pods share
 mod queue; // wake-ups: each once, with back-off
+mod quota; // what a namespace uses
 mod recorder; // Events, with counts
 mod replicaset; // as many pods as asked for
+mod replication; // the older form of a ReplicaSet
 mod scheduler; // a node for each pod
 mod slices; // EndpointSlices of a Service
+mod stateful; // pods with names of their own
 mod wake; // the closed set of wake-ups, and what change causes which
 
 pub mod pod_cidr; // a part of the cluster's ranges for each node: pure

@@ -16,7 +16,7 @@ use crate::queue::Done;
 use crate::recorder::Severity;
 use crate::wake::controller;
 
-mod decide; // adopt, release, create, delete, status: pure
+pub(crate) mod decide; // adopt, release, create, delete, status: pure
 pub(crate) mod rank; // which pod goes first: pure
 
 pub(crate) use decide::owner_reference;

@@ -18,7 +18,7 @@ use crate::recorder::Severity;
 mod place; // which node: pure
 
 use place::Board;
-pub(crate) use place::{Tolerance, tolerance};
+pub(crate) use place::{Tolerance, matches_node, tolerance};
 
 /// The component in events, and the scheduler that a pod names.
 const NAME: &str = "default-scheduler";

@@ -4,10 +4,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
@@ -29,6 +34,26 @@ pub(crate) enum Wake {
     Deployment(ObjectKey),
     /// The pods of a ReplicaSet.
     ReplicaSet(ObjectKey),
+    /// The pods of a ReplicationController.
+    Replication(ObjectKey),
+    /// The pods of a StatefulSet.
+    StatefulSet(ObjectKey),
+    /// The pods of a DaemonSet.
+    DaemonSet(ObjectKey),
+    /// The pods of a Job. It may be gone.
+    Job(ObjectKey),
+    /// The Jobs of a CronJob.
+    CronJob(ObjectKey),
+    /// The numbers of a PodDisruptionBudget.
+    Budget(ObjectKey),
+    /// The numbers of a ResourceQuota.
+    Quota(ObjectKey),
+    /// The EndpointSlices of hand-written Endpoints.
+    Mirror(ObjectKey),
+    /// An address of a Service.
+    Address(String),
+    /// A range of addresses.
+    ServiceCidr(String),
     /// All pods that have no node.
     Schedule,
     /// A node: its CIDRs, readiness, taints, and the pods on it. It may be gone.
@@ -81,6 +106,14 @@ pub(crate) fn pod(cluster: &Cluster, change: &Change<Pod>) -> Vec<Wake> {
             }
         }
     }
+    {
+        let budgets = cluster.caches.budgets.read();
+        for budget in budgets.in_namespace(&namespace) {
+            if labels.iter().any(|labels| crate::budget::covers(budget, labels)) {
+                wakes.insert(Wake::Budget(ObjectKey::of(budget.as_ref())));
+            }
+        }
+    }
     for pod in change.both() {
         match controller(pod.as_ref()) {
             Some(owner) if owner.kind == "ReplicaSet" => {
@@ -93,8 +126,27 @@ pub(crate) fn pod(cluster: &Cluster, change: &Change<Pod>) -> Vec<Wake> {
                     wakes.insert(Wake::Deployment(ObjectKey::new(&namespace, &owner.name)));
                 }
             }
-            Some(_) => {}
+            Some(owner) => {
+                let key = ObjectKey::new(&namespace, &owner.name);
+                wakes.extend(match owner.kind.as_str() {
+                    "ReplicationController" => Some(Wake::Replication(key)),
+                    "StatefulSet" => Some(Wake::StatefulSet(key)),
+                    "DaemonSet" => Some(Wake::DaemonSet(key)),
+                    "Job" => Some(Wake::Job(key)),
+                    _ => None,
+                });
+            }
             None => {
+                let controllers = cluster.caches.replication_controllers.read();
+                let mine =
+                    controllers.in_namespace(&namespace).filter(|rc| crate::replication::selects(rc, pod));
+                wakes.extend(mine.map(|rc| Wake::Replication(ObjectKey::of(rc.as_ref()))));
+                let daemons = cluster.caches.daemon_sets.read();
+                for set in daemons.in_namespace(&namespace) {
+                    if pods::matches(&set.spec.as_ref().map(|spec| &spec.selector), pod.labels()) {
+                        wakes.insert(Wake::DaemonSet(ObjectKey::of(set.as_ref())));
+                    }
+                }
                 let sets = cluster.caches.replica_sets.read();
                 for set in sets.in_namespace(&namespace) {
                     if pods::matches(&set.spec.as_ref().map(|spec| &spec.selector), pod.labels()) {
@@ -131,7 +183,15 @@ pub(crate) fn pod(cluster: &Cluster, change: &Change<Pod>) -> Vec<Wake> {
 
 pub(crate) fn service(cluster: &Cluster, change: &Change<Service>) -> Vec<Wake> {
     let Some(key) = change.last().map(|service| ObjectKey::of(service.as_ref())) else { return Vec::new() };
-    let mut wakes = vec![Wake::Slices(key.clone()), Wake::Endpoints(key.clone()), Wake::LoadBalancer(key)];
+    let mut wakes = vec![
+        Wake::Slices(key.clone()),
+        Wake::Endpoints(key.clone()),
+        Wake::Mirror(key.clone()),
+        Wake::LoadBalancer(key),
+    ];
+    for service in change.both() {
+        wakes.extend(crate::addresses::cluster_ips(service).into_iter().map(Wake::Address));
+    }
     emptied(cluster, change, &mut wakes);
     wakes
 }
@@ -140,7 +200,10 @@ pub(crate) fn slice(cluster: &Cluster, change: &Change<EndpointSlice>) -> Vec<Wa
     let mut wakes = Vec::new();
     for slice in change.both() {
         if let Some(service) = slice.labels().get(crate::slices::SERVICE_NAME) {
-            let wake = Wake::Slices(ObjectKey::new(&slice.namespace().unwrap_or_default(), service));
+            let key = ObjectKey::new(&slice.namespace().unwrap_or_default(), service);
+            let by = slice.labels().get(crate::slices::MANAGED_BY);
+            let mirrored = by.is_some_and(|by| by == crate::mirror::MANAGER);
+            let wake = if mirrored { Wake::Mirror(key) } else { Wake::Slices(key) };
             if !wakes.contains(&wake) {
                 wakes.push(wake);
             }
@@ -154,7 +217,7 @@ pub(crate) fn endpoints(cluster: &Cluster, change: &Change<Endpoints>) -> Vec<Wa
     let Some(key) = change.last().map(|endpoints| ObjectKey::of(endpoints.as_ref())) else {
         return Vec::new();
     };
-    let mut wakes = vec![Wake::Endpoints(key)];
+    let mut wakes = vec![Wake::Endpoints(key.clone()), Wake::Mirror(key)];
     emptied(cluster, change, &mut wakes);
     wakes
 }
@@ -162,6 +225,18 @@ pub(crate) fn endpoints(cluster: &Cluster, change: &Change<Endpoints>) -> Vec<Wa
 pub(crate) fn node(cluster: &Cluster, change: &Change<Node>) -> Vec<Wake> {
     let Some(name) = change.last().map(|node| node.name_any()) else { return Vec::new() };
     let mut wakes = vec![Wake::Node(name.clone()), Wake::Schedule];
+    let meant = |node: &Node| {
+        let spec = node.spec.as_ref();
+        (
+            node.labels().clone(),
+            spec.and_then(|spec| spec.taints.clone()),
+            node.metadata.deletion_timestamp.is_some(),
+        )
+    };
+    if change.old.as_deref().map(meant) != change.new.as_deref().map(meant) {
+        let sets = cluster.caches.daemon_sets.read();
+        wakes.extend(sets.all().map(|set| Wake::DaemonSet(ObjectKey::of(set.as_ref()))));
+    }
     // Endpoints carry their node's zone, and wait for a node that is not known yet.
     let zone = |node: &Node| node.labels().get(crate::slices::ZONE).cloned();
     let same = match (&change.old, &change.new) {
@@ -212,14 +287,15 @@ pub(crate) fn replica_set(cluster: &Cluster, change: &Change<ReplicaSet>) -> Vec
             None => {}
         }
     }
-    // Its pods may be there already.
+    wakes.extend(budgets(cluster, &key.namespace));
     emptied(cluster, change, &mut wakes);
     wakes
 }
 
 pub(crate) fn deployment(cluster: &Cluster, change: &Change<Deployment>) -> Vec<Wake> {
     let Some(key) = change.last().map(|object| ObjectKey::of(object.as_ref())) else { return Vec::new() };
-    let mut wakes = vec![Wake::Deployment(key)];
+    let mut wakes = vec![Wake::Deployment(key.clone())];
+    wakes.extend(budgets(cluster, &key.namespace));
     emptied(cluster, change, &mut wakes);
     wakes
 }
@@ -243,5 +319,85 @@ pub(crate) fn config_map(cluster: &Cluster, change: &Change<ConfigMap>) -> Vec<W
         }
         _ => emptied(cluster, change, &mut wakes),
     }
+    wakes
+}
+
+/// The budgets of a namespace: how many pods are wanted there is another number now.
+fn budgets(cluster: &Cluster, namespace: &str) -> Vec<Wake> {
+    let budgets = cluster.caches.budgets.read();
+    budgets.in_namespace(namespace).map(|budget| Wake::Budget(ObjectKey::of(budget.as_ref()))).collect()
+}
+
+/// An object itself, and the namespace that waits for its end.
+fn own<K: Kind>(cluster: &Cluster, change: &Change<K>, wake: impl Fn(ObjectKey) -> Wake) -> Vec<Wake> {
+    let Some(key) = change.last().map(|object| ObjectKey::of(object.as_ref())) else { return Vec::new() };
+    let mut wakes = vec![wake(key)];
+    emptied(cluster, change, &mut wakes);
+    wakes
+}
+
+pub(crate) fn replication_controller(cluster: &Cluster, change: &Change<ReplicationController>) -> Vec<Wake> {
+    let mut wakes = own(cluster, change, Wake::Replication);
+    let namespace = change.last().and_then(|object| object.namespace()).unwrap_or_default();
+    wakes.extend(budgets(cluster, &namespace));
+    wakes
+}
+
+pub(crate) fn stateful_set(cluster: &Cluster, change: &Change<StatefulSet>) -> Vec<Wake> {
+    let mut wakes = own(cluster, change, Wake::StatefulSet);
+    let namespace = change.last().and_then(|object| object.namespace()).unwrap_or_default();
+    wakes.extend(budgets(cluster, &namespace));
+    wakes
+}
+
+pub(crate) fn daemon_set(cluster: &Cluster, change: &Change<DaemonSet>) -> Vec<Wake> {
+    own(cluster, change, Wake::DaemonSet)
+}
+
+pub(crate) fn revision(cluster: &Cluster, change: &Change<ControllerRevision>) -> Vec<Wake> {
+    let mut wakes = Vec::new();
+    emptied(cluster, change, &mut wakes);
+    wakes
+}
+
+pub(crate) fn job(cluster: &Cluster, change: &Change<Job>) -> Vec<Wake> {
+    let mut wakes = own(cluster, change, Wake::Job);
+    for job in change.both() {
+        if let Some(owner) = controller(job.as_ref()).filter(|owner| owner.kind == "CronJob") {
+            wakes.push(Wake::CronJob(ObjectKey::new(&job.namespace().unwrap_or_default(), &owner.name)));
+        }
+    }
+    wakes
+}
+
+pub(crate) fn cron_job(cluster: &Cluster, change: &Change<CronJob>) -> Vec<Wake> {
+    own(cluster, change, Wake::CronJob)
+}
+
+pub(crate) fn budget(cluster: &Cluster, change: &Change<PodDisruptionBudget>) -> Vec<Wake> {
+    own(cluster, change, Wake::Budget)
+}
+
+pub(crate) fn quota(cluster: &Cluster, change: &Change<ResourceQuota>) -> Vec<Wake> {
+    own(cluster, change, Wake::Quota)
+}
+
+/// The ranges that wait for an address to go, or for another range to come.
+fn waiting_ranges(cluster: &Cluster) -> impl Iterator<Item = Wake> {
+    let ranges = cluster.all::<ServiceCIDR>(|range| range.metadata.deletion_timestamp.is_some());
+    ranges.into_iter().map(|range| Wake::ServiceCidr(range.name_any()))
+}
+
+pub(crate) fn address(cluster: &Cluster, change: &Change<IPAddress>) -> Vec<Wake> {
+    let mut wakes: Vec<Wake> =
+        change.last().map(|address| Wake::Address(address.name_any())).into_iter().collect();
+    wakes.extend(waiting_ranges(cluster).filter(|_| change.new.is_none()));
+    wakes
+}
+
+pub(crate) fn service_cidr(cluster: &Cluster, change: &Change<ServiceCIDR>) -> Vec<Wake> {
+    let mut wakes: Vec<Wake> =
+        change.last().map(|range| Wake::ServiceCidr(range.name_any())).into_iter().collect();
+    wakes.extend(waiting_ranges(cluster));
     wakes
 }

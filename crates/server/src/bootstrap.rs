@@ -4,9 +4,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use portolan_api::kinds::class::SYSTEM_PRIORITIES;
-use portolan_api::{Kind, Status, find, walk};
+use portolan_api::kinds::service_cidr::SERVICE_CIDR;
+use portolan_api::{Kind, Status, find, meta, walk};
+use portolan_store::{Compare, Op, Txn};
 use serde_json::{Value, json};
 
+use crate::claims;
 use crate::config::{Error, Result};
 use crate::server::Server;
 use crate::write::{Part, Subject};
@@ -41,6 +44,7 @@ pub(crate) async fn run(server: &Server) -> Result<()> {
             problem: format!("{primary} has no address to give"),
         });
     }
+    service_cidr(server).await?;
     let family = if first.is_ipv4() { "IPv4" } else { "IPv6" };
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
@@ -87,6 +91,50 @@ pub(crate) async fn run(server: &Server) -> Result<()> {
         "subsets": subsets,
     });
     ensure(server, kind("", "endpoints")?, endpoints, &["subsets"]).await
+}
+
+/// Makes the ServiceCIDR that the cluster was made with (controlplane/controller/defaultservicecidr): ready at once, for
+/// nothing else gives addresses. Addresses that an older version held in its own way become IPAddresses.
+async fn service_cidr(server: &Server) -> Result<()> {
+    let kind: &'static Kind = &SERVICE_CIDR;
+    let ranges: Vec<String> = server.config.service_cidrs.iter().map(ToString::to_string).collect();
+    let object = json!({"metadata": {"name": KUBERNETES}, "spec": {"cidrs": ranges}});
+    create(server, kind, None, object).await?;
+    let subject = Subject { kind, namespace: None, name: KUBERNETES };
+    let make = |old: &Value| {
+        let mut new = old.clone();
+        if walk::list(old, "spec.cidrs").len() == 1
+            && ranges.len() == 2
+            && old["spec"]["cidrs"][0] == ranges[0]
+        {
+            new["spec"]["cidrs"] = json!(ranges);
+        }
+        Ok(new)
+    };
+    let grown = server.modify(subject, Part::Main, false, make).await;
+    grown.map_err(|status| failed(kind, KUBERNETES, &status))?;
+    let make = |old: &Value| {
+        let mut new = old.clone();
+        let ready = walk::list(old, "status.conditions").iter().any(|c| walk::text(c, "type") == "Ready");
+        if !ready && meta::deletion_timestamp(old).is_none() {
+            let now = meta::rfc3339(jiff::Timestamp::now());
+            new["status"]["conditions"] = json!([{
+                "type": "Ready", "status": "True", "lastTransitionTime": now, "reason": "",
+                "message": "Kubernetes default Service CIDR is ready",
+            }]);
+        }
+        Ok(new)
+    };
+    let ready = server.modify(subject, Part::Status, false, make).await;
+    ready.map_err(|status| failed(kind, KUBERNETES, &status))?;
+    for (old, claim, service) in claims::old_addresses(&*server.store).await? {
+        let key = claims::key(&claim);
+        let value = claims::value(&key, &service);
+        let ops = vec![Op::Delete(old), Op::Put(key.clone(), value)];
+        // Somebody else who holds it by now keeps it.
+        let _ = server.store.txn(Txn { compares: vec![Compare::Absent(key)], ops }).await?;
+    }
+    Ok(())
 }
 
 /// The address behind the network's own.

@@ -68,6 +68,11 @@ impl Options {
         Ok(options)
     }
 
+    /// Whether nothing may be deleted.
+    pub(crate) fn dry_run(&self) -> bool {
+        self.dry_run
+    }
+
     /// From a `DeleteOptions` object.
     pub(crate) fn from_value(body: &Value) -> Result<Options, Status> {
         let text = |path| Some(walk::text(body, path).to_owned()).filter(|text| !text.is_empty());
@@ -182,6 +187,7 @@ impl Server {
     /// DELETE of a collection.
     pub(crate) async fn delete_collection(&self, call: &Call) -> Answer {
         let options = Options::read(call)?;
+        options::numbers(&call.query)?;
         options::listing(&call.query)?;
         let selection: Selection = call.selection()?;
         let page = self.page(call, &selection).await?;
@@ -218,7 +224,7 @@ impl Server {
                 return Err(Status::version_to_delete(kind, name, version, meta::resource_version(&old)));
             }
             let mut new = old.clone();
-            hold(&mut new, options.policy);
+            hold(&mut new, options.policy.or_else(|| default_policy(kind)));
             meta::mark_deleted(&mut new, Timestamp::now(), grace_s(kind, &old, options.grace_s));
             if kind.kind == "Namespace" {
                 walk::set(&mut new, "status.phase", "Terminating");
@@ -247,6 +253,12 @@ impl Server {
             return Ok(Deleted::Going(new));
         }
     }
+}
+
+/// What becomes of the pods of the oldest kinds if nobody says: they stay (`DefaultGarbageCollectionPolicy`).
+fn default_policy(kind: &Kind) -> Option<Policy> {
+    matches!((kind.group, kind.kind), ("", "ReplicationController") | ("batch", "Job"))
+        .then_some(Policy::Orphan)
 }
 
 /// Sets the garbage collector's finalizers as the policy wants them; without a policy they stay.

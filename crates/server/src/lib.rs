@@ -43,6 +43,7 @@ mod write; // create, update, patch
 mod body; // what goes back: whole or streamed
 mod table; // what of an object kubectl prints
 
+mod admission; // what new objects get, or are refused for, because of others
 mod bootstrap; // what every cluster has
 mod cache; // a kind's objects in memory, and the recent past
 mod claims; // the addresses and ports that Services hold

@@ -68,6 +68,7 @@ impl Server {
         })?;
         let services = ServiceConfig {
             cidrs: config.service_cidrs.clone(),
+            ready: Vec::new(),
             node_ports: config.node_ports.first..=config.node_ports.last,
         };
         if let Some(events) = caches.iter().find(|cache| cache.kind.kind == "Event") {

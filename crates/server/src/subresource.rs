@@ -3,14 +3,18 @@
 use http::StatusCode;
 use jiff::Timestamp;
 use portolan_api::kinds::certificate;
-use portolan_api::{Status, meta, patch, scale, walk};
+use portolan_api::kinds::disruption::POD_DISRUPTION_BUDGET;
+use portolan_api::{Kind, LabelSelector, Status, meta, patch, scale, walk};
+use portolan_store::Range;
 use serde_json::{Value, json};
 
 use crate::apply::Owners;
+use crate::cache::prefix;
 use crate::delete::Options;
-use crate::http::{Answer, Call, json as respond};
+use crate::http::{Answer, Call, json as respond, store_status};
+use crate::object::stored;
 use crate::server::Server;
-use crate::write::{Part, check_identity, patch_status};
+use crate::write::{Part, Subject, check_identity, patch_status};
 
 impl Server {
     /// GET of a scale.
@@ -152,16 +156,104 @@ impl Server {
         Ok(respond(StatusCode::CREATED, &success(StatusCode::CREATED)))
     }
 
-    /// POST of a pod's `eviction`. No disruption budgets here yet: it is a deletion.
+    /// POST of a pod's `eviction`: a deletion that a disruption budget may refuse (registry/core/pod/storage/eviction.go).
     pub(crate) async fn evict(&self, call: &Call) -> Answer {
         let body = call.read(("policy/v1", "Eviction"))?;
         self.guard(call, Some(&body), None)?;
         let none = json!({});
         let options = Options::from_value(walk::at(&body, "deleteOptions").unwrap_or(&none))?;
+        let dry_run = options.dry_run() || call.writing()?;
+        let (pod, _) = self.stored(call.kind, &call.key(), call.name()).await?;
+        self.disrupt(&pod, dry_run).await?;
         // Which of the two it became, the evictor doesn't ask.
         let _ = self.delete_object(call.subject(), &options).await?;
         Ok(respond(StatusCode::CREATED, &success(StatusCode::CREATED)))
     }
+
+    /// Takes one disruption from the budget that covers a pod; refuses if there is none left.
+    async fn disrupt(&self, pod: &Value, dry_run: bool) -> Result<(), Status> {
+        let kind: &'static Kind = &POD_DISRUPTION_BUDGET;
+        let phase = walk::text(pod, "status.phase");
+        if meta::deletion_timestamp(pod).is_some() || matches!(phase, "Succeeded" | "Failed" | "Pending") {
+            return Ok(());
+        }
+        let scope = format!("{}{}/", prefix(kind), meta::namespace(pod));
+        let entries = self.store.range(Range::prefix(&scope)).await.map_err(store_status)?.entries;
+        let budgets = entries.iter().filter_map(|e| stored(kind, &e.value, e.mod_revision.0));
+        let mut budgets: Vec<Value> = budgets
+            .filter(|budget| {
+                let selector = walk::at(budget, "spec.selector").unwrap_or(&Value::Null);
+                LabelSelector::from_object(selector).is_ok_and(|s| s.matches(meta::labels(pod)))
+            })
+            .collect();
+        if budgets.len() > 1 {
+            return Err(Status::internal(
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+            ));
+        }
+        let Some(budget) = budgets.pop() else { return Ok(()) };
+        let ready = walk::list(pod, "status.conditions")
+            .iter()
+            .any(|c| walk::text(c, "type") == "Ready" && walk::text(c, "status") == "True");
+        let status = |field: &str| walk::int(&budget, &format!("status.{field}")).unwrap_or(0);
+        if !ready {
+            let healthy =
+                status("currentHealthy") >= status("desiredHealthy") && status("desiredHealthy") > 0;
+            if healthy || walk::text(&budget, "spec.unhealthyPodEvictionPolicy") == "AlwaysAllow" {
+                return Ok(());
+            }
+        }
+        let (name, pod) = (meta::name(&budget), meta::name(pod));
+        let (needs, has) = (status("desiredHealthy"), status("currentHealthy"));
+        if status("observedGeneration") < meta::generation(&budget) {
+            let why = format!("The disruption budget {name} is still being processed by the server.");
+            return Err(too_many(10, why));
+        }
+        if status("disruptionsAllowed") == 0 {
+            let why = if has <= needs {
+                format!("The disruption budget {name} needs {needs} healthy pods and has {has} currently")
+            } else {
+                format!("The disruption budget {name} does not allow evicting pods currently")
+            };
+            return Err(too_many(0, why));
+        }
+        let make = |old: &Value| {
+            let left = walk::int(old, "status.disruptionsAllowed").unwrap_or(0) - 1;
+            if left < 0 {
+                return Err(Status::modified(kind, name));
+            }
+            let mut new = old.clone();
+            walk::set(&mut new, "status.disruptionsAllowed", left);
+            if let Some(pods) = walk::map_mut(&mut new, "status.disruptedPods") {
+                pods.insert(pod.into(), meta::rfc3339(Timestamp::now()).into());
+            }
+            if left == 0 {
+                let last = meta::rfc3339(Timestamp::now());
+                for condition in walk::list_mut(&mut new, "status.conditions") {
+                    if walk::text(condition, "type") == "DisruptionAllowed" {
+                        walk::set(condition, "status", "False");
+                        walk::set(condition, "reason", "InsufficientPods");
+                        walk::set(condition, "lastTransitionTime", last.clone());
+                    }
+                }
+            }
+            Ok(new)
+        };
+        let subject = Subject { kind, namespace: Some(meta::namespace(&budget)), name };
+        self.modify(subject, Part::Status, dry_run, make).await.map(drop)
+    }
+}
+
+/// The refusal of an eviction, as `kubectl drain` knows it.
+fn too_many(retry_s: u64, why: String) -> Status {
+    let message = "Cannot evict pod as it would violate the pod's disruption budget.";
+    let mut status = Status { code: 429, reason: "TooManyRequests", ..Status::bad_request(message) };
+    if retry_s > 0 {
+        status.details.insert("retryAfterSeconds".into(), retry_s.into());
+    }
+    let cause = json!({"reason": "DisruptionBudget", "message": why});
+    status.details.insert("causes".into(), json!([cause]));
+    status
 }
 
 fn success(code: StatusCode) -> Value {

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use jiff::Timestamp;
+use portolan_api::kinds::service_cidr;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
 use portolan_api::{Kind, Status, decode, meta, ownership, status, walk};
-use portolan_store::{Compare, Entry, Op, Revision, Txn, TxnOutcome};
+use portolan_store::{Compare, Entry, Op, Range, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
 use crate::apply::{self, Owners, ourselves};
+use crate::cache::prefix;
 use crate::delete::{removal, vanishes};
 use crate::http::{Answer, Call, json as respond, store_status, warn};
 use crate::object::{bare, stored};
@@ -205,7 +207,8 @@ impl Server {
         let dry_run = call.writing()?;
         let mut object = call.json()?;
         let mut warnings = Vec::new();
-        call.admit(&mut object, &|_, why| Status::undecodable(call.kind, why), &mut warnings)?;
+        let admitted = call.admit(&mut object, &|_, why| Status::undecodable(call.kind, why), &mut warnings);
+        admitted.map_err(|status| status.warned(&warnings))?;
         if call.kind.has("approval") {
             portolan_api::kinds::certificate::requested_by(&mut object, &call.user.user, &call.user.groups);
         }
@@ -255,11 +258,13 @@ impl Server {
             owners.settle(kind, &mut new, &Value::Null);
             kind.prepare_create(&mut new);
             self.fill_token(kind, &mut new).await?;
+            self.admit_new(kind, &mut new)?;
             self.allocate(kind, &mut new, None, dry_run, &mut txn).await?;
             let errors = kind.check_create(&new);
             if !errors.is_empty() {
                 return Err(Status::invalid(kind, &name, &errors));
             }
+            self.charge(kind, &new, None, dry_run, &mut txn).await?;
             let warnings = kind.warnings(&new);
             if dry_run {
                 let (entry, _) = self.store.get(&key).await.map_err(store_status)?;
@@ -329,7 +334,8 @@ impl Server {
         // To a new Service even what one of its name holds is taken.
         let whose = if old.is_some() { owner.as_str() } else { "" };
         let taken = |claim: &service::Claim| self.claims.taken(claim, whose);
-        let outcome = service::allocate(new, old, &self.services, dry_run, &taken, &mut random::below);
+        let (services, ranges) = self.ready_ranges().await?;
+        let outcome = service::allocate(new, old, &services, dry_run, &taken, &mut random::below);
         let _changes_hands = outcome.map_err(|refusal| match refusal {
             Refusal::Invalid(errors) => Status::invalid(kind, meta::name(new), &errors),
             Refusal::Internal(why) => Status::internal(why),
@@ -340,10 +346,29 @@ impl Server {
         let (before, after): (BTreeSet<_>, BTreeSet<_>) = (before, after);
         for key in after.difference(&before) {
             txn.compares.push(Compare::Absent(key.clone()));
-            txn.ops.push(Op::Put(key.clone(), claims::value(&owner)));
+            txn.ops.push(Op::Put(key.clone(), claims::value(key, new)));
+        }
+        if after.difference(&before).next().is_some() {
+            // No address comes from a range that is going.
+            txn.compares.extend(ranges);
         }
         txn.ops.extend(before.difference(&after).map(|key| Op::Delete(key.clone())));
         Ok(())
+    }
+
+    /// The ranges that give addresses now, and the conditions that they still do.
+    async fn ready_ranges(&self) -> Result<(service::ServiceConfig, Vec<Compare>), Status> {
+        let kind: &'static Kind = &service_cidr::SERVICE_CIDR;
+        let entries = self.store.range(Range::prefix(&prefix(kind))).await.map_err(store_status)?.entries;
+        let (mut services, mut compares) = (self.services.clone(), Vec::new());
+        for entry in entries {
+            let Some(object) = stored(kind, &entry.value, entry.mod_revision.0) else { continue };
+            if service_cidr::is_ready(&object) {
+                services.ready.extend(service_cidr::ranges(&object));
+                compares.push(Compare::ModRevision(entry.key, entry.mod_revision));
+            }
+        }
+        Ok((services, compares))
     }
 
     /// PUT of an object.
@@ -351,7 +376,8 @@ impl Server {
         let dry_run = call.writing()?;
         let mut body = call.json()?;
         let mut warnings = Vec::new();
-        call.admit_replacement(&mut body, &mut warnings)?;
+        let admitted = call.admit_replacement(&mut body, &mut warnings);
+        admitted.map_err(|status| status.warned(&warnings))?;
         let now = meta::rfc3339(Timestamp::now());
         let owners = Owners::Counted(call.author(&now));
         let make = |old: &Value| self.replacement(call, &body, old);
@@ -368,6 +394,10 @@ impl Server {
                 let (object, more) = made.map_err(|status| status.warned(&warnings))?;
                 warnings.extend(more);
                 call.written(StatusCode::CREATED, object, &warnings)
+            }
+            Err(status) if status.code == 404 && makes(call.kind) => {
+                // It is meant for another than the one that isn't there.
+                Err(Status::uid_precondition(call.kind, call.name(), meta::uid(&body), ""))
             }
             changed => {
                 let object = changed.map_err(|status| status.warned(&warnings))?;
@@ -493,6 +523,9 @@ impl Server {
             if !errors.is_empty() {
                 return Err(Status::invalid(kind, name, &errors));
             }
+            if part == Part::Main {
+                self.charge(kind, &new, Some(&old), dry_run, &mut txn).await?;
+            }
             meta::set_resource_version(&mut new, revision.0);
             ownership::keep_times(&mut new, &old);
             if new == old || dry_run {
@@ -541,12 +574,16 @@ pub(crate) fn is_service(kind: &Kind) -> bool {
     kind.group.is_empty() && kind.kind == "Service"
 }
 
-/// Whether a PUT of what isn't there makes it (`AllowCreateOnUpdate` of the strategies in kube-apiserver). Not one that
-/// is meant for a certain object that was there.
-fn creates(kind: &Kind, body: &Value) -> bool {
+/// Whether a PUT of what isn't there makes it (`AllowCreateOnUpdate` of the strategies in kube-apiserver).
+fn makes(kind: &Kind) -> bool {
     let by_kind =
         matches!(kind.kind, "Service" | "Endpoints" | "Lease" | "Event" | "LimitRange" | "RuntimeClass");
-    (by_kind || kind.group == "rbac.authorization.k8s.io") && meta::uid(body).is_empty()
+    by_kind || kind.group == "rbac.authorization.k8s.io"
+}
+
+/// Not one that is meant for a certain object that was there.
+fn creates(kind: &Kind, body: &Value) -> bool {
+    makes(kind) && meta::uid(body).is_empty()
 }
 
 /// Whether an update may leave out the version that it is based on (`AllowUnconditionalUpdate` of the strategies).

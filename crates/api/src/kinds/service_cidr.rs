@@ -81,6 +81,17 @@ pub static IP_ADDRESS: Kind = Kind {
 
 const RANGES: &str = "spec.cidrs";
 
+/// The ranges of a ServiceCIDR.
+pub fn ranges(object: &Value) -> Vec<ipnet::IpNet> {
+    walk::list(object, RANGES).iter().filter_map(|range| range.as_str()?.parse().ok()).collect()
+}
+
+/// Whether a ServiceCIDR gives addresses: it says that it is ready, and nobody has deleted it.
+pub fn is_ready(object: &Value) -> bool {
+    let holds = |c: &Value| walk::text(c, "type") == "Ready" && walk::text(c, "status") == "True";
+    meta::deletion_timestamp(object).is_none() && walk::list(object, "status.conditions").iter().any(holds)
+}
+
 fn validate(object: &Value) -> Vec<FieldError> {
     let ranges = walk::list(object, RANGES);
     if ranges.is_empty() {

@@ -18,8 +18,10 @@ use pool::Space;
 /// What a cluster hands out to Services.
 #[derive(Clone, Debug)]
 pub struct ServiceConfig {
-    /// The ranges of ClusterIPs, the primary family first; at most one per family.
+    /// The ranges of ClusterIPs that the cluster was made with, the primary family first; at most one per family.
     pub cidrs: Vec<IpNet>,
+    /// The ranges that give addresses now: those of the ServiceCIDRs that are ready.
+    pub ready: Vec<IpNet>,
     /// The range of NodePorts, of which health check ports are drawn too.
     pub node_ports: RangeInclusive<u16>,
 }
@@ -325,12 +327,13 @@ impl Draw<'_> {
         let Some(address) = ip::parse(text) else { return Ok(()) };
         let of_family = self.config.cidrs.iter().find(|net| net.addr().is_ipv4() == address.is_ipv4());
         let Some(net) = of_family else { return refuse("allocator not ready".into()) };
-        if self.dry_run && !net.contains(&address) {
+        if self.dry_run && !self.config.ready.iter().any(|net| net.contains(&address)) {
             return refuse(format!(
                 "the provided IP ({address}) is not in the valid range. The range of valid IPs is {net}"
             ));
         }
-        if !Space::of_addresses(*net).contains(&address) {
+        // The network's own address and the broadcast address are in no range (`PrefixContainsIP`).
+        if !self.config.ready.iter().any(|net| Space::of_addresses(*net).contains(&address)) {
             return refuse("the provided network does not match the current range".into());
         }
         let claim = Claim::ClusterIp(address);
@@ -347,20 +350,26 @@ impl Draw<'_> {
                 crate::fielderror::quote(name)
             ))
         };
-        let Some(net) = self.config.cidrs.iter().find(|net| ip::family(net.addr()) == family) else {
+        if !self.config.cidrs.iter().any(|net| ip::family(net.addr()) == family) {
             return Err(full("allocator not ready"));
-        };
-        if self.dry_run {
-            // Nothing is taken, so any one is as good; the base of the range belongs to nobody.
-            return Ok(net.network());
         }
+        let ranges = self.config.ready.iter().filter(|net| ip::family(net.addr()) == family);
         let taken = self.taken;
         let held = &self.held;
         let free = |ip: &IpAddr| {
             let claim = Claim::ClusterIp(*ip);
             !held.contains(&claim) && !taken(&claim)
         };
-        Space::of_addresses(*net).pick(&free, self.random).ok_or_else(|| full("range is full"))
+        for net in ranges {
+            if self.dry_run {
+                // Nothing is taken, so any one is as good; the base of the range belongs to nobody.
+                return Ok(net.network());
+            }
+            if let Some(found) = Space::of_addresses(*net).pick(&free, self.random) {
+                return Ok(found);
+            }
+        }
+        Err(full("range is full"))
     }
 
     /// Takes the number that a client names (registry/core/service/portallocator/operation.go).

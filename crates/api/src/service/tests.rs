@@ -16,8 +16,11 @@ struct Cluster {
 }
 
 fn cluster(cidrs: &[&str]) -> Cluster {
-    let cidrs = cidrs.iter().map(|c| c.parse().unwrap()).collect();
-    Cluster { config: ServiceConfig { cidrs, node_ports: 30000..=32767 }, held: RefCell::default() }
+    let cidrs: Vec<ipnet::IpNet> = cidrs.iter().map(|c| c.parse().unwrap()).collect();
+    Cluster {
+        config: ServiceConfig { ready: cidrs.clone(), cidrs, node_ports: 30000..=32767 },
+        held: RefCell::default(),
+    }
 }
 
 impl Cluster {
@@ -212,8 +215,8 @@ fn each_rule_of_a_new_service_has_its_path_and_text() {
         ),
         (
             json!({"clusterIP": "10.97.0.9"}),
-            "spec.clusterIPs: Invalid value: [\"10.97.0.9\"]: failed to allocate IP 10.97.0.9: the provided IP (10.97.0.9) \
-             is not in the valid range. The range of valid IPs is 10.96.0.0/16",
+            "spec.clusterIPs: Invalid value: [\"10.97.0.9\"]: failed to allocate IP 10.97.0.9: the provided network does not match \
+             the current range",
         ),
         (
             json!({"ipFamilies": ["IPv6"]}),

@@ -22,7 +22,7 @@ pub(super) const MAX_REPLICAS: &str = "deployment.kubernetes.io/max-replicas";
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// A name for the template: the same for the same template, another after `collisions` more collisions.
-pub(super) fn hash(template: &PodTemplateSpec, collisions: i32) -> String {
+pub(crate) fn hash(template: &PodTemplateSpec, collisions: i32) -> String {
     let mut text = serde_json::to_vec(&without_hash(template)).unwrap_or_default();
     if collisions > 0 {
         text.extend_from_slice(&collisions.to_le_bytes());

@@ -65,7 +65,8 @@ pub(super) fn recreates(deployment: &Deployment) -> bool {
     strategy.is_some_and(|strategy| strategy.type_.as_deref() == Some("Recreate"))
 }
 
-fn share(value: &IntOrString, of: i32, up: bool) -> i32 {
+/// A number, or a share of another.
+pub(crate) fn share(value: &IntOrString, of: i32, up: bool) -> i32 {
     match value {
         IntOrString::Int(number) => (*number).max(0),
         IntOrString::String(text) => {

@@ -106,12 +106,18 @@ impl Board {
 
     fn refusal(&self, at: usize, pod: &Pod) -> Option<String> {
         let place = &self.nodes[at];
-        let spec = pod.spec.as_ref()?;
         if place.node.metadata.deletion_timestamp.is_some() {
             return Some("node(s) were being deleted".to_owned());
         }
         let node_spec = place.node.spec.as_ref();
-        if node_spec.is_some_and(|spec| spec.unschedulable.unwrap_or(false)) {
+        let cordoned = Taint {
+            key: "node.kubernetes.io/unschedulable".into(),
+            effect: "NoSchedule".into(),
+            ..Taint::default()
+        };
+        if node_spec.is_some_and(|spec| spec.unschedulable.unwrap_or(false))
+            && matches!(tolerance(pod, &cordoned), Tolerance::No)
+        {
             return Some("node(s) were unschedulable".to_owned());
         }
         let taints = node_spec.and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
@@ -130,18 +136,7 @@ impl Board {
         if !ready {
             return Some("node(s) were not ready".to_owned());
         }
-        let selected = spec
-            .node_selector
-            .iter()
-            .flatten()
-            .all(|(name, value)| place.node.labels().get(name) == Some(value));
-        let affinity = spec.affinity.as_ref();
-        let required = affinity
-            .and_then(|affinity| affinity.node_affinity.as_ref())
-            .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-        let allowed = required
-            .is_none_or(|required| required.node_selector_terms.iter().any(|term| fits(term, &place.node)));
-        if !selected || !allowed {
+        if !matches_node(pod, &place.node) {
             return Some("node(s) didn't match Pod's node affinity/selector".to_owned());
         }
         if i64::try_from(place.pods.len()).unwrap_or(i64::MAX) >= place.capacity {
@@ -245,6 +240,17 @@ fn ports(pod: &Pod) -> impl Iterator<Item = HostPort<'_>> {
 fn clash(one: HostPort<'_>, other: HostPort<'_>) -> bool {
     let any = |ip: &str| matches!(ip, "" | "0.0.0.0" | "::");
     one.1 == other.1 && one.2 == other.2 && (one.0 == other.0 || any(one.0) || any(other.0))
+}
+
+/// Whether the pod's selector and required affinity let it on the node.
+pub(crate) fn matches_node(pod: &Pod, node: &Node) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let mut selector = spec.node_selector.iter().flatten();
+    let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+    let required =
+        affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+    selector.all(|(name, value)| node.labels().get(name) == Some(value))
+        && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| fits(term, node)))
 }
 
 fn fits(term: &NodeSelectorTerm, node: &Node) -> bool {
