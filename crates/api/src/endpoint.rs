@@ -116,9 +116,11 @@ pub fn default_slice(object: &mut Value) {
     for endpoint in walk::list_mut(object, "endpoints") {
         walk::remove(endpoint, "deprecatedTopology");
     }
-    // The list is written even when it is empty; as what it is in Go then.
-    if walk::list(object, "endpoints").is_empty() {
-        walk::set(object, "endpoints", Value::Null);
+    // The lists are written even when they are empty; as what they are in Go then.
+    for field in ["endpoints", "ports"] {
+        if walk::list(object, field).is_empty() {
+            walk::set(object, field, Value::Null);
+        }
     }
 }
 
@@ -143,7 +145,8 @@ pub fn validate_slice(object: &Value) -> Vec<FieldError> {
 
 /// What is wrong with a changed EndpointSlice. Endpoints that were there before are not looked at again.
 pub fn validate_slice_update(new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = slice_rules(new, walk::list(old, "endpoints"));
+    let mut errors = meta::validate_base(new, meta::NameRule::Subdomain);
+    errors.extend(slice_rules(new, walk::list(old, "endpoints")));
     let kind = walk::text(new, "addressType");
     if kind != walk::text(old, "addressType") {
         errors.push(FieldError::invalid("addressType", kind, "field is immutable"));

@@ -187,6 +187,7 @@ impl Server {
     /// DELETE of a collection.
     pub(crate) async fn delete_collection(&self, call: &Call) -> Answer {
         let options = Options::read(call)?;
+        options::numbers(&call.query)?;
         options::listing(&call.query)?;
         let selection: Selection = call.selection()?;
         let page = self.page(call, &selection).await?;

@@ -66,13 +66,17 @@ pub(crate) fn dry_run_errors(values: &[&str]) -> Option<FieldError> {
     (!known).then(|| FieldError::not_supported("dryRun", json!(values), &["All"]))
 }
 
+/// Whether the numbers among a list's parameters are numbers.
+pub(crate) fn numbers(query: &Query) -> Result<(), Status> {
+    match query.get("limit").filter(|text| text.parse::<i64>().is_err()) {
+        // Go's words for what is no number.
+        Some(text) => Err(Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
+        None => Ok(()),
+    }
+}
+
 /// What is wrong with the parameters of a list (not of a watch).
 pub(crate) fn listing(query: &Query) -> Result<(), Status> {
-    // Go's words for what is no number.
-    if let Some(text) = query.get("limit").filter(|text| text.parse::<i64>().is_err()) {
-        let why = format!("strconv.ParseInt: parsing {text:?}: invalid syntax");
-        return Err(Status::bad_request(why));
-    }
     let mut errors = Vec::new();
     let field = "resourceVersionMatch";
     if let Some(policy) = query.get(field) {

@@ -139,7 +139,8 @@ impl Server {
 
     /// GET of a collection.
     pub(crate) async fn list(&self, call: &Call) -> Answer {
-        // Selectors that can't be read are said first.
+        // What can't be read is said first.
+        options::numbers(&call.query)?;
         LabelSelector::parse(call.query.get("labelSelector").unwrap_or_default())
             .map_err(|error| Status::bad_request(error.to_string()))?;
         options::listing(&call.query)?;

@@ -9,9 +9,7 @@ use portolan_api::fielderror::go_value;
 use portolan_api::kinds::service_cidr;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
-use portolan_api::{
-    FieldError, Kind, Status, decode, meta, ownership, protobuf, schema, status, strict, walk,
-};
+use portolan_api::{Kind, Status, decode, meta, ownership, protobuf, schema, status, strict, walk};
 use portolan_store::{Compare, Entry, Op, Range, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
@@ -238,7 +236,8 @@ impl Server {
     pub(crate) async fn create(&self, call: &Call) -> Answer {
         let dry_run = call.writing()?;
         let mut warnings = Vec::new();
-        let mut object = call.object(&mut warnings)?;
+        let object = call.object(&mut warnings);
+        let mut object = object.map_err(|status| status.warned(&warnings))?;
         if call.kind.has("approval") {
             portolan_api::kinds::certificate::requested_by(&mut object, &call.user.user, &call.user.groups);
         }
@@ -405,7 +404,8 @@ impl Server {
     pub(crate) async fn update(&self, call: &Call) -> Answer {
         let dry_run = call.writing()?;
         let mut warnings = Vec::new();
-        let mut body = call.replaced(&mut warnings)?;
+        let body = call.replaced(&mut warnings);
+        let mut body = body.map_err(|status| status.warned(&warnings))?;
         let now = meta::rfc3339(Timestamp::now());
         let owners = Owners::Counted(call.author(&now));
         let make = |old: &Value| self.replacement(call, &body, old);
@@ -422,6 +422,10 @@ impl Server {
                 let (object, more) = made.map_err(|status| status.warned(&warnings))?;
                 warnings.extend(more);
                 call.written(StatusCode::CREATED, object, &warnings)
+            }
+            Err(status) if status.code == 404 && makes(call.kind) => {
+                // It is meant for another than the one that isn't there.
+                Err(Status::uid_precondition(call.kind, call.name(), meta::uid(&body), ""))
             }
             changed => {
                 let object = changed.map_err(|status| status.warned(&warnings))?;
@@ -459,7 +463,7 @@ impl Server {
     fn replacement(&self, call: &Call, body: &Value, old: &Value) -> Result<Value, Status> {
         check_uid(call.kind, call.name(), body, old)?;
         self.guard(call, Some(body), Some(old))?;
-        named_version(call.kind, call.name(), body)
+        Ok(body.clone())
     }
 
     async fn patch_part(&self, call: &Call, part: Part) -> Answer {
@@ -602,37 +606,27 @@ pub(crate) fn is_service(kind: &Kind) -> bool {
     kind.group.is_empty() && kind.kind == "Service"
 }
 
-/// The body of a PUT, unless its kind wants to be told of which version it is a change (`AllowUnconditionalUpdate`).
-fn named_version(kind: &Kind, name: &str, body: &Value) -> Result<Value, Status> {
-    let wants = match kind.group {
-        "policy" | "coordination.k8s.io" | "node.k8s.io" | "admissionregistration.k8s.io" => true,
-        "storage.k8s.io" => {
-            matches!(kind.kind, "CSIDriver" | "CSINode" | "CSIStorageCapacity" | "VolumeAttachment")
-        }
-        _ => false,
-    };
-    if !wants || !matches!(meta::resource_version(body), "" | "0") {
-        return Ok(body.clone());
-    }
-    let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
-    let mut status = Status::invalid(kind, name, std::slice::from_ref(&error));
-    // Here the resource is named, not the kind.
-    status.message = format!("{} {name:?} is invalid: {error}", kind.resource());
-    status.details.insert("kind".into(), kind.plural.into());
-    Err(status)
-}
-
-/// Whether a PUT of what isn't there makes it (`AllowCreateOnUpdate` of the strategies in kube-apiserver). Not one that
-/// is meant for a certain object that was there.
-fn creates(kind: &Kind, body: &Value) -> bool {
+/// Whether a PUT of what isn't there makes it (`AllowCreateOnUpdate` of the strategies in kube-apiserver).
+fn makes(kind: &Kind) -> bool {
     let by_kind =
         matches!(kind.kind, "Service" | "Endpoints" | "Lease" | "Event" | "LimitRange" | "RuntimeClass");
-    (by_kind || kind.group == "rbac.authorization.k8s.io") && meta::uid(body).is_empty()
+    by_kind || kind.group == "rbac.authorization.k8s.io"
+}
+
+/// Not one that is meant for a certain object that was there.
+fn creates(kind: &Kind, body: &Value) -> bool {
+    makes(kind) && meta::uid(body).is_empty()
 }
 
 /// Whether an update may leave out the version that it is based on (`AllowUnconditionalUpdate` of the strategies).
 fn updates_unseen(kind: &Kind) -> bool {
-    kind.kind != "Lease"
+    match kind.group {
+        "policy" | "coordination.k8s.io" | "node.k8s.io" | "admissionregistration.k8s.io" => false,
+        "storage.k8s.io" => {
+            !matches!(kind.kind, "CSIDriver" | "CSINode" | "CSIStorageCapacity" | "VolumeAttachment")
+        }
+        _ => true,
+    }
 }
 
 /// A write that names a version or a UID is meant for that very object.

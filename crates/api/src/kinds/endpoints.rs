@@ -26,7 +26,11 @@ pub static ENDPOINTS: Kind = Kind {
     strategy: Strategy {
         default: endpoint::default_endpoints,
         validate: endpoint::validate_endpoints,
-        validate_update: |new, _| endpoint::validate_endpoints(new),
+        validate_update: |new, _| {
+            let mut errors = meta::validate_base(new, NameRule::Subdomain);
+            errors.extend(endpoint::validate_endpoints(new));
+            errors
+        },
         warnings: endpoint::endpoints_warnings,
         ..Strategy::PLAIN
     },

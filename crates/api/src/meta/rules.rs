@@ -318,15 +318,20 @@ fn validate_finalizer_domains(object: &Value) -> Vec<FieldError> {
     errors
 }
 
+/// What is wrong with the base of a generated name.
+pub fn validate_base(object: &Value, names: NameRule) -> Vec<FieldError> {
+    let base = walk::text(object, "metadata.generateName");
+    if base.is_empty() {
+        return Vec::new();
+    }
+    // The base may end in a dash: something follows it.
+    let trimmed = base.strip_suffix('-').map_or(base.to_owned(), |b| format!("{b}a"));
+    findings("metadata.generateName", base, names.faults(&trimmed))
+}
+
 /// What is wrong with the metadata of a new object.
 pub fn validate(object: &Value, namespaced: bool, names: NameRule) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let base = walk::text(object, "metadata.generateName");
-    if !base.is_empty() {
-        // The base may end in a dash: something follows it.
-        let trimmed = base.strip_suffix('-').map_or(base.to_owned(), |b| format!("{b}a"));
-        errors.extend(findings("metadata.generateName", base, names.faults(&trimmed)));
-    }
+    let mut errors = validate_base(object, names);
     let name = walk::text(object, "metadata.name");
     if name.is_empty() {
         errors.push(FieldError::required("metadata.name", "name or generateName is required"));

@@ -89,7 +89,7 @@ fn an_item_without_its_key_is_refused() {
     let patch = json!({"spec": {"ports": [{"name": "x"}]}});
     assert_eq!(
         strategic(&mut object, &patch, find("", "v1", "services").unwrap()),
-        Err(PatchError::Malformed("map: {\"name\":\"x\"} does not contain declared merge key: port".into()))
+        Err(PatchError::Unexpected("map: map[name:x] does not contain declared merge key: port".into()))
     );
 }
 

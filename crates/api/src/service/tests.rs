@@ -540,8 +540,8 @@ fn what_has_no_effect_is_warned_about() {
     assert_eq!(
         kind.warnings(&new),
         [
-            "spec.loadBalancerIP is ignored when spec.clusterIP is \"None\"",
-            "spec.trafficDistribution: PreferClose is deprecated, use PreferSameZone instead"
+            "spec.loadBalancerIP is ignored for headless services",
+            "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\""
         ]
     );
 }
