@@ -159,9 +159,10 @@ mod tests {
             let inflight = inflight.clone();
             waiting.spawn(async move { inflight.admit("greedy", false, 1).await.is_ok() });
         }
-        tokio::task::yield_now().await;
         let lane = inflight.lanes.lock()[&("greedy".to_owned(), false)].clone();
-        assert_eq!(lane.waiting.load(Ordering::Relaxed), WAITING);
+        while lane.waiting.load(Ordering::Relaxed) < WAITING {
+            tokio::task::yield_now().await;
+        }
         let now = tokio::time::Instant::now();
         let refused = inflight.admit("greedy", false, 1).await.err().expect("refused");
         assert_eq!(

@@ -108,15 +108,21 @@ fn fresh(patch: &Value, rule: Option<Rule<'_>>) -> Result<Option<Value>, PatchEr
         }
         // A list that isn't there yet is taken as it is, also if two of its items are to be told apart and can't be; but for
         // the words to the merge in it.
-        Value::Array(items) => match rule {
-            Some(Rule::List(key, shape)) if items.iter().any(|item| item.get(DIRECTIVE).is_some()) => {
-                let mut out = Vec::new();
-                merge_list(&mut out, items, key, shape)?;
-                Ok(Some(Value::Array(out)))
-            }
-            _ => Ok(Some(patch.clone())),
-        },
-        other => Ok(Some(other.clone())),
+        other => Ok(undirected(other)),
+    }
+}
+
+/// A value without the objects in it that are words to the merge, and without nulls in objects (strategicpatch's
+/// `removeDirectives` and `discardNullValuesFromPatch`).
+fn undirected(value: &Value) -> Option<Value> {
+    match value {
+        Value::Object(map) if map.contains_key(DIRECTIVE) => None,
+        Value::Object(map) => {
+            let fields = map.iter().filter(|(_, field)| !field.is_null());
+            Some(fields.filter_map(|(name, field)| Some((name.clone(), undirected(field)?))).collect())
+        }
+        Value::Array(items) => Some(items.iter().filter_map(undirected).collect()),
+        other => Some(other.clone()),
     }
 }
 

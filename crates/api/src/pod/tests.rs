@@ -34,6 +34,11 @@ fn a_plain_pod_gets_the_defaults() {
                 "terminationMessagePolicy": "File", "resources": {}}],
             "enableServiceLinks": true, "restartPolicy": "Always", "terminationGracePeriodSeconds": 30,
             "dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler", "securityContext": {},
+            "tolerations": [
+                {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300},
+                {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300},
+            ],
+            "priority": 0, "preemptionPolicy": "PreemptLowerPriority",
         })
     );
     assert_eq!(made["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
@@ -81,7 +86,7 @@ fn each_rule_of_a_pod_has_its_path_and_text() {
         ),
         (
             json!({"restartPolicy": "Sometimes"}),
-            "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+            "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
         ),
         (
             json!({"containers": [{"name": "a", "image": "x", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}),
@@ -114,7 +119,15 @@ fn only_images_deadline_and_added_tolerations_change_in_a_pod() {
     };
     let image = json!({"containers": [{"name": "a", "image": "y", "imagePullPolicy": "Always"}]});
     assert_eq!(change(image), (vec![], 2));
-    assert_eq!(change(json!({"tolerations": [{"operator": "Exists"}]})), (vec![], 2));
+    let mut tolerations = old["spec"]["tolerations"].as_array().unwrap().clone();
+    tolerations.push(json!({"operator": "Exists"}));
+    assert_eq!(change(json!({"tolerations": tolerations})), (vec![], 2));
+    tolerations.remove(0);
+    let (found, _) = change(json!({"tolerations": tolerations}));
+    assert_eq!(
+        found[0].to_string(),
+        "spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds"
+    );
     assert_eq!(change(json!({})), (vec![], 1));
     let (found, _) = change(json!({"restartPolicy": "Never"}));
     assert!(

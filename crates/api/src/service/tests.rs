@@ -244,7 +244,7 @@ fn each_rule_of_a_new_service_has_its_path_and_text() {
         ),
         (
             json!({"trafficDistribution": "Near"}),
-            "spec.trafficDistribution: Unsupported value: \"Near\": supported values: \"PreferClose\", \"PreferSameNode\", \"PreferSameZone\"",
+            "spec.trafficDistribution: Unsupported value: \"Near\": supported values: \"PreferClose\", \"PreferSameZone\", \"PreferSameNode\"",
         ),
         (
             json!({"internalTrafficPolicy": "Far"}),
@@ -302,6 +302,7 @@ fn a_full_range_is_the_servers_fault() {
         "500 failed to allocate a serviceIP for Service \"x\": range is full"
     );
     cluster.config.cidrs = vec!["10.1.0.0/24".parse().unwrap()];
+    cluster.config.ready = cluster.config.cidrs.clone();
     assert_eq!(cluster.create(node_port()).unwrap_err(), "500 failed to allocate a nodePort: range is full");
 }
 

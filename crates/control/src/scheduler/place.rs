@@ -369,7 +369,8 @@ mod tests {
             (json!({}), Ok("c")),
             (json!({ "nodeSelector": { "disk": "ssd" } }), Ok("c")),
             (json!({ "tolerations": [{ "key": "k", "operator": "Exists" }] }), Ok("b")),
-            (json!({ "tolerations": [{ "operator": "Exists" }] }), Ok("b")),
+            // Whoever tolerates everything goes also where nothing new should (the scheduler's NodeUnschedulable).
+            (json!({ "tolerations": [{ "operator": "Exists" }] }), Ok("a")),
             (
                 affinity(json!({ "matchExpressions": [{ "key": "disk", "operator": "DoesNotExist" }] })),
                 Ok("d"),

@@ -86,8 +86,10 @@ const HELD: [&str; 10] = [
 ];
 
 /// Where ours differs on purpose, and why.
-const ON_PURPOSE: [(&str, &str); 5] = [
+const ON_PURPOSE: [(&str, &str); 7] = [
     ("statefulsets x /spec/template/metadata/labels/app", "a cause is named once"),
+    ("statefulsets x without /spec/template/metadata/labels/app", "an empty map is the same as none"),
+    ("daemonsets x without /spec/template/metadata/labels/app", "an empty map is the same as none"),
     ("daemonsets/x as a table", "the metadata in a row is the object's own"),
     ("ipaddresses/192.0.2.7 as a table", "each cell has a column"),
     ("certificatesigningrequests", "users have no UID"),
