@@ -7,10 +7,27 @@ use portolan_api::Status;
 pub(crate) enum Form {
     /// As it is.
     Plain,
-    /// `meta.k8s.io/v1 Table`: what `kubectl get` prints.
-    Table,
-    /// `meta.k8s.io/v1 PartialObjectMetadata`.
-    Metadata,
+    /// `Table`: what `kubectl get` prints.
+    Table(Meta),
+    /// `PartialObjectMetadata`.
+    Metadata(Meta),
+}
+
+/// The version of `meta.k8s.io` that a client asks for: the kinds are the same in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Meta {
+    V1,
+    V1Beta1,
+}
+
+impl Meta {
+    /// `apiVersion` of what is in it.
+    pub(crate) fn api_version(self) -> &'static str {
+        match self {
+            Meta::V1 => "meta.k8s.io/v1",
+            Meta::V1Beta1 => "meta.k8s.io/v1beta1",
+        }
+    }
 }
 
 /// One media range of an `Accept` header (RFC 9110 section 12.5.1), without its weight: client-go lists in the order of
@@ -42,12 +59,18 @@ fn ranges(accept: &str) -> impl Iterator<Item = Media<'_>> {
 pub(crate) fn form(accept: Option<&str>) -> Result<Form, Status> {
     let Some(accept) = accept else { return Ok(Form::Plain) };
     for media in ranges(accept).filter(Media::is_json) {
-        let ours = media.param("g") == Some("meta.k8s.io") && media.param("v") == Some("v1");
-        match media.param("as") {
-            None => return Ok(Form::Plain),
-            Some("Table") if ours => return Ok(Form::Table),
-            Some("PartialObjectMetadata" | "PartialObjectMetadataList") if ours => return Ok(Form::Metadata),
-            Some(_) => {}
+        let meta = match (media.param("g"), media.param("v")) {
+            (Some("meta.k8s.io"), Some("v1")) => Some(Meta::V1),
+            (Some("meta.k8s.io"), Some("v1beta1")) => Some(Meta::V1Beta1),
+            _ => None,
+        };
+        match (media.param("as"), meta) {
+            (None, _) => return Ok(Form::Plain),
+            (Some("Table"), Some(meta)) => return Ok(Form::Table(meta)),
+            (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some(meta)) => {
+                return Ok(Form::Metadata(meta));
+            }
+            _ => {}
         }
     }
     Err(Status::not_acceptable(&["application/json", "application/json;as=Table;v=v1;g=meta.k8s.io"]))
@@ -82,9 +105,13 @@ mod tests {
             (None, Some(Form::Plain)),
             (Some("*/*"), Some(Form::Plain)),
             (Some("application/json, */*"), Some(Form::Plain)),
-            (Some(kubectl), Some(Form::Table)),
+            (Some(kubectl), Some(Form::Table(Meta::V1))),
+            (Some("application/json;as=Table;v=v1beta1;g=meta.k8s.io"), Some(Form::Table(Meta::V1Beta1))),
             (Some("application/vnd.kubernetes.protobuf,application/json"), Some(Form::Plain)),
-            (Some("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"), Some(Form::Metadata)),
+            (
+                Some("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"),
+                Some(Form::Metadata(Meta::V1)),
+            ),
             (Some("application/json;as=Table;v=v9;g=meta.k8s.io, application/json"), Some(Form::Plain)),
             (Some("application/vnd.kubernetes.protobuf"), None),
         ] {

@@ -95,14 +95,14 @@ impl Call {
     pub(crate) fn show(&self, object: Value) -> Value {
         match self.form {
             Form::Plain => object,
-            Form::Metadata => table::metadata(&object),
-            Form::Table => {
+            Form::Metadata(meta) => table::metadata(meta, &object),
+            Form::Table(form) => {
                 let about = match meta::resource_version(&object) {
                     "" => json!({}),
                     version => json!({"resourceVersion": version}),
                 };
-                let row = table::row(self.kind, &object, self.include(), Timestamp::now());
-                table::table(Some(table::columns(self.kind)), about, vec![row])
+                let row = table::row(form, self.kind, &object, self.include(), Timestamp::now());
+                table::table(form, Some(table::columns(self.kind)), about, vec![row])
             }
         }
     }
@@ -269,21 +269,22 @@ pub(crate) fn render(call: &Call, page: &Page) -> http::Response<crate::body::Se
             out.extend_from_slice(b"]}");
             typed(StatusCode::OK, "application/json", out)
         }
-        Form::Metadata => {
-            let items: Vec<_> = page.objects.iter().map(|object| table::metadata(&object.value())).collect();
+        Form::Metadata(meta) => {
+            let items: Vec<_> =
+                page.objects.iter().map(|object| table::metadata(meta, &object.value())).collect();
             let list = json!({
-                "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": about, "items": items,
+                "kind": "PartialObjectMetadataList", "apiVersion": meta.api_version(), "metadata": about, "items": items,
             });
             respond(StatusCode::OK, &list)
         }
-        Form::Table => {
+        Form::Table(meta) => {
             let (include, now) = (call.include(), Timestamp::now());
             let rows = page
                 .objects
                 .iter()
-                .map(|object| table::row(call.kind, &object.value(), include, now))
+                .map(|object| table::row(meta, call.kind, &object.value(), include, now))
                 .collect();
-            respond(StatusCode::OK, &table::table(Some(table::columns(call.kind)), about, rows))
+            respond(StatusCode::OK, &table::table(meta, Some(table::columns(call.kind)), about, rows))
         }
     }
 }

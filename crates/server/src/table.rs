@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use portolan_api::Kind;
 use serde_json::{Value, json};
 
+use crate::negotiate::Meta;
+
 /// Which object a table's row carries (`?includeObject=`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Include {
@@ -40,25 +42,25 @@ pub(crate) fn columns(kind: &Kind) -> Value {
 }
 
 /// The row of an object.
-pub(crate) fn row(kind: &Kind, object: &Value, include: Include, now: Timestamp) -> Value {
+pub(crate) fn row(meta: Meta, kind: &Kind, object: &Value, include: Include, now: Timestamp) -> Value {
     let cells = (kind.cells)(object, now);
     let shown = match include {
         Include::None => Value::Null,
-        Include::Metadata => metadata(object),
+        Include::Metadata => metadata(meta, object),
         Include::Object => object.clone(),
     };
     json!({"cells": cells, "object": shown})
 }
 
-/// A table of rows; `columns` is left out of all but the first table of a watch.
-pub(crate) fn table(columns: Option<Value>, metadata: Value, rows: Vec<Value>) -> Value {
+/// A table of rows; all but the first table of a watch have null for `columns`.
+pub(crate) fn table(meta: Meta, columns: Option<Value>, metadata: Value, rows: Vec<Value>) -> Value {
     json!({
-        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
-        "columnDefinitions": columns.unwrap_or_else(|| json!([])), "rows": rows,
+        "kind": "Table", "apiVersion": meta.api_version(), "metadata": metadata,
+        "columnDefinitions": columns, "rows": rows,
     })
 }
 
 /// An object's metadata alone.
-pub(crate) fn metadata(object: &Value) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
+pub(crate) fn metadata(meta: Meta, object: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": meta.api_version(), "metadata": object["metadata"]})
 }

@@ -119,7 +119,7 @@ impl Server {
             }
         };
         let now = Instant::now();
-        let columns = (call.form == Form::Table).then(|| table::columns(call.kind));
+        let columns = matches!(call.form, Form::Table(_)).then(|| table::columns(call.kind));
         let watcher = Watcher {
             cache,
             seen,
@@ -268,11 +268,11 @@ impl Lines {
                 Some(event) => out.put_slice(event.line.get_or_init(|| plain(r#type, &event.object.bytes))),
                 None => out.put_slice(&plain(r#type, &object.bytes)),
             },
-            Form::Metadata => self.line(out, r#type, &table::metadata(&object.value())),
-            Form::Table => {
-                let row = table::row(self.kind, &object.value(), self.include, Timestamp::now());
+            Form::Metadata(meta) => self.line(out, r#type, &table::metadata(meta, &object.value())),
+            Form::Table(meta) => {
+                let row = table::row(meta, self.kind, &object.value(), self.include, Timestamp::now());
                 let about = json!({"resourceVersion": object.revision.to_string()});
-                let table = table::table(self.columns.take(), about, vec![row]);
+                let table = table::table(meta, self.columns.take(), about, vec![row]);
                 self.line(out, r#type, &table);
             }
         }
@@ -287,10 +287,10 @@ impl Lines {
             json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": about});
         let object = match self.form {
             Form::Plain => object,
-            Form::Metadata => table::metadata(&object),
-            Form::Table => {
-                let row = json!({"cells": [], "object": table::metadata(&object)});
-                table::table(None, json!({"resourceVersion": revision.to_string()}), vec![row])
+            Form::Metadata(meta) => table::metadata(meta, &object),
+            Form::Table(meta) => {
+                let row = json!({"cells": [], "object": table::metadata(meta, &object)});
+                table::table(meta, None, json!({"resourceVersion": revision.to_string()}), vec![row])
             }
         };
         self.line(out, "BOOKMARK", &object);
