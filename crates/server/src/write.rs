@@ -104,6 +104,9 @@ impl Call {
         if let Some(why) = of.as_ref().and_then(|of| strict::mismatch(object, of)) {
             return Err(refuse(object, &why));
         }
+        if let Some(of) = &of {
+            schema::go::date_conditions(object, of.get(), &meta::rfc3339(Timestamp::now()));
+        }
         let found = kind.decode(object).map_err(|why| refuse(object, &why))?;
         if unknown.is_empty() {
             unknown = found;

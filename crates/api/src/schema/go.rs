@@ -22,6 +22,37 @@ pub fn complete(of: &Type, object: &mut Map<String, Value>) {
     }
 }
 
+/// Gives this time to conditions that came without one. `meta.v1.Condition` demands a time, yet clients leave it out, and
+/// kube-apiserver then keeps `null`, with which clients of languages stricter than Go can't read the object, nor the list
+/// that it is in.
+pub fn date_conditions(object: &mut Value, of: &Type, now: &str) {
+    fn items(field: &Field) -> Option<&Type> {
+        match &field.shape {
+            Shape::List(item) => match &**item {
+                Shape::Object(of) => Some(of.get()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+    let status = of.field("status").and_then(|status| match &status.shape {
+        Shape::Object(of) => of.get().field("conditions"),
+        _ => None,
+    });
+    if status.and_then(items).is_none_or(|of| of.name != "meta/v1.Condition") {
+        return;
+    }
+    let conditions = object.get_mut("status").and_then(|status| status.get_mut("conditions"));
+    for condition in conditions.and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(condition) = condition.as_object_mut() {
+            let time = condition.entry("lastTransitionTime").or_insert(Value::Null);
+            if time.is_null() {
+                *time = now.into();
+            }
+        }
+    }
+}
+
 /// The object as it stands in Go's struct, written out again: what a typed client would have sent, nulls included.
 pub fn typed(value: &Value, shape: &Shape) -> Value {
     match (value, shape) {

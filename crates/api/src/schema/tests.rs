@@ -79,3 +79,18 @@ fn a_structural_schema_is_a_type() {
     assert!(free.get().open);
     assert!(own.get().field("metadata").is_some());
 }
+
+#[test]
+fn a_condition_that_came_without_a_time_gets_one() {
+    let dated = |api_version: &str, kind: &str, condition: Value| {
+        let mut object = json!({"status": {"conditions": [condition]}});
+        go::date_conditions(&mut object, of(api_version, kind).unwrap().get(), "2026-01-01T00:00:00Z");
+        object["status"]["conditions"][0]["lastTransitionTime"].clone()
+    };
+    assert_eq!(dated("v1", "Service", json!({"type": "a"})), "2026-01-01T00:00:00Z");
+    assert_eq!(dated("v1", "Service", json!({"lastTransitionTime": null})), "2026-01-01T00:00:00Z");
+    let said = "2020-02-02T00:00:00Z";
+    assert_eq!(dated("v1", "Service", json!({"lastTransitionTime": said})), said);
+    // Those of pods may be without.
+    assert_eq!(dated("v1", "Pod", json!({"type": "Ready"})), Value::Null);
+}

@@ -81,8 +81,7 @@ pub fn reason(step: &Step, answers: &Answers, difference: &Difference) -> Option
     if strategic && answers.ours.code == 400 && answers.real.code == 500 && real["reason"].is_null() {
         return Some(MERGE);
     }
-    // Kubernetes takes a time that isn't there for the year 1, and shows none.
-    if ours_said.contains("lastTransitionTime") && !real_said.contains("lastTransitionTime") {
+    if at.ends_with(".lastTransitionTime") && difference.real.is_null() && difference.ours.is_string() {
         return Some(TIME);
     }
     let follows = at.starts_with(".body.details") || at == ".body.message";
