@@ -5,7 +5,8 @@ use serde_json::Value;
 use crate::fielderror::FieldError;
 use crate::meta::NameRule;
 use crate::schema;
-use crate::{decode, kinds, meta, walk};
+use crate::schema::TypeRef;
+use crate::{kinds, meta, strict, walk};
 
 /// One column of a Table (`meta.k8s.io/v1 TableColumnDefinition`).
 #[derive(Clone, Copy, Debug)]
@@ -173,8 +174,6 @@ pub struct Kind {
     pub generation: bool,
     /// What a name must look like.
     pub names: NameRule,
-    /// Decodes strictly: the paths of unknown fields, or what does not fit its type.
-    pub decode: fn(&Value) -> Result<Vec<String>, String>,
     /// What is particular to the kind on its way into the store.
     pub strategy: Strategy,
     /// Field selectors beyond `metadata.name` and `metadata.namespace`.
@@ -204,7 +203,7 @@ const NAME_AND_BIRTH: &[Column] =
 
 impl Kind {
     /// A namespaced kind without anything particular: the base that table entries change with `..`.
-    pub const fn of<T: serde::de::DeserializeOwned>(
+    pub const fn of(
         group: &'static str,
         version: &'static str,
         (kind, list_kind): (&'static str, &'static str),
@@ -223,7 +222,6 @@ impl Kind {
             subresources: &[],
             generation: false,
             names: NameRule::Subdomain,
-            decode: decode::strictly::<T>,
             strategy: Strategy::PLAIN,
             fields: &[],
             columns: NAME_AND_BIRTH,
@@ -270,18 +268,22 @@ impl Kind {
         self.subresources.contains(&subresource)
     }
 
+    /// What its objects are made of.
+    pub fn schema(&self) -> Option<TypeRef> {
+        schema::of_kind(self)
+    }
+
     /// Decodes strictly: the paths of unknown fields, or what does not fit its type.
     pub fn decode(&self, object: &Value) -> Result<Vec<String>, String> {
-        (self.decode)(object)
+        let found = self.schema().map(|of| strict::check(object, &of)).unwrap_or_default();
+        found.misfit.map_or(Ok(found.unknown), Err)
     }
 
     /// Fills in `apiVersion` and `kind`, drops nulls, fills in defaults.
     pub fn default(&self, object: &mut Value) {
-        decode::normalize(object);
         // What is empty is there or not as in Go's structs.
-        if let (Some(of), Some(map)) = (schema::of_kind(self), object.as_object()) {
-            *object = Value::Object(schema::go::typed_fields(map, of.get()));
-            decode::drop_nulls(object);
+        if let (Some(of), Some(map)) = (self.schema(), object.as_object_mut()) {
+            schema::go::settle(map, of.get());
         }
         if let Some(map) = object.as_object_mut() {
             map.entry("kind").or_insert_with(|| self.kind.into());

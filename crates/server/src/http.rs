@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body::Body;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use parking_lot::Mutex;
-use portolan_api::schema::{self, TypeRef};
+use portolan_api::schema::TypeRef;
 use portolan_api::{Kind, Status, protobuf, strict};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -93,7 +93,7 @@ impl Call {
 
     /// The body as an object of this path's kind, and what strict decoding has against it.
     pub(crate) fn read_strictly(&self) -> Result<(Value, Vec<String>), Status> {
-        let of = schema::of_kind(self.kind);
+        let of = self.kind.schema();
         self.decode((&self.kind.api_version(), self.kind.kind), of.as_ref())
     }
 

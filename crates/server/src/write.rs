@@ -9,7 +9,7 @@ use portolan_api::fielderror::go_value;
 use portolan_api::kinds::service_cidr;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
-use portolan_api::{Kind, Status, decode, meta, ownership, protobuf, schema, status, strict, walk};
+use portolan_api::{Kind, Status, meta, ownership, protobuf, schema, status, strict, walk};
 use portolan_store::{Compare, Entry, Op, Range, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
@@ -75,9 +75,12 @@ impl Call {
             let why = format!("the object is nested more than {} levels deep", walk::DEPTH);
             return Err(refuse(&Value::Null, &why));
         }
+        let decoded = kind.decode(object);
+        let of = kind.schema().map(schema::Shape::Object);
         // A null says as little as what is left out, but for a field that isn't known.
-        let mut unknown = kind.decode(object).unwrap_or_default();
-        decode::drop_nulls(object);
+        if let Some(of) = &of {
+            schema::go::drop_nulls(object, of);
+        }
         // Empty is the same as left out.
         for field in ["apiVersion", "kind"] {
             if walk::text(object, field).is_empty() && object[field].is_string() {
@@ -100,16 +103,9 @@ impl Call {
             return Err(refuse_kind(name, &kind.api_version()));
         }
         let strictness = self.query.get("fieldValidation").unwrap_or("Warn");
-        let of = schema::of_kind(kind);
-        if let Some(why) = of.as_ref().and_then(|of| strict::mismatch(object, of)) {
-            return Err(refuse(object, &why));
-        }
-        if let Some(of) = &of {
+        let unknown = decoded.map_err(|why| refuse(object, &why))?;
+        if let Some(schema::Shape::Object(of)) = &of {
             schema::go::date_conditions(object, of.get(), &meta::rfc3339(Timestamp::now()));
-        }
-        let found = kind.decode(object).map_err(|why| refuse(object, &why))?;
-        if unknown.is_empty() {
-            unknown = found;
         }
         // Of a body that was read by its type, reading has found what is unknown too, in the order of the text.
         let mut said = complaints.to_vec();
@@ -132,7 +128,9 @@ impl Call {
             }
         }
         // What the kind doesn't know isn't kept.
-        unknown.iter().rev().for_each(|field| walk::prune(object, field));
+        if let Some(of) = &of {
+            schema::go::prune(object, of);
+        }
         let twice = meta::dedup_owners(object);
         if !twice.is_empty() {
             // Patches are looked at once only, behind admission.

@@ -8,7 +8,7 @@ use super::AGE;
 use crate::fielderror::FieldError;
 use crate::kind::{Column, Kind, Strategy};
 use crate::meta::{self, NameRule};
-use crate::{decode, duration, walk};
+use crate::{duration, walk};
 
 /// What a ConfigMap or Secret may hold together.
 const MAX_SIZE: usize = 1024 * 1024;
@@ -30,7 +30,6 @@ pub static CONFIG_MAP: Kind = Kind {
     subresources: &[],
     generation: false,
     names: NameRule::Subdomain,
-    decode: decode::strictly::<k8s_openapi::api::core::v1::ConfigMap>,
     conversion: None,
     strategy: Strategy {
         validate: validate_config_map,
@@ -68,7 +67,6 @@ pub static SECRET: Kind = Kind {
     subresources: &[],
     generation: false,
     names: NameRule::Subdomain,
-    decode: decode::strictly::<k8s_openapi::api::core::v1::Secret>,
     conversion: None,
     strategy: Strategy {
         default: default_secret,
@@ -112,7 +110,6 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
     subresources: &["token"],
     generation: false,
     names: NameRule::Subdomain,
-    decode: decode::strictly::<k8s_openapi::api::core::v1::ServiceAccount>,
     conversion: None,
     strategy: Strategy::PLAIN,
     fields: &[],

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::AGE;
 use crate::kind::{Column, Kind, Strategy};
 use crate::meta::{self, NameRule};
-use crate::{decode, duration, endpoint, walk};
+use crate::{duration, endpoint, walk};
 
 /// The entry of Endpoints.
 pub static ENDPOINTS: Kind = Kind {
@@ -21,7 +21,6 @@ pub static ENDPOINTS: Kind = Kind {
     subresources: &[],
     generation: false,
     names: NameRule::Subdomain,
-    decode: decode::strictly::<k8s_openapi::api::core::v1::Endpoints>,
     conversion: None,
     strategy: Strategy {
         default: endpoint::default_endpoints,
@@ -57,7 +56,6 @@ pub static ENDPOINT_SLICE: Kind = Kind {
     subresources: &[],
     generation: true,
     names: NameRule::Subdomain,
-    decode: decode::strictly::<k8s_openapi::api::discovery::v1::EndpointSlice>,
     conversion: None,
     strategy: Strategy {
         default: endpoint::default_slice,

@@ -7,7 +7,7 @@ use super::AGE;
 use crate::fielderror::FieldError;
 use crate::kind::{Column, Kind, Strategy, keep_all_but_status};
 use crate::meta::{self, NameRule};
-use crate::{decode, duration, walk};
+use crate::{duration, walk};
 
 /// The entry of Namespace.
 pub static NAMESPACE: Kind = Kind {
@@ -23,7 +23,6 @@ pub static NAMESPACE: Kind = Kind {
     subresources: &["status", "finalize"],
     generation: false,
     names: NameRule::Label,
-    decode: decode::strictly::<k8s_openapi::api::core::v1::Namespace>,
     conversion: None,
     strategy: Strategy {
         default,

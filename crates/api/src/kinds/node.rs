@@ -6,7 +6,7 @@ use super::AGE;
 use crate::fielderror::FieldError;
 use crate::kind::{Column, Kind, Strategy, keep_all_but_status, keep_status};
 use crate::meta::{self, NameRule};
-use crate::{decode, duration, walk};
+use crate::{duration, walk};
 
 /// The entry of Node. Its status comes with its creation: that is how a node registers itself.
 pub static NODE: Kind = Kind {
@@ -22,7 +22,6 @@ pub static NODE: Kind = Kind {
     subresources: &["proxy", "status"],
     generation: false,
     names: NameRule::Subdomain,
-    decode: decode::strictly::<k8s_openapi::api::core::v1::Node>,
     conversion: None,
     strategy: Strategy {
         default,

@@ -6,7 +6,7 @@ use super::AGE;
 use crate::fielderror::FieldError;
 use crate::kind::{Column, Kind, Strategy, keep_status};
 use crate::meta::{self, NameRule};
-use crate::{decode, duration, pod, walk};
+use crate::{duration, pod, walk};
 
 /// The entry of Pod.
 pub static POD: Kind = Kind {
@@ -22,7 +22,6 @@ pub static POD: Kind = Kind {
     subresources: &["attach", "binding", "eviction", "exec", "log", "portforward", "proxy", "status"],
     generation: true,
     names: NameRule::Subdomain,
-    decode: decode::strictly::<k8s_openapi::api::core::v1::Pod>,
     conversion: None,
     strategy: Strategy {
         default: pod::default,

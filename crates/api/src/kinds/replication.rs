@@ -45,7 +45,7 @@ pub static REPLICATION_CONTROLLER: Kind = Kind {
             super::label_text(walk::map(o, "spec.selector")).into(),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::core::v1::ReplicationController>(
+    ..Kind::of(
         "",
         "v1",
         ("ReplicationController", "ReplicationControllerList"),
@@ -77,10 +77,5 @@ pub static POD_TEMPLATE: Kind = Kind {
             super::label_text(walk::map(o, "template.metadata.labels")).into(),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::core::v1::PodTemplate>(
-        "",
-        "v1",
-        ("PodTemplate", "PodTemplateList"),
-        ("podtemplates", "podtemplate"),
-    )
+    ..Kind::of("", "v1", ("PodTemplate", "PodTemplateList"), ("podtemplates", "podtemplate"))
 };

@@ -36,12 +36,7 @@ pub static STATEFUL_SET: Kind = Kind {
         let [names, images] = containers(o, "spec.template.spec");
         vec![meta::name(o).into(), ready.into(), duration::age(o, now).into(), names, images]
     },
-    ..Kind::of::<k8s_openapi::api::apps::v1::StatefulSet>(
-        "apps",
-        "v1",
-        ("StatefulSet", "StatefulSetList"),
-        ("statefulsets", "statefulset"),
-    )
+    ..Kind::of("apps", "v1", ("StatefulSet", "StatefulSetList"), ("statefulsets", "statefulset"))
 };
 
 /// The entry of DaemonSet.
@@ -90,12 +85,7 @@ pub static DAEMON_SET: Kind = Kind {
             selector_text(walk::at(o, "spec.selector")),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::apps::v1::DaemonSet>(
-        "apps",
-        "v1",
-        ("DaemonSet", "DaemonSetList"),
-        ("daemonsets", "daemonset"),
-    )
+    ..Kind::of("apps", "v1", ("DaemonSet", "DaemonSetList"), ("daemonsets", "daemonset"))
 };
 
 /// The entry of ControllerRevision.
@@ -129,7 +119,7 @@ pub static CONTROLLER_REVISION: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::apps::v1::ControllerRevision>(
+    ..Kind::of(
         "apps",
         "v1",
         ("ControllerRevision", "ControllerRevisionList"),

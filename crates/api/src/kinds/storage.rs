@@ -54,12 +54,7 @@ pub static STORAGE_CLASS: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::storage::v1::StorageClass>(
-        GROUP,
-        "v1",
-        ("StorageClass", "StorageClassList"),
-        ("storageclasses", "storageclass"),
-    )
+    ..Kind::of(GROUP, "v1", ("StorageClass", "StorageClassList"), ("storageclasses", "storageclass"))
 };
 
 /// The entry of CSIDriver.
@@ -107,12 +102,7 @@ pub static CSI_DRIVER: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::storage::v1::CSIDriver>(
-        GROUP,
-        "v1",
-        ("CSIDriver", "CSIDriverList"),
-        ("csidrivers", "csidriver"),
-    )
+    ..Kind::of(GROUP, "v1", ("CSIDriver", "CSIDriverList"), ("csidrivers", "csidriver"))
 };
 
 /// The entry of CSINode.
@@ -135,18 +125,13 @@ pub static CSI_NODE: Kind = Kind {
     cells: |o, now| {
         vec![meta::name(o).into(), walk::list(o, "spec.drivers").len().into(), duration::age(o, now).into()]
     },
-    ..Kind::of::<k8s_openapi::api::storage::v1::CSINode>(
-        GROUP,
-        "v1",
-        ("CSINode", "CSINodeList"),
-        ("csinodes", "csinode"),
-    )
+    ..Kind::of(GROUP, "v1", ("CSINode", "CSINodeList"), ("csinodes", "csinode"))
 };
 
 /// The entry of CSIStorageCapacity.
 pub static CSI_STORAGE_CAPACITY: Kind = Kind {
     namespaced: true,
-    ..Kind::of::<k8s_openapi::api::storage::v1::CSIStorageCapacity>(
+    ..Kind::of(
         GROUP,
         "v1",
         ("CSIStorageCapacity", "CSIStorageCapacityList"),
@@ -183,7 +168,7 @@ pub static VOLUME_ATTACHMENT: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::storage::v1::VolumeAttachment>(
+    ..Kind::of(
         GROUP,
         "v1",
         ("VolumeAttachment", "VolumeAttachmentList"),
@@ -207,7 +192,7 @@ pub static VOLUME_ATTRIBUTES_CLASS: Kind = Kind {
     cells: |o, now| {
         vec![meta::name(o).into(), walk::text(o, "driverName").into(), duration::age(o, now).into()]
     },
-    ..Kind::of::<k8s_openapi::api::storage::v1::VolumeAttributesClass>(
+    ..Kind::of(
         GROUP,
         "v1",
         ("VolumeAttributesClass", "VolumeAttributesClassList"),
@@ -277,7 +262,7 @@ pub static PERSISTENT_VOLUME: Kind = Kind {
             or_unset(o, "spec.volumeMode").into(),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::core::v1::PersistentVolume>(
+    ..Kind::of(
         "",
         "v1",
         ("PersistentVolume", "PersistentVolumeList"),
@@ -353,7 +338,7 @@ pub static PERSISTENT_VOLUME_CLAIM: Kind = Kind {
             or_unset(o, "spec.volumeMode").into(),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(
+    ..Kind::of(
         "",
         "v1",
         ("PersistentVolumeClaim", "PersistentVolumeClaimList"),
