@@ -338,20 +338,20 @@ fn validate_shared(object: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// Finalizers without a domain are Kubernetes' own (pkg/apis/core/validation, `validateKubeFinalizerName`).
+/// A finalizer without a domain is one of Kubernetes' own (pkg/apis/core/validation, `validateKubeFinalizerName`).
+pub fn finalizer_domain_fault(path: &str, finalizer: &str) -> Option<FieldError> {
+    let known =
+        finalizer.contains('/') || matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion");
+    let text = "name is neither a standard finalizer name nor is it fully qualified";
+    (!known).then(|| FieldError::invalid(path, finalizer, text))
+}
+
 fn validate_finalizer_domains(object: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    for (i, finalizer) in walk::list(object, "metadata.finalizers").iter().enumerate() {
-        let text = finalizer.as_str().unwrap_or("");
-        if !text.contains('/') && !matches!(text, "kubernetes" | "orphan" | "foregroundDeletion") {
-            errors.push(FieldError::invalid(
-                format!("metadata.finalizers[{i}]"),
-                text,
-                "name is neither a standard finalizer name nor is it fully qualified",
-            ));
-        }
-    }
-    errors
+    let all = walk::list(object, "metadata.finalizers").iter().enumerate();
+    all.filter_map(|(i, finalizer)| {
+        finalizer_domain_fault(&format!("metadata.finalizers[{i}]"), finalizer.as_str().unwrap_or(""))
+    })
+    .collect()
 }
 
 /// What is wrong with the base of a generated name.
