@@ -295,7 +295,7 @@ impl Server {
                 return Err(Status::invalid(kind, &name, &errors));
             }
             self.charge(kind, &new, None, dry_run, &mut txn).await?;
-            let warnings = kind.warnings(&new);
+            let warnings = kind.warnings(&new, None);
             if dry_run {
                 let (entry, _) = self.store.get(&key).await.map_err(store_status)?;
                 return match entry {
@@ -409,7 +409,11 @@ impl Server {
         let mut body = body.map_err(|status| status.warned(&warnings))?;
         let now = meta::rfc3339(Timestamp::now());
         let owners = Owners::Counted(call.author(&now));
-        let make = |old: &Value| self.replacement(call, &body, old);
+        let before = parking_lot::Mutex::new(Value::Null);
+        let make = |old: &Value| {
+            old.clone_into(&mut before.lock());
+            self.replacement(call, &body, old)
+        };
         let changed = self.modify_as(call.subject(), Part::Main, dry_run, owners, make).await;
         match changed {
             Err(status) if status.code == 404 && creates(call.kind, &body) => {
@@ -430,7 +434,7 @@ impl Server {
             }
             changed => {
                 let object = changed.map_err(|status| status.warned(&warnings))?;
-                warnings.extend(call.kind.warnings(&object));
+                warnings.extend(call.kind.warnings(&object, Some(&before.into_inner())));
                 call.written(StatusCode::OK, object, &warnings)
             }
         }
@@ -451,7 +455,7 @@ impl Server {
         let make = |old: &Value| self.replacement(call, &body, old);
         let changed = self.modify_as(call.subject(), Part::Status, dry_run, owners, make).await;
         let object = changed.map_err(|status| status.warned(&warnings))?;
-        warnings.extend(status_warnings(call.kind, &object));
+        warnings.extend(call.kind.status_warnings(&object));
         call.written(StatusCode::OK, object, &warnings)
     }
 
@@ -477,7 +481,9 @@ impl Server {
         let dry_run = call.writing()?;
         let strategic = call.media == "application/strategic-merge-patch+json";
         let warnings = parking_lot::Mutex::new(Vec::new());
+        let before = parking_lot::Mutex::new(Value::Null);
         let make = |old: &Value| {
+            old.clone_into(&mut before.lock());
             let mut new = patch(old)?;
             let mut found = Vec::new();
             let refuse = |new: &Value, why: &str| match strategic {
@@ -499,8 +505,8 @@ impl Server {
         let mut warnings = warnings.into_inner();
         let object = changed.map_err(|status| status.warned(&warnings))?;
         match part {
-            Part::Main => warnings.extend(call.kind.warnings(&object)),
-            _ => warnings.extend(status_warnings(call.kind, &object)),
+            Part::Main => warnings.extend(call.kind.warnings(&object, Some(&before.into_inner()))),
+            _ => warnings.extend(call.kind.status_warnings(&object)),
         }
         call.written(StatusCode::OK, object, &warnings)
     }
@@ -584,11 +590,6 @@ impl Server {
             TxnOutcome::Refused { .. } => Ok(None),
         }
     }
-}
-
-/// What there is to say of a written status.
-fn status_warnings(kind: &Kind, object: &Value) -> Vec<String> {
-    if is_service(kind) { service::status_warnings(object) } else { Vec::new() }
 }
 
 /// The object that was to be made is there.

@@ -30,7 +30,7 @@ pub static ENDPOINTS: Kind = Kind {
             errors.extend(endpoint::validate_endpoints(new));
             errors
         },
-        warnings: endpoint::endpoints_warnings,
+        warnings: |new, _| endpoint::endpoints_warnings(new),
         ..Strategy::PLAIN
     },
     fields: &[],
@@ -61,7 +61,7 @@ pub static ENDPOINT_SLICE: Kind = Kind {
         default: endpoint::default_slice,
         validate: endpoint::validate_slice,
         validate_update: endpoint::validate_slice_update,
-        warnings: endpoint::slice_warnings,
+        warnings: |new, _| endpoint::slice_warnings(new),
         ..Strategy::PLAIN
     },
     fields: &[],
