@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt as _;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, PartialObjectMeta};
 use kube::runtime::watcher::{self, Event};
-use kube::{Resource, ResourceExt as _};
 use serde_json::json;
 
 use crate::harness::{PORTOLAN, block_on, until};
-use crate::processes::ApiServer;
+use portolan_peers::ApiServer;
 
 /// Changes a second.
 const RATE: u32 = 50;

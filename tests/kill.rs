@@ -16,7 +16,7 @@ use kube::api::{Api, DeleteParams, ListParams, PostParams, WatchEvent, WatchPara
 use tokio::task::JoinSet;
 
 use crate::harness::{PORTOLAN, block_on};
-use crate::processes::{ApiServer, Etcd};
+use portolan_peers::{ApiServer, Etcd};
 
 /// Who writes at the same time, and how many objects each has.
 const WRITERS: usize = 8;

@@ -12,7 +12,6 @@ mod lab; // the lab: started, used, killed, and nothing left
 mod load; // clients that open connections and count
 mod map; // ARCHITECTURE.md tells the truth
 mod node; // a node joins by hand
-mod processes; // servers as child processes
 mod remote; // kubectl in pods: exec, attach, cp, port-forward, proxy
 mod services; // the reference of Services tells the truth
 mod tidy; // rules worth stating

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use crate::processes::ApiServer;
+use portolan_peers::ApiServer;
 
 /// A connection.
 pub struct Connection {

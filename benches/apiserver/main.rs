@@ -4,8 +4,6 @@
 //! `PORTOLAN` another binary of ours. Each writes through to the disk.
 
 mod client; // one HTTP connection
-#[path = "../../tests/processes.rs"]
-mod processes;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use client::Connection;
-use processes::{ApiServer, Etcd, Usage};
+use portolan_peers::{ApiServer, Etcd, Usage};
 
 /// Who writes at the same time.
 const WRITERS: usize = 8;

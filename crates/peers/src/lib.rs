@@ -1,4 +1,6 @@
-//! Servers of this machine as child processes: ours, kube-apiserver, etcd. Each is killed with its handle.
+//! Each server, ours or Kubernetes' own, is a child process that is gone with its handle.
+//!
+//! For tests and benches alone. Absent on purpose: what a test expects of a server, and the choice of programs.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -110,7 +112,9 @@ fn spawn(program: &Path, arguments: &[String], log: &Path) -> Child {
 
 /// etcd, which writes through to the disk.
 pub struct Etcd {
+    /// The process.
     pub process: Process,
+    /// Where clients reach it.
     pub url: String,
 }
 
@@ -134,7 +138,9 @@ impl Etcd {
 
 /// An API server, and how to reach it.
 pub struct ApiServer {
+    /// The process.
     pub process: Process,
+    /// Where clients reach it.
     pub url: String,
     /// The authority that signed its certificate, PEM.
     pub authority: PathBuf,
