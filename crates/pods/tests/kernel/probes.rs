@@ -143,7 +143,7 @@ pub async fn a_volume_is_its_pods_group_and_terminals_can_be_made() {
         json!({"metadata": {"name": "c", "namespace": "default"}, "data": {"k": "v"}}),
     );
     let script = "exec 3<>/dev/ptmx; ls /dev/pts; touch /tmp/scratch/new; \
-                  stat -c '%g %a' /tmp/scratch /tmp/scratch/new /tmp/c /tmp/c/k; cat /tmp/c/k; sleep 1000";
+                  stat -c '%g %a' /tmp/scratch /tmp/scratch/new /tmp/c /tmp/c/k; cat /tmp/c/k; echo; sleep 1000";
     let mut spec = shell(script);
     spec["securityContext"] = json!({"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 2000});
     spec["volumes"] = json!([
