@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
@@ -321,6 +321,30 @@ fn inside(path: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// `fsGroup`: makes a volume and all that is in it the group's, who may read, and write where the pod may; what is made there
+/// later is the group's as well. A volume that is the group's already is looked through only `again` if its files have changed.
+fn give_to(path: &Path, group: u32, writable: bool, again: bool) -> io::Result<()> {
+    /// `S_ISGID`.
+    const INHERIT: u32 = 0o2000;
+    let known = fs::symlink_metadata(path)?;
+    if known.is_symlink() {
+        return Ok(());
+    }
+    let mut mode = known.mode() & 0o7777 | if writable { 0o660 } else { 0o440 };
+    if known.is_dir() {
+        if !again && known.gid() == group && known.mode() & INHERIT != 0 {
+            return Ok(());
+        }
+        for entry in fs::read_dir(path)? {
+            give_to(&entry?.path(), group, writable, again)?;
+        }
+        mode |= INHERIT | 0o110;
+    }
+    std::os::unix::fs::chown(path, None, Some(group))?;
+    // Last, since a change of owner takes special bits away.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
 /// Makes the volumes that a container mounts, and says where they go.
 pub(crate) fn prepare_volumes(
     dir: &PodDir,
@@ -330,11 +354,14 @@ pub(crate) fn prepare_volumes(
     allow_host_paths: bool,
 ) -> Result<Vec<Mount>, String> {
     let said = |error: io::Error| error.to_string();
+    let group = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()?.fs_group);
+    let group = group.and_then(|group| u32::try_from(group).ok());
     let mut mounts = Vec::new();
     for volume in volumes_of(pod, container) {
         let directory = dir.volume(&volume.name);
         let mut source = directory.clone();
         let mut writable = false;
+        let mut changed = false;
         if let Some(files) = content(pod, volume, sources)? {
             for (path, Content { bytes, mode }) in files {
                 let path = directory.join(inside(&path)?);
@@ -345,6 +372,7 @@ pub(crate) fn prepare_volumes(
                 if fs::read(&path).is_ok_and(|known| known == bytes) {
                     continue;
                 }
+                changed = true;
                 write_atomically(&path, &bytes).map_err(said)?;
                 fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(said)?;
             }
@@ -368,6 +396,10 @@ pub(crate) fn prepare_volumes(
                 "volume {}: only emptyDir, configMap, secret, downwardAPI, projected and hostPath are supported",
                 volume.name
             ));
+        }
+        if let Some(group) = group.filter(|_| volume.host_path.is_none()) {
+            give_to(&directory, group, writable, changed)
+                .map_err(|error| format!("securityContext.fsGroup: volume {}: {error}", volume.name))?;
         }
         for mount in container.volume_mounts.iter().flatten().filter(|mount| mount.name == volume.name) {
             let source = match mount.sub_path.as_deref().filter(|path| !path.is_empty()) {

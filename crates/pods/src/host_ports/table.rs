@@ -176,18 +176,27 @@ fn chains(family: Family) -> Vec<(&'static str, Option<ChainHook>, Vec<Vec<Expre
         within(HAIRPIN),
     ]);
     itself.push(masquerade());
-    let mut loopback: Vec<Expression> = is_translated().into();
-    loopback.extend(match family {
-        Family::Ip => [header(source, 1, FIRST), equals(vec![127])],
-        Family::Ip6 => [header(source, 16, FIRST), equals(bytes(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)))],
-    });
-    loopback.extend([header(destination, length, FIRST), within(PODS), masquerade()]);
+    let (mut doors, mut sources) = (vec![at, any], vec![itself]);
+    match family {
+        Family::Ip => {
+            let mut loopback: Vec<Expression> = is_translated().into();
+            loopback.extend([header(source, 1, FIRST), equals(vec![127])]);
+            loopback.extend([header(destination, length, FIRST), within(PODS), masquerade()]);
+            sources.push(loopback);
+        }
+        // IPv6 has no `route_localnet`: an answer to ::1 would never arrive.
+        Family::Ip6 => {
+            let localhost = bytes(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST));
+            let back = Expression::Verdict(Verdict::Return);
+            doors.insert(0, vec![header(destination, length, FIRST), equals(localhost), back]);
+        }
+    }
 
     let nat = |hook, priority| Some(ChainHook { kind: "nat", hook, priority });
     let jump = || vec![vec![Expression::Verdict(Verdict::Jump("doors".to_owned()))]];
     let mut chains = vec![
-        ("doors", None, vec![at, any]),
-        ("postrouting", nat(Hook::Postrouting, 101), vec![itself, loopback]),
+        ("doors", None, doors),
+        ("postrouting", nat(Hook::Postrouting, 101), sources),
         ("output", nat(Hook::Output, -99), jump()),
         ("prerouting", nat(Hook::Prerouting, -99), jump()),
     ];
