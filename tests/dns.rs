@@ -102,6 +102,16 @@ fn lab(promise: &str, name: &str, objects: &str) -> Option<(Lab, tempfile::TempD
     Some((Lab::up(promise, name, &more)?, dir))
 }
 
+/// The first address of a machine of the lab.
+fn address(lab: &Lab, machine: &str) -> String {
+    let state = lab.verb("status", &["-o", "json"]);
+    let state: serde_json::Value = serde_json::from_slice(&state.stdout).expect("a lab's state");
+    let topology = &state["topology"];
+    let nodes = topology["nodes"].as_array().expect("nodes");
+    let found = nodes.iter().chain([&topology["server"]]).find(|m| m["name"] == machine).expect("a machine");
+    found["addresses"][0].as_str().expect("an address").to_owned()
+}
+
 /// What `dig` prints at a place.
 fn dig(lab: &Lab, place: &str, arguments: &str) -> String {
     let words: Vec<&str> = ["dig", "+tries=2", "+time=5"].into_iter().chain(arguments.split(' ')).collect();
@@ -123,7 +133,8 @@ fn names_are_answered_at_the_services_address_from_every_node() {
     let many: String = (0..120).map(|n| format!("- {{ addresses: [ 192.0.2.{n} ] }}\n")).collect();
     let objects = format!("{OBJECTS}---{MANY}{many}");
     let Some((lab, _dir)) = lab("programs look names up", "dns", &objects) else { return };
-    for (place, server) in [("node-1", "10.96.0.10"), ("node-2", "fd00:10:96::a"), ("node-1", "10.80.0.12")] {
+    let other = address(&lab, "node-2");
+    for (place, server) in [("node-1", "10.96.0.10"), ("node-2", "fd00:10:96::a"), ("node-1", &other)] {
         let ask =
             |rest: &str, wanted: &[&str]| digs(&lab, place, &format!("@{server} +short {rest}"), wanted);
         ask("web.default.svc.cluster.local A", &["10.96.0.80"]);
@@ -153,13 +164,14 @@ fn names_are_answered_at_the_services_address_from_every_node() {
 
 /// While the API is away a name server goes on; one that starts then knows nothing and says so, until it is back.
 fn forgets_nothing(lab: &Lab) {
-    let server = pid(lab, "portolan server ");
+    let (server, own) = (pid(lab, "portolan server "), address(lab, "node-1"));
+    let at = format!("@{own}");
     run(lab, &format!("kill -STOP {server}"));
-    digs(lab, "node-1", "@10.80.0.11 +short web.default.svc.cluster.local A", &["10.96.0.80"]);
-    let before = pid(lab, "portolan dns .*10.80.0.11:53");
+    digs(lab, "node-1", &format!("{at} +short web.default.svc.cluster.local A"), &["10.96.0.80"]);
+    let before = pid(lab, &format!("portolan dns .*{own}:53"));
     run(lab, &format!("kill -KILL {before}"));
     block_on(until("the name server is started again", async || {
-        let said = dig(lab, "node-1", "@10.80.0.11 no.default.svc.cluster.local A");
+        let said = dig(lab, "node-1", &format!("{at} no.default.svc.cluster.local A"));
         if said.contains("status: SERVFAIL") { Ok(()) } else { Err(said) }
     }));
     let ready = lab.run_at(
@@ -168,8 +180,8 @@ fn forgets_nothing(lab: &Lab) {
     );
     assert_eq!(String::from_utf8_lossy(&ready.stdout), "503", "{}", text(&ready));
     run(lab, &format!("kill -CONT {server}"));
-    digs(lab, "node-1", "@10.80.0.11 +short web.default.svc.cluster.local A", &["10.96.0.80"]);
-    let said = dig(lab, "node-1", "@10.80.0.11 no.default.svc.cluster.local A");
+    digs(lab, "node-1", &format!("{at} +short web.default.svc.cluster.local A"), &["10.96.0.80"]);
+    let said = dig(lab, "node-1", &format!("{at} no.default.svc.cluster.local A"));
     assert!(said.contains("status: NXDOMAIN"), "{said}");
     let page = lab.run_at("node-1", &["curl", "-s", "http://10.96.0.10:9153/metrics"]);
     let page = String::from_utf8_lossy(&page.stdout);
@@ -197,8 +209,6 @@ impl Drop for CoreDns {
         let _ = self.0.wait();
     }
 }
-
-const COREDNS: &str = "10.80.0.2 -p 1053";
 
 /// What is asked of both. Where CoreDNS says something else on purpose of ours, docs/reference/dns.md says why, and it is
 /// not asked here.
@@ -327,8 +337,9 @@ fn the_real_coredns_gives_the_same_answers() {
         lab.run_at("server", &["sh", "-c", &format!("cat \"$KUBECONFIG\" > {}", kubeconfig.display())]);
     assert!(output.status.success(), "{}", text(&output));
     let corefile = dir.path().join("Corefile");
+    let (at, own) = (address(&lab, "server"), address(&lab, "node-1"));
     let config = format!(
-        ".:1053 {{\n bind 10.80.0.2\n kubernetes cluster.local in-addr.arpa ip6.arpa {{\n  kubeconfig {}\n  pods insecure\n }}\n}}\n",
+        ".:1053 {{\n bind {at}\n kubernetes cluster.local in-addr.arpa ip6.arpa {{\n  kubeconfig {}\n  pods insecure\n }}\n}}\n",
         kubeconfig.display()
     );
     std::fs::write(&corefile, config).expect("written");
@@ -336,12 +347,13 @@ fn the_real_coredns_gives_the_same_answers() {
     let child =
         lab.at("server").arg(&coredns).arg("-conf").arg(&corefile).stdout(Stdio::null()).stderr(log).spawn();
     let _running = CoreDns(child.expect("running CoreDNS"));
-    digs(&lab, "server", &format!("@{COREDNS} +short web.default.svc.cluster.local A"), &["10.96.0.80"]);
-    digs(&lab, "server", "@10.80.0.11 +short web.default.svc.cluster.local A", &["10.96.0.80"]);
+    let at = format!("{at} -p 1053");
+    digs(&lab, "server", &format!("@{at} +short web.default.svc.cluster.local A"), &["10.96.0.80"]);
+    digs(&lab, "server", &format!("@{own} +short web.default.svc.cluster.local A"), &["10.96.0.80"]);
 
     let questions = questions();
-    let theirs = answers(&lab, COREDNS, &questions, dir.path());
-    let ours = answers(&lab, "10.80.0.11", &questions, dir.path());
+    let theirs = answers(&lab, &at, &questions, dir.path());
+    let ours = answers(&lab, &own, &questions, dir.path());
     assert_eq!((theirs.len(), ours.len()), (questions.len(), questions.len()), "an answer to each question");
     let differ = questions.iter().zip(theirs.iter().zip(&ours)).filter(|(_, (theirs, ours))| theirs != ours);
     let told: Vec<String> = differ

@@ -39,9 +39,9 @@ pub async fn install(topology: &Topology, kubeconfig: &str) -> anyhow::Result<St
 
     let accounts: Api<ServiceAccount> = Api::namespaced(client, NAMESPACE);
     let spec = TokenRequestSpec { expiration_seconds: Some(LIFE), ..TokenRequestSpec::default() };
-    let request = TokenRequest { spec, ..TokenRequest::default() };
+    let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
     let answer = accounts.create_token_request(NAME, &PostParams::default(), &request).await?;
-    let token = answer.status.context("the token's answer has no status")?.token;
+    let token = answer.status.and_then(|status| status.token).context("the answer has no token")?;
     let mut own = Kubeconfig::from_yaml(kubeconfig).context("the kubeconfig")?;
     for user in &mut own.auth_infos {
         user.auth_info = Some(AuthInfo { token: Some(token.clone().into()), ..AuthInfo::default() });

@@ -57,7 +57,7 @@ pub fn answer(zone: &Zone, query: &Query) -> Said {
         return Said::Answer(plain(Rcode::Refused));
     }
     let ours = query.lower.before(&zone.options.domain);
-    let reverse = ours.is_none().then(|| Reverse::of(&query.lower)).flatten();
+    let reverse = ours.is_none().then(|| Reverse::of(query)).flatten();
     if ours.is_none() && reverse.is_none() {
         return Said::Elsewhere(plain(Rcode::Refused));
     }
@@ -68,7 +68,10 @@ pub fn answer(zone: &Zone, query: &Query) -> Said {
         return Said::Answer(plain(Rcode::ServFail));
     }
     match (ours, reverse) {
-        (Some(prefix), _) => Said::Answer(In { zone, query }.answer(prefix)),
+        (Some(prefix), _) => {
+            let domain = query.name.end(zone.options.domain.wire().len());
+            Said::Answer(In { zone, query, domain }.answer(prefix))
+        }
         (None, Some(reverse)) => reverse.answer(zone, query),
         (None, None) => Said::Elsewhere(plain(Rcode::Refused)),
     }
@@ -129,6 +132,8 @@ impl Wanted<'_> {
 struct In<'z, 'q> {
     zone: &'z Zone,
     query: &'q Query,
+    /// The zone's name in the case in which it was asked.
+    domain: Name,
 }
 
 impl<'z> In<'z, '_> {
@@ -280,8 +285,7 @@ impl<'z> In<'z, '_> {
         targets.dedup();
         addresses.sort_unstable();
         addresses.dedup();
-        let name =
-            |label: &[u8]| Name::of(&[label, &ports.key.0, b"\x03svc"], self.zone.options.domain.wire());
+        let name = |label: &[u8]| Name::of(&[label, &ports.key.0, b"\x03svc"], self.domain.wire());
         let ttl = self.zone.options.ttl;
         for (label, port) in targets {
             let Some(target) = name(label) else { continue };
@@ -346,9 +350,9 @@ impl<'z> In<'z, '_> {
         let service = Key::new(KUBE_DNS.0, KUBE_DNS.1).and_then(|key| self.zone.service(&key.0));
         match service {
             Some((key, Entry { service: Some(ServiceView::ClusterIp { addresses, .. }), .. })) => {
-                (Name::of(&[&key.0, b"\x03svc"], options.domain.wire()), addresses.clone())
+                (Name::of(&[&key.0, b"\x03svc"], self.domain.wire()), addresses.clone())
             }
-            _ => (server_name(options.domain.wire()), options.own.clone()),
+            _ => (server_name(self.domain.wire()), options.own.clone()),
         }
     }
 
@@ -366,7 +370,7 @@ impl<'z> In<'z, '_> {
     }
 
     fn soa(&self) -> Record {
-        soa(self.zone, self.zone.options.domain)
+        soa(self.zone, self.domain)
     }
 }
 
@@ -393,13 +397,14 @@ struct Reverse {
 }
 
 impl Reverse {
-    fn of(name: &Name) -> Option<Reverse> {
+    fn of(query: &Query) -> Option<Reverse> {
         let (four, six) = (Name::parse("in-addr.arpa")?, Name::parse("ip6.arpa")?);
-        if let Some(prefix) = name.before(&four) {
-            return Some(Reverse { arpa: four, address: ipv4(prefix) });
+        let arpa = |arpa: Name| query.name.end(arpa.wire().len());
+        if let Some(prefix) = query.lower.before(&four) {
+            return Some(Reverse { arpa: arpa(four), address: ipv4(prefix) });
         }
-        let prefix = name.before(&six)?;
-        Some(Reverse { arpa: six, address: ipv6(prefix) })
+        let prefix = query.lower.before(&six)?;
+        Some(Reverse { arpa: arpa(six), address: ipv6(prefix) })
     }
 
     fn answer(&self, zone: &Zone, query: &Query) -> Said {

@@ -452,7 +452,7 @@ impl<'b> Composer<'b> {
 /// Our EDNS: the root, OPT, the size that we take, nothing else.
 const OPT: [u8; 11] = [0, 0, kind::OPT as u8, (UDP_LIMIT >> 8) as u8, UDP_LIMIT as u8, 0, 0, 0, 0, 0, 0];
 
-/// Whether the name at `at`, which we wrote ourselves, is this one, whatever the case.
+/// Whether the name at `at`, which we wrote ourselves, is this one, in this case.
 fn same(out: &[u8], mut at: usize, mut name: &[u8]) -> bool {
     loop {
         let length = usize::from(out[at]);
@@ -460,7 +460,7 @@ fn same(out: &[u8], mut at: usize, mut name: &[u8]) -> bool {
             at = (length & 0x3f) << 8 | usize::from(out[at + 1]);
             continue;
         }
-        if !out[at..=at + length].eq_ignore_ascii_case(&name[..=length.min(name.len() - 1)]) {
+        if out[at..=at + length] != name[..=length.min(name.len() - 1)] {
             return false;
         }
         if length == 0 {

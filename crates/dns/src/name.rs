@@ -105,6 +105,11 @@ impl Name {
         (at == rest.len()).then_some(rest)
     }
 
+    /// Its last so many octets, which begin where a label begins.
+    pub fn end(&self, octets: usize) -> Name {
+        Name::of(&[], &self.wire()[self.wire().len().saturating_sub(octets)..]).unwrap_or(Name::ROOT)
+    }
+
     /// Its labels without the empty one, the leftmost first.
     pub fn labels(&self) -> impl Iterator<Item = &[u8]> {
         labels(self.wire())
