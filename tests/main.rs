@@ -6,11 +6,14 @@ mod disruption; // pods and parts die, connections go on
 mod dns; // names, as dig sees them, and the real CoreDNS beside ours
 mod explain; // faults are injected, and named
 mod harness; // a lab for a test
+mod informers; // clients that follow
+mod kill; // the server and its etcd are killed while clients write and watch
 mod kubectl; // the real kubectl against a lab
 mod lab; // the lab: started, used, killed, and nothing left
 mod load; // clients that open connections and count
 mod map; // ARCHITECTURE.md tells the truth
 mod node; // a node joins by hand
+mod processes; // servers as child processes
 mod remote; // kubectl in pods: exec, attach, cp, port-forward, proxy
 mod services; // the reference of Services tells the truth
 mod tidy; // rules worth stating

@@ -9,7 +9,7 @@ use portolan_agent::port;
 use portolan_agent::servers::bind_address;
 use portolan_dns::name::Name;
 use portolan_dns::zone::{Options, PodNames};
-use portolan_dns::{Config, Server, meters, resolv_conf, watch};
+use portolan_dns::{Config, Server, resolv_conf, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Where the port of `/metrics`, `/health` and `/ready` is, if nobody says otherwise.
@@ -139,7 +139,9 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         port::serve(listener, move |request| {
             let text = |status, body: String| port::answer(status, port::TEXT, body);
             match request.uri().path() {
-                "/metrics" => port::answer(StatusCode::OK, meters::CONTENT, counted.page(&zone.read())),
+                "/metrics" => {
+                    port::answer(StatusCode::OK, portolan_metrics::CONTENT, counted.page(&zone.read()))
+                }
                 "/health" => text(StatusCode::OK, "OK".into()),
                 "/ready" if zone.read().synced() => text(StatusCode::OK, "OK".into()),
                 "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "kubernetes".into()),

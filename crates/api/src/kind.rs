@@ -5,7 +5,8 @@ use serde_json::Value;
 use crate::fielderror::FieldError;
 use crate::meta::NameRule;
 use crate::schema;
-use crate::{decode, kinds, meta, walk};
+use crate::schema::TypeRef;
+use crate::{kinds, meta, strict, walk};
 
 /// One column of a Table (`meta.k8s.io/v1 TableColumnDefinition`).
 #[derive(Clone, Copy, Debug)]
@@ -62,8 +63,10 @@ pub struct Strategy {
     pub validate_update: fn(new: &Value, old: &Value) -> Vec<FieldError>,
     /// The rules of a change through `/status`.
     pub validate_status_update: fn(new: &Value, old: &Value) -> Vec<FieldError>,
-    /// What goes into `Warning:` headers.
-    pub warnings: fn(&Value) -> Vec<String>,
+    /// What goes into `Warning:` headers: of a new object, or of one that was changed.
+    pub warnings: fn(new: &Value, old: Option<&Value>) -> Vec<String>,
+    /// The same of a written status.
+    pub status_warnings: fn(&Value) -> Vec<String>,
 }
 
 fn nothing(_: &mut Value) {}
@@ -73,7 +76,10 @@ fn no_finding(_: &Value) -> Vec<FieldError> {
 fn no_change_finding(_: &Value, _: &Value) -> Vec<FieldError> {
     Vec::new()
 }
-fn no_warning(_: &Value) -> Vec<String> {
+fn no_warning(_: &Value, _: Option<&Value>) -> Vec<String> {
+    Vec::new()
+}
+fn no_status_warning(_: &Value) -> Vec<String> {
     Vec::new()
 }
 fn as_is(_: &mut Value, _: &Value) {}
@@ -133,6 +139,7 @@ impl Strategy {
         validate_update: no_change_finding,
         validate_status_update: no_change_finding,
         warnings: no_warning,
+        status_warnings: no_status_warning,
     };
 
     /// A kind whose `status` is written through `/status` alone.
@@ -173,8 +180,6 @@ pub struct Kind {
     pub generation: bool,
     /// What a name must look like.
     pub names: NameRule,
-    /// Decodes strictly: the paths of unknown fields, or what does not fit its type.
-    pub decode: fn(&Value) -> Result<Vec<String>, String>,
     /// What is particular to the kind on its way into the store.
     pub strategy: Strategy,
     /// Field selectors beyond `metadata.name` and `metadata.namespace`.
@@ -204,7 +209,7 @@ const NAME_AND_BIRTH: &[Column] =
 
 impl Kind {
     /// A namespaced kind without anything particular: the base that table entries change with `..`.
-    pub const fn of<T: serde::de::DeserializeOwned>(
+    pub const fn of(
         group: &'static str,
         version: &'static str,
         (kind, list_kind): (&'static str, &'static str),
@@ -223,7 +228,6 @@ impl Kind {
             subresources: &[],
             generation: false,
             names: NameRule::Subdomain,
-            decode: decode::strictly::<T>,
             strategy: Strategy::PLAIN,
             fields: &[],
             columns: NAME_AND_BIRTH,
@@ -270,18 +274,22 @@ impl Kind {
         self.subresources.contains(&subresource)
     }
 
+    /// What its objects are made of.
+    pub fn schema(&self) -> Option<TypeRef> {
+        schema::of_kind(self)
+    }
+
     /// Decodes strictly: the paths of unknown fields, or what does not fit its type.
     pub fn decode(&self, object: &Value) -> Result<Vec<String>, String> {
-        (self.decode)(object)
+        let found = self.schema().map(|of| strict::check(object, &of)).unwrap_or_default();
+        found.misfit.map_or(Ok(found.unknown), Err)
     }
 
     /// Fills in `apiVersion` and `kind`, drops nulls, fills in defaults.
     pub fn default(&self, object: &mut Value) {
-        decode::normalize(object);
         // What is empty is there or not as in Go's structs.
-        if let (Some(of), Some(map)) = (schema::of_kind(self), object.as_object()) {
-            *object = Value::Object(schema::go::typed_fields(map, of.get()));
-            decode::drop_nulls(object);
+        if let (Some(of), Some(map)) = (self.schema(), object.as_object_mut()) {
+            schema::go::settle(map, of.get());
         }
         if let Some(map) = object.as_object_mut() {
             map.entry("kind").or_insert_with(|| self.kind.into());
@@ -328,8 +336,13 @@ impl Kind {
 
     /// What is wrong with a new object, metadata included.
     pub fn check_create(&self, object: &Value) -> Vec<FieldError> {
+        let own = (self.strategy.validate)(object);
+        // Events of the core group are older than the rules of metadata, which are asked only where theirs are kept.
+        if self.kind == "Event" && self.group.is_empty() && !own.is_empty() {
+            return own;
+        }
         let mut errors = meta::validate(object, self.namespaced, self.names);
-        errors.extend((self.strategy.validate)(object));
+        errors.extend(own);
         errors
     }
 
@@ -348,8 +361,13 @@ impl Kind {
     }
 
     /// What goes into `Warning:` headers.
-    pub fn warnings(&self, object: &Value) -> Vec<String> {
-        (self.strategy.warnings)(object)
+    pub fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        (self.strategy.warnings)(new, old)
+    }
+
+    /// The same of a written status.
+    pub fn status_warnings(&self, object: &Value) -> Vec<String> {
+        (self.strategy.status_warnings)(object)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Knows what objects mean, never where they are kept or who asks: no async, no I/O.
 //!
 //! Absent on purpose: typed structs as the model. Objects are `serde_json::Value`, so that a field this version does not
-//! know survives a read and a write; the typed structs of `k8s-openapi` only check what comes in.
+//! know survives a read and a write; the table of types ([`schema`]) says what may come in.
 //!
 //! The way of a write through this crate, as the server walks it:
 //!
@@ -11,7 +11,6 @@
 //! - `/status`: [`Kind::prepare_status_update`] and [`Kind::check_status_update`].
 
 pub mod cron;
-pub mod decode;
 pub mod duration;
 pub mod endpoint;
 pub mod fielderror;

@@ -1,8 +1,5 @@
 //! Kinds that are asked and never kept: reviews of tokens, users and access, and requests for tokens.
 
-use k8s_openapi::api::authentication::v1 as authentication;
-use k8s_openapi::api::authorization::v1 as authorization;
-
 use crate::kind::Kind;
 
 const AUTHENTICATION: &str = "authentication.k8s.io";
@@ -10,23 +7,18 @@ const AUTHORIZATION: &str = "authorization.k8s.io";
 
 static TOKEN_REVIEW: Kind = Kind {
     namespaced: false,
-    ..Kind::of::<authentication::TokenReview>(
-        AUTHENTICATION,
-        "v1",
-        ("TokenReview", "TokenReviewList"),
-        ("tokenreviews", "tokenreview"),
-    )
+    ..Kind::of(AUTHENTICATION, "v1", ("TokenReview", "TokenReviewList"), ("tokenreviews", "tokenreview"))
 };
 static SELF_SUBJECT_REVIEW: Kind = Kind {
     namespaced: false,
-    ..Kind::of::<authentication::SelfSubjectReview>(
+    ..Kind::of(
         AUTHENTICATION,
         "v1",
         ("SelfSubjectReview", "SelfSubjectReviewList"),
         ("selfsubjectreviews", "selfsubjectreview"),
     )
 };
-static LOCAL_ACCESS: Kind = Kind::of::<authorization::LocalSubjectAccessReview>(
+static LOCAL_ACCESS: Kind = Kind::of(
     AUTHORIZATION,
     "v1",
     ("LocalSubjectAccessReview", "LocalSubjectAccessReviewList"),
@@ -34,7 +26,7 @@ static LOCAL_ACCESS: Kind = Kind::of::<authorization::LocalSubjectAccessReview>(
 );
 static SELF_ACCESS: Kind = Kind {
     namespaced: false,
-    ..Kind::of::<authorization::SelfSubjectAccessReview>(
+    ..Kind::of(
         AUTHORIZATION,
         "v1",
         ("SelfSubjectAccessReview", "SelfSubjectAccessReviewList"),
@@ -43,7 +35,7 @@ static SELF_ACCESS: Kind = Kind {
 };
 static SELF_RULES: Kind = Kind {
     namespaced: false,
-    ..Kind::of::<authorization::SelfSubjectRulesReview>(
+    ..Kind::of(
         AUTHORIZATION,
         "v1",
         ("SelfSubjectRulesReview", "SelfSubjectRulesReviewList"),
@@ -52,7 +44,7 @@ static SELF_RULES: Kind = Kind {
 };
 static ACCESS: Kind = Kind {
     namespaced: false,
-    ..Kind::of::<authorization::SubjectAccessReview>(
+    ..Kind::of(
         AUTHORIZATION,
         "v1",
         ("SubjectAccessReview", "SubjectAccessReviewList"),
@@ -64,12 +56,8 @@ static ACCESS: Kind = Kind {
 pub static REVIEWS: &[&Kind] =
     &[&SELF_SUBJECT_REVIEW, &TOKEN_REVIEW, &LOCAL_ACCESS, &SELF_ACCESS, &SELF_RULES, &ACCESS];
 
-static REQUEST: Kind = Kind::of::<authentication::TokenRequest>(
-    AUTHENTICATION,
-    "v1",
-    ("TokenRequest", "TokenRequestList"),
-    ("tokenrequests", "tokenrequest"),
-);
+static REQUEST: Kind =
+    Kind::of(AUTHENTICATION, "v1", ("TokenRequest", "TokenRequestList"), ("tokenrequests", "tokenrequest"));
 
 /// What the subresource `token` of service accounts speaks; it has no collection of its own.
 pub static TOKEN_REQUEST: &Kind = &REQUEST;

@@ -86,6 +86,19 @@ pub enum SchemaOr {
     Strings,
 }
 
+impl SchemaOr {
+    /// What a value in this place is, if it has parts.
+    pub fn shape(self, value: &Value) -> Option<Shape> {
+        let schema = || find("apiextensions/v1.JSONSchemaProps").map(Shape::Object);
+        match (value, self) {
+            (Value::Object(_), _) => schema(),
+            (Value::Array(_), SchemaOr::Array) => schema().map(|schema| Shape::List(Arc::new(schema))),
+            (Value::Array(_), SchemaOr::Strings) => Some(Shape::Strings),
+            _ => None,
+        }
+    }
+}
+
 /// A type of the table, or one of a custom resource.
 #[derive(Clone, Debug)]
 pub enum TypeRef {

@@ -7,7 +7,8 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use crate::schema::{Scalar, Shape, Type, TypeRef};
+use crate::quantity::Quantity;
+use crate::schema::{Scalar, SchemaOr, Shape, Type, TypeRef};
 
 /// How many complaints are collected (sigs.k8s.io/json `strictErrors`).
 const MOST: usize = 100;
@@ -140,15 +141,26 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 }
 
-/// The first value that its type can't hold, as Go says it.
-pub fn mismatch(value: &Value, of: &TypeRef) -> Option<String> {
-    let of = of.get();
+/// What a type has against a value.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// The paths of fields that it doesn't have, in the order of the text: `spec.ports[0].foo`.
+    pub unknown: Vec<String>,
+    /// The first value that it can't hold, as Go says it.
+    pub misfit: Option<String>,
+}
+
+/// Holds a value against its type.
+pub fn check(value: &Value, of: &TypeRef) -> Findings {
+    let mut walk = Walk::default();
     match value {
-        Value::Object(map) => within(map, of, &mut Vec::new()),
+        Value::Object(map) => walk.fields(map, of.get()),
         other => {
-            Some(format!("json: cannot unmarshal {} into Go value of type {}", word(other), go_type(of)))
+            let (what, of) = (word(other), go_type(of.get()));
+            walk.refuse(|| format!("json: cannot unmarshal {what} into Go value of type {of}"));
         }
     }
+    walk.found
 }
 
 fn go_type(of: &Type) -> String {
@@ -190,73 +202,166 @@ pub fn word(value: &Value) -> &'static str {
     }
 }
 
-fn within(map: &Map<String, Value>, of: &Type, path: &mut Vec<String>) -> Option<String> {
-    for (key, value) in map {
-        let Some(field) = of.field(key) else { continue };
-        path.push(key.clone());
-        let found = misfit(value, &field.shape, of, path);
-        path.pop();
-        if found.is_some() {
-            return found;
-        }
-    }
-    None
+enum Step<'a> {
+    Field(&'a str),
+    Key(&'a str),
+    Item(usize),
 }
 
-fn misfit(value: &Value, shape: &Shape, of: &Type, path: &mut Vec<String>) -> Option<String> {
-    let refuse = |what: &str| {
-        let field = path.join(".");
-        let (holder, wanted) = (of.go_name(), go_shape(shape));
-        Some(format!("json: cannot unmarshal {what} into Go struct field {holder}.{field} of type {wanted}"))
-    };
-    match (shape, value) {
-        (_, Value::Null) | (Shape::Any | Shape::SchemaOr(_), _) => None,
-        (Shape::Object(inner), Value::Object(map)) => within(map, inner.get(), path),
-        (Shape::List(items), Value::Array(list)) => {
-            list.iter().find_map(|item| misfit(item, items, of, path))
+/// One walk along a value and its type.
+#[derive(Default)]
+struct Walk<'a> {
+    path: Vec<Step<'a>>,
+    found: Findings,
+}
+
+impl<'a> Walk<'a> {
+    fn refuse(&mut self, why: impl FnOnce() -> String) {
+        if self.found.misfit.is_none() {
+            self.found.misfit = Some(why());
         }
-        (Shape::Map(values), Value::Object(map)) => {
-            map.values().find_map(|item| misfit(item, values, of, path))
-        }
-        (Shape::Strings, Value::Array(_)) => None,
-        (Shape::Scalar(scalar), value) => match (scalar, value) {
-            (Scalar::String, Value::String(_)) | (Scalar::Bool, Value::Bool(_)) => None,
-            (Scalar::Bytes, Value::String(text)) => base64_error(text),
-            (Scalar::Double, Value::Number(_)) => None,
-            (Scalar::Int32 | Scalar::Int64, Value::Number(number)) => {
-                let fits = match (number.as_i64(), scalar) {
-                    (Some(whole), Scalar::Int32) => i32::try_from(whole).is_ok(),
-                    (whole, _) => whole.is_some(),
-                };
-                if fits { None } else { refuse(&format!("number {number}")) }
-            }
-            (Scalar::String | Scalar::Bytes | Scalar::Bool | Scalar::Double, other)
-            | (Scalar::Int32 | Scalar::Int64, other) => refuse(word(other)),
-            (Scalar::Quantity, Value::String(text)) => quantity_error(text).map(str::to_owned),
-            (Scalar::Time, Value::String(text)) if text.parse::<jiff::Timestamp>().is_err() => {
-                Some(time_error(text, "2006-01-02T15:04:05Z07:00"))
-            }
-            (Scalar::MicroTime, Value::String(text)) if text.parse::<jiff::Timestamp>().is_err() => {
-                Some(time_error(text, "2006-01-02T15:04:05.000000Z07:00"))
-            }
-            (Scalar::IntOrString, other) if !other.is_string() && !other.is_number() => {
-                let (field, holder) = (path.join("."), of.go_name());
-                let what = word(other);
-                Some(format!(
-                    "json: cannot unmarshal {what} into Go struct field {holder}.{field} of type int32"
-                ))
-            }
-            // The others read themselves; the typed decoder says what is wrong with them.
+    }
+
+    /// A value of the wrong sort, named by the fields above it alone, as Go's decoder does.
+    fn misfit(&mut self, what: &str, wanted: &str, of: &Type) {
+        let fields = self.path.iter().filter_map(|step| match step {
+            Step::Field(name) => Some(*name),
             _ => None,
-        },
-        (_, other) => refuse(word(other)),
+        });
+        let (holder, field) = (of.go_name(), fields.collect::<Vec<_>>().join("."));
+        self.refuse(|| {
+            format!("json: cannot unmarshal {what} into Go struct field {holder}.{field} of type {wanted}")
+        });
+    }
+
+    /// Where the walk is, in Kubernetes' notation.
+    fn notation(&self) -> String {
+        let mut out = String::new();
+        for step in &self.path {
+            match step {
+                Step::Item(index) => out.push_str(&format!("[{index}]")),
+                Step::Field(name) | Step::Key(name) => {
+                    if !out.is_empty() {
+                        out.push('.');
+                    }
+                    out.push_str(name);
+                }
+            }
+        }
+        out
+    }
+
+    fn fields(&mut self, map: &'a Map<String, Value>, of: &Type) {
+        for (key, value) in map {
+            self.path.push(Step::Field(key));
+            match of.field(key) {
+                Some(field) => self.value(value, &field.shape, of),
+                None if of.open => {}
+                None => {
+                    let path = self.notation();
+                    self.found.unknown.push(path);
+                }
+            }
+            self.path.pop();
+        }
+    }
+
+    fn value(&mut self, value: &'a Value, shape: &Shape, of: &Type) {
+        match (shape, value) {
+            (_, Value::Null) | (Shape::Any, _) => {}
+            (Shape::Object(inner), Value::Object(map)) => self.fields(map, inner.get()),
+            (Shape::List(items), Value::Array(list)) => {
+                for (index, item) in list.iter().enumerate() {
+                    self.path.push(Step::Item(index));
+                    self.value(item, items, of);
+                    self.path.pop();
+                }
+            }
+            (Shape::Map(values), Value::Object(map)) => {
+                for (key, item) in map {
+                    self.path.push(Step::Key(key));
+                    self.value(item, values, of);
+                    self.path.pop();
+                }
+            }
+            (Shape::Strings, Value::Array(list)) => {
+                for item in list.iter().filter(|item| !item.is_string() && !item.is_null()) {
+                    self.misfit(word(item), "string", of);
+                }
+            }
+            // They read themselves, and not strictly.
+            (Shape::SchemaOr(or), value) => match or.shape(value) {
+                Some(shape) => {
+                    let mut apart = Walk::default();
+                    apart.value(value, &shape, of);
+                    if let Some(why) = apart.found.misfit {
+                        self.refuse(|| why);
+                    }
+                }
+                None if *or == SchemaOr::Bool && !value.is_boolean() => {
+                    self.refuse(|| "boolean or JSON schema expected".into());
+                }
+                None => {}
+            },
+            (Shape::Scalar(scalar), value) => self.scalar(value, *scalar, shape, of),
+            (_, other) => self.misfit(word(other), &go_shape(shape), of),
+        }
+    }
+
+    fn scalar(&mut self, value: &Value, scalar: Scalar, shape: &Shape, of: &Type) {
+        let whole = |number: &Number, small: bool| match number.as_i64() {
+            Some(whole) => !small || i32::try_from(whole).is_ok(),
+            None => false,
+        };
+        match (scalar, value) {
+            (Scalar::String, Value::String(_))
+            | (Scalar::Bool, Value::Bool(_))
+            | (Scalar::Double, Value::Number(_))
+            | (Scalar::IntOrString, Value::String(_))
+            | (Scalar::Fields | Scalar::Raw | Scalar::Json, _) => {}
+            (Scalar::Bytes, Value::String(text)) => {
+                if let Some(why) = base64_error(text) {
+                    self.refuse(|| why);
+                }
+            }
+            (Scalar::Int32 | Scalar::Int64, Value::Number(number)) => {
+                if !whole(number, scalar == Scalar::Int32) {
+                    self.misfit(&format!("number {number}"), &go_shape(shape), of);
+                }
+            }
+            (Scalar::IntOrString, Value::Number(number)) => {
+                if !whole(number, true) {
+                    self.misfit(&format!("number {number}"), "int32", of);
+                }
+            }
+            (Scalar::IntOrString, other) => self.misfit(word(other), "int32", of),
+            (Scalar::Quantity, Value::Number(_)) => {}
+            (Scalar::Quantity, Value::String(text)) => {
+                if let Some(why) = quantity_error(text) {
+                    self.refuse(|| why.into());
+                }
+            }
+            (Scalar::Quantity, _) => self.refuse(|| QUANTITY_FORMAT.into()),
+            (Scalar::Time | Scalar::MicroTime, Value::String(text)) => {
+                if text.parse::<jiff::Timestamp>().is_err() {
+                    let layout = match scalar {
+                        Scalar::Time => "2006-01-02T15:04:05Z07:00",
+                        _ => "2006-01-02T15:04:05.000000Z07:00",
+                    };
+                    self.refuse(|| time_error(text, layout));
+                }
+            }
+            (Scalar::Time | Scalar::MicroTime, other) => self.misfit(word(other), "string", of),
+            (_, other) => self.misfit(word(other), &go_shape(shape), of),
+        }
     }
 }
+
+const QUANTITY_FORMAT: &str =
+    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
 
 /// What is wrong with a quantity (apimachinery `resource.ParseQuantity`).
 fn quantity_error(text: &str) -> Option<&'static str> {
-    const FORMAT: &str =
-        "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
     const SUFFIX: &str = "unable to parse quantity's suffix";
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     let digits = unsigned.trim_start_matches(|c: char| c.is_ascii_digit());
@@ -264,16 +369,17 @@ fn quantity_error(text: &str) -> Option<&'static str> {
         digits.strip_prefix('.').map_or(digits, |d| d.trim_start_matches(|c: char| c.is_ascii_digit()));
     let number = &unsigned[..unsigned.len() - rest.len()];
     if !number.contains(|c: char| c.is_ascii_digit()) {
-        return Some(FORMAT);
+        return Some(QUANTITY_FORMAT);
     }
     let known = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
     let exponent = rest.strip_prefix(['e', 'E']).is_some_and(|power| power.parse::<i32>().is_ok());
     if known.contains(&rest) || exponent {
-        return None;
+        // Amounts of more digits than anybody writes have no form here.
+        return Quantity::parse(text).is_none().then_some(QUANTITY_FORMAT);
     }
     let letters = rest.trim_start_matches(|c: char| "eEinumkKMGTP".contains(c));
     let tail = letters.strip_prefix(['+', '-']).unwrap_or(letters);
-    Some(if tail.chars().all(|c| c.is_ascii_digit()) { SUFFIX } else { FORMAT })
+    Some(if tail.chars().all(|c| c.is_ascii_digit()) { SUFFIX } else { QUANTITY_FORMAT })
 }
 
 /// What is wrong with a time, as Go's `time.Parse` says of one that is no time at all.
@@ -343,7 +449,7 @@ mod tests {
         ];
         for (text, expected) in rows {
             let value: Value = serde_json::from_str(text).unwrap();
-            assert_eq!(mismatch(&value, &deployment()).as_deref(), Some(expected));
+            assert_eq!(check(&value, &deployment()).misfit.as_deref(), Some(expected));
         }
     }
 }

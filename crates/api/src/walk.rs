@@ -100,25 +100,6 @@ pub fn remove(value: &mut Value, path: &str) -> Option<Value> {
     }
 }
 
-/// Removes the field at a path in Kubernetes' notation: `spec.ports[0].name`.
-pub fn prune(value: &mut Value, notation: &str) {
-    let (parent, last) = notation.rsplit_once('.').unwrap_or(("", notation));
-    let mut at = value;
-    for step in parent.split('.').filter(|step| !step.is_empty()) {
-        let mut parts = step.split('[');
-        let Some(mut next) = parts.next().and_then(|name| at.get_mut(name)) else { return };
-        for index in parts {
-            let index = index.trim_end_matches(']').parse::<usize>().ok();
-            let Some(item) = index.and_then(|index| next.get_mut(index)) else { return };
-            next = item;
-        }
-        at = next;
-    }
-    if let Some(map) = at.as_object_mut() {
-        map.shift_remove(last);
-    }
-}
-
 /// Writes a value where there is none, or a null, or an empty text.
 pub fn default(value: &mut Value, path: &str, new: impl Into<Value>) {
     let absent = match at(value, path) {

@@ -1,23 +1,21 @@
 //! What is counted, and the page of it that Prometheus reads: CoreDNS's names where they mean the same here.
 
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use portolan_metrics::{Page, Process, labels};
 
 use crate::message::Rcode;
 use crate::zone::Zone;
 
-const RCODES: [(Rcode, &str); 7] = [
+/// As the header has them: BADVERS is told by its upper bits, and counts as NOERROR.
+const RCODES: [(Rcode, &str); 6] = [
     (Rcode::NoError, "NOERROR"),
     (Rcode::FormErr, "FORMERR"),
     (Rcode::ServFail, "SERVFAIL"),
     (Rcode::NxDomain, "NXDOMAIN"),
     (Rcode::NotImp, "NOTIMP"),
     (Rcode::Refused, "REFUSED"),
-    (Rcode::BadVers, "BADVERS"),
 ];
-
-/// The content type of the page.
-pub const CONTENT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Counters.
 #[derive(Debug, Default)]
@@ -65,52 +63,56 @@ impl Meters {
 
     /// The page.
     pub fn page(&self, zone: &Zone) -> String {
-        let mut page = String::new();
-        let mut head = |name: &str, kind: &str, help: &str, values: &[(String, u64)]| {
-            let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} {kind}");
-            for (labels, value) in values {
-                let _ = match labels.is_empty() {
-                    true => writeln!(page, "{name} {value}"),
-                    false => writeln!(page, "{name}{{{labels}}} {value}"),
-                };
-            }
+        let mut page = Page::default();
+        let name = "coredns_dns_requests_total";
+        page.head(name, "counter", "Questions, by protocol.");
+        for (protocol, count) in ["udp", "tcp"].iter().zip(&self.requests) {
+            page.value(name, &labels(&[("proto", protocol)]), count.load(Relaxed));
+        }
+        let name = "coredns_dns_responses_total";
+        page.head(name, "counter", "Answers, by what became of the question.");
+        for (code, text) in RCODES {
+            page.value(name, &labels(&[("rcode", text)]), self.responses[code as usize].load(Relaxed));
+        }
+        let mut total = |name: &str, help: &str, count: &AtomicU64| {
+            page.one(name, "counter", help, count.load(Relaxed));
         };
-        let one = |value: u64| [(String::new(), value)];
-        let requests = ["udp", "tcp"].iter().zip(&self.requests);
-        let requests: Vec<_> = requests.map(|(p, n)| (format!("proto=\"{p}\""), n.load(Relaxed))).collect();
-        head("coredns_dns_requests_total", "counter", "Questions, by protocol.", &requests);
-        let responses = RCODES.iter().filter(|(code, _)| (*code as usize) < 16);
-        let responses: Vec<_> = responses
-            .map(|(code, name)| (format!("rcode=\"{name}\""), self.responses[*code as usize].load(Relaxed)))
-            .collect();
-        head(
-            "coredns_dns_responses_total",
-            "counter",
-            "Answers, by what became of the question.",
-            &responses,
-        );
         let help = "Packets that are no questions and were not answered.";
-        head("portolan_dns_ignored_packets_total", "counter", help, &one(self.ignored.load(Relaxed)));
-        let help = "Answers that were known from upstreams already.";
-        head("coredns_cache_hits_total", "counter", help, &one(self.hits.load(Relaxed)));
-        let help = "Questions that upstreams were to be asked for.";
-        head("coredns_cache_misses_total", "counter", help, &one(self.misses.load(Relaxed)));
-        let help = "Answers of upstreams that are kept.";
-        head("coredns_cache_entries", "gauge", help, &one(self.kept.load(Relaxed) as u64));
+        total("portolan_dns_ignored_packets_total", help, &self.ignored);
+        total("coredns_cache_hits_total", "Answers of upstreams that were known already.", &self.hits);
+        total("coredns_cache_misses_total", "Questions that upstreams were to be asked.", &self.misses);
         let help = "Times that an upstream gave no answer.";
-        head(
-            "portolan_dns_upstream_failures_total",
-            "counter",
-            help,
-            &one(self.upstream_failures.load(Relaxed)),
-        );
-        let help = "Questions that no upstream answered.";
-        head("portolan_dns_unanswered_total", "counter", help, &one(self.unanswered.load(Relaxed)));
+        total("portolan_dns_upstream_failures_total", help, &self.upstream_failures);
+        total("portolan_dns_unanswered_total", "Questions that no upstream answered.", &self.unanswered);
+        let help = "Answers of upstreams that are kept.";
+        page.one("coredns_cache_entries", "gauge", help, self.kept.load(Relaxed));
         let (services, endpoints) = zone.size();
-        head("portolan_dns_services", "gauge", "Services that are known.", &one(services as u64));
-        head("portolan_dns_endpoints", "gauge", "Ready endpoints that are known.", &one(endpoints as u64));
+        page.one("portolan_dns_services", "gauge", "Services that are known.", services);
+        page.one("portolan_dns_endpoints", "gauge", "Ready endpoints that are known.", endpoints);
         let help = "Whether everything has been listed once.";
-        head("portolan_dns_synced", "gauge", help, &one(u64::from(zone.synced())));
-        page
+        page.one("portolan_dns_synced", "gauge", help, u8::from(zone.synced()));
+        if let Some(process) = Process::now() {
+            process.write(&mut page);
+        }
+        page.text()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::Name;
+    use crate::zone::Options;
+
+    #[test]
+    fn every_name_on_the_page_is_in_the_docs() {
+        let docs = include_str!("../../../docs/reference/dns.md");
+        let meters = Meters::default();
+        meters.asked(true);
+        let page = meters.page(&Zone::new(Options::new(Name::ROOT)));
+        assert!(page.contains("coredns_dns_requests_total{proto=\"tcp\"} 1\n"), "{page}");
+        for name in page.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next()) {
+            assert!(docs.contains(&format!("`{name}")), "docs/reference/dns.md doesn't name {name}");
+        }
     }
 }

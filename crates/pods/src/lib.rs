@@ -15,6 +15,7 @@ mod tokens; // tokens of pods' service accounts // a pod's status
 
 // Pods on this node.
 mod files; // hosts, resolv.conf, volumes
+mod host_ports; // ports of the node that lead to pods
 mod launch; // from a manifest to an order for a supervisor
 mod network; // a pod's cable
 mod probe; // asking a container how it is

@@ -103,11 +103,20 @@ pub(crate) fn group_versions() -> Vec<(String, &'static str, &'static str)> {
 }
 
 fn index() -> Value {
-    let mut paths: Vec<String> =
-        ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
+    let mut paths: Vec<String> = [
+        "/api",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ]
+    .into_iter()
+    .map(str::to_owned)
+    .collect();
     paths.extend(group_versions().into_iter().map(|(path, ..)| format!("/{path}")));
     paths.sort();
     json!({"paths": paths})

@@ -9,7 +9,7 @@ use portolan_api::fielderror::go_value;
 use portolan_api::kinds::service_cidr;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
-use portolan_api::{Kind, Status, decode, meta, ownership, protobuf, schema, status, strict, walk};
+use portolan_api::{Kind, Status, meta, ownership, protobuf, schema, status, strict, walk};
 use portolan_store::{Compare, Entry, Op, Range, Revision, Txn, TxnOutcome};
 use serde_json::Value;
 
@@ -75,9 +75,12 @@ impl Call {
             let why = format!("the object is nested more than {} levels deep", walk::DEPTH);
             return Err(refuse(&Value::Null, &why));
         }
+        let decoded = kind.decode(object);
+        let of = kind.schema().map(schema::Shape::Object);
         // A null says as little as what is left out, but for a field that isn't known.
-        let mut unknown = kind.decode(object).unwrap_or_default();
-        decode::drop_nulls(object);
+        if let Some(of) = &of {
+            schema::go::drop_nulls(object, of);
+        }
         // Empty is the same as left out.
         for field in ["apiVersion", "kind"] {
             if walk::text(object, field).is_empty() && object[field].is_string() {
@@ -100,16 +103,9 @@ impl Call {
             return Err(refuse_kind(name, &kind.api_version()));
         }
         let strictness = self.query.get("fieldValidation").unwrap_or("Warn");
-        let of = schema::of_kind(kind);
-        if let Some(why) = of.as_ref().and_then(|of| strict::mismatch(object, of)) {
-            return Err(refuse(object, &why));
-        }
-        if let Some(of) = &of {
+        let unknown = decoded.map_err(|why| refuse(object, &why))?;
+        if let Some(schema::Shape::Object(of)) = &of {
             schema::go::date_conditions(object, of.get(), &meta::rfc3339(Timestamp::now()));
-        }
-        let found = kind.decode(object).map_err(|why| refuse(object, &why))?;
-        if unknown.is_empty() {
-            unknown = found;
         }
         // Of a body that was read by its type, reading has found what is unknown too, in the order of the text.
         let mut said = complaints.to_vec();
@@ -132,7 +128,9 @@ impl Call {
             }
         }
         // What the kind doesn't know isn't kept.
-        unknown.iter().rev().for_each(|field| walk::prune(object, field));
+        if let Some(of) = &of {
+            schema::go::prune(object, of);
+        }
         let twice = meta::dedup_owners(object);
         if !twice.is_empty() {
             // Patches are looked at once only, behind admission.
@@ -297,7 +295,7 @@ impl Server {
                 return Err(Status::invalid(kind, &name, &errors));
             }
             self.charge(kind, &new, None, dry_run, &mut txn).await?;
-            let warnings = kind.warnings(&new);
+            let warnings = kind.warnings(&new, None);
             if dry_run {
                 let (entry, _) = self.store.get(&key).await.map_err(store_status)?;
                 return match entry {
@@ -411,7 +409,11 @@ impl Server {
         let mut body = body.map_err(|status| status.warned(&warnings))?;
         let now = meta::rfc3339(Timestamp::now());
         let owners = Owners::Counted(call.author(&now));
-        let make = |old: &Value| self.replacement(call, &body, old);
+        let before = parking_lot::Mutex::new(Value::Null);
+        let make = |old: &Value| {
+            old.clone_into(&mut before.lock());
+            self.replacement(call, &body, old)
+        };
         let changed = self.modify_as(call.subject(), Part::Main, dry_run, owners, make).await;
         match changed {
             Err(status) if status.code == 404 && creates(call.kind, &body) => {
@@ -432,7 +434,7 @@ impl Server {
             }
             changed => {
                 let object = changed.map_err(|status| status.warned(&warnings))?;
-                warnings.extend(call.kind.warnings(&object));
+                warnings.extend(call.kind.warnings(&object, Some(&before.into_inner())));
                 call.written(StatusCode::OK, object, &warnings)
             }
         }
@@ -453,7 +455,7 @@ impl Server {
         let make = |old: &Value| self.replacement(call, &body, old);
         let changed = self.modify_as(call.subject(), Part::Status, dry_run, owners, make).await;
         let object = changed.map_err(|status| status.warned(&warnings))?;
-        warnings.extend(status_warnings(call.kind, &object));
+        warnings.extend(call.kind.status_warnings(&object));
         call.written(StatusCode::OK, object, &warnings)
     }
 
@@ -479,7 +481,9 @@ impl Server {
         let dry_run = call.writing()?;
         let strategic = call.media == "application/strategic-merge-patch+json";
         let warnings = parking_lot::Mutex::new(Vec::new());
+        let before = parking_lot::Mutex::new(Value::Null);
         let make = |old: &Value| {
+            old.clone_into(&mut before.lock());
             let mut new = patch(old)?;
             let mut found = Vec::new();
             let refuse = |new: &Value, why: &str| match strategic {
@@ -501,8 +505,8 @@ impl Server {
         let mut warnings = warnings.into_inner();
         let object = changed.map_err(|status| status.warned(&warnings))?;
         match part {
-            Part::Main => warnings.extend(call.kind.warnings(&object)),
-            _ => warnings.extend(status_warnings(call.kind, &object)),
+            Part::Main => warnings.extend(call.kind.warnings(&object, Some(&before.into_inner()))),
+            _ => warnings.extend(call.kind.status_warnings(&object)),
         }
         call.written(StatusCode::OK, object, &warnings)
     }
@@ -586,11 +590,6 @@ impl Server {
             TxnOutcome::Refused { .. } => Ok(None),
         }
     }
-}
-
-/// What there is to say of a written status.
-fn status_warnings(kind: &Kind, object: &Value) -> Vec<String> {
-    if is_service(kind) { service::status_warnings(object) } else { Vec::new() }
 }
 
 /// The object that was to be made is there.

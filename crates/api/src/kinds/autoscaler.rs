@@ -36,7 +36,7 @@ pub static V2: Kind = Kind {
     strategy: STRATEGY,
     columns: COLUMNS,
     cells,
-    ..Kind::of::<k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler>(
+    ..Kind::of(
         "autoscaling",
         "v2",
         ("HorizontalPodAutoscaler", "HorizontalPodAutoscalerList"),
@@ -59,7 +59,7 @@ pub static V1: Kind = Kind {
     columns: COLUMNS,
     cells: |o, now| cells(&to_v2(o), now),
     conversion: Some(Conversion { stored: &V2, show: to_v1, keep: to_v2 }),
-    ..Kind::of::<k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler>(
+    ..Kind::of(
         "autoscaling",
         "v1",
         ("HorizontalPodAutoscaler", "HorizontalPodAutoscalerList"),

@@ -71,7 +71,7 @@ pub static CERTIFICATE_SIGNING_REQUEST: Kind = Kind {
             state.into(),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::certificates::v1::CertificateSigningRequest>(
+    ..Kind::of(
         "certificates.k8s.io",
         "v1",
         ("CertificateSigningRequest", "CertificateSigningRequestList"),

@@ -61,7 +61,7 @@ pub static PRIORITY_CLASS: Kind = Kind {
             walk::text(o, "preemptionPolicy").into(),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::scheduling::v1::PriorityClass>(
+    ..Kind::of(
         "scheduling.k8s.io",
         "v1",
         ("PriorityClass", "PriorityClassList"),
@@ -122,12 +122,7 @@ pub static RUNTIME_CLASS: Kind = Kind {
         Column::new("Age", "string", AGE),
     ],
     cells: |o, now| vec![meta::name(o).into(), walk::text(o, "handler").into(), duration::age(o, now).into()],
-    ..Kind::of::<k8s_openapi::api::node::v1::RuntimeClass>(
-        "node.k8s.io",
-        "v1",
-        ("RuntimeClass", "RuntimeClassList"),
-        ("runtimeclasses", "runtimeclass"),
-    )
+    ..Kind::of("node.k8s.io", "v1", ("RuntimeClass", "RuntimeClassList"), ("runtimeclasses", "runtimeclass"))
 };
 
 fn validate_runtime(object: &Value) -> Vec<FieldError> {

@@ -8,12 +8,10 @@ use super::AGE;
 use crate::fielderror::FieldError;
 use crate::kind::{Column, Kind, Strategy};
 use crate::meta::{self, NameRule};
-use crate::{decode, duration, walk};
+use crate::{duration, walk};
 
 /// What a ConfigMap or Secret may hold together.
 const MAX_SIZE: usize = 1024 * 1024;
-const KEY_TEXT: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or \
-    'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
 const FROZEN: &str = "field is immutable when `immutable` is set";
 
 /// The entry of ConfigMap.
@@ -30,7 +28,6 @@ pub static CONFIG_MAP: Kind = Kind {
     subresources: &[],
     generation: false,
     names: NameRule::Subdomain,
-    decode: decode::strictly::<k8s_openapi::api::core::v1::ConfigMap>,
     conversion: None,
     strategy: Strategy {
         validate: validate_config_map,
@@ -68,7 +65,6 @@ pub static SECRET: Kind = Kind {
     subresources: &[],
     generation: false,
     names: NameRule::Subdomain,
-    decode: decode::strictly::<k8s_openapi::api::core::v1::Secret>,
     conversion: None,
     strategy: Strategy {
         default: default_secret,
@@ -112,7 +108,6 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
     subresources: &["token"],
     generation: false,
     names: NameRule::Subdomain,
-    decode: decode::strictly::<k8s_openapi::api::core::v1::ServiceAccount>,
     conversion: None,
     strategy: Strategy::PLAIN,
     fields: &[],
@@ -123,21 +118,7 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
 fn keys(errors: &mut Vec<FieldError>, object: &Value, field: &str) -> usize {
     let mut size = 0;
     for (key, value) in walk::map(object, field) {
-        let path = format!("{field}[{key}]");
-        if key.len() > 253 {
-            errors.push(FieldError::invalid(&path, key.as_str(), "must be no more than 253 characters"));
-        }
-        if key.is_empty()
-            || !key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-        {
-            errors.push(FieldError::invalid(&path, key.as_str(), KEY_TEXT));
-        }
-        if key.starts_with("..") {
-            let text = if key == ".." { "must not be '..'" } else { "must not start with '..'" };
-            errors.push(FieldError::invalid(&path, key.as_str(), text));
-        } else if key == "." {
-            errors.push(FieldError::invalid(&path, key.as_str(), "must not be '.'"));
-        }
+        errors.extend(meta::findings(&format!("{field}[{key}]"), key, meta::config_key_faults(key)));
         size += value.as_str().map_or(0, str::len);
     }
     size

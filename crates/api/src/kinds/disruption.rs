@@ -59,7 +59,7 @@ pub static POD_DISRUPTION_BUDGET: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::policy::v1::PodDisruptionBudget>(
+    ..Kind::of(
         "policy",
         "v1",
         ("PodDisruptionBudget", "PodDisruptionBudgetList"),

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::AGE;
 use crate::kind::{Column, Kind, Strategy};
 use crate::meta::{self, NameRule};
-use crate::{decode, duration, endpoint, walk};
+use crate::{duration, endpoint, walk};
 
 /// The entry of Endpoints.
 pub static ENDPOINTS: Kind = Kind {
@@ -21,7 +21,6 @@ pub static ENDPOINTS: Kind = Kind {
     subresources: &[],
     generation: false,
     names: NameRule::Subdomain,
-    decode: decode::strictly::<k8s_openapi::api::core::v1::Endpoints>,
     conversion: None,
     strategy: Strategy {
         default: endpoint::default_endpoints,
@@ -31,7 +30,7 @@ pub static ENDPOINTS: Kind = Kind {
             errors.extend(endpoint::validate_endpoints(new));
             errors
         },
-        warnings: endpoint::endpoints_warnings,
+        warnings: |new, _| endpoint::endpoints_warnings(new),
         ..Strategy::PLAIN
     },
     fields: &[],
@@ -57,13 +56,12 @@ pub static ENDPOINT_SLICE: Kind = Kind {
     subresources: &[],
     generation: true,
     names: NameRule::Subdomain,
-    decode: decode::strictly::<k8s_openapi::api::discovery::v1::EndpointSlice>,
     conversion: None,
     strategy: Strategy {
         default: endpoint::default_slice,
         validate: endpoint::validate_slice,
         validate_update: endpoint::validate_slice_update,
-        warnings: endpoint::slice_warnings,
+        warnings: |new, _| endpoint::slice_warnings(new),
         ..Strategy::PLAIN
     },
     fields: &[],

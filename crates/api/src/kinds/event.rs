@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::fielderror::FieldError;
 use crate::kind::{Column, Conversion, Kind, Strategy};
 use crate::meta::{self, NameRule};
-use crate::{decode, duration, walk};
+use crate::{duration, walk};
 
 /// The entry of Event.
 pub static EVENT: Kind = Kind {
@@ -21,7 +21,6 @@ pub static EVENT: Kind = Kind {
     subresources: &[],
     generation: false,
     names: NameRule::Subdomain,
-    decode: decode::strictly::<k8s_openapi::api::core::v1::Event>,
     conversion: None,
     strategy: Strategy {
         default: |o| spell_out(o, ["source", "firstTimestamp", "lastTimestamp"], true),
@@ -139,12 +138,7 @@ pub static EVENT_OF_EVENTS: Kind = Kind {
     columns: COLUMNS,
     cells: |o, now| cells(&to_core(o), now),
     conversion: Some(Conversion { stored: &EVENT, show: from_core, keep: to_core }),
-    ..Kind::of::<k8s_openapi::api::events::v1::Event>(
-        "events.k8s.io",
-        "v1",
-        ("Event", "EventList"),
-        ("events", "event"),
-    )
+    ..Kind::of("events.k8s.io", "v1", ("Event", "EventList"), ("events", "event"))
 };
 
 /// What an Event says also where there is nothing to say: these fields have no `omitempty`.

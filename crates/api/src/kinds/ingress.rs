@@ -62,12 +62,7 @@ pub static INGRESS: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::networking::v1::Ingress>(
-        "networking.k8s.io",
-        "v1",
-        ("Ingress", "IngressList"),
-        ("ingresses", "ingress"),
-    )
+    ..Kind::of("networking.k8s.io", "v1", ("Ingress", "IngressList"), ("ingresses", "ingress"))
 };
 
 /// The entry of IngressClass.
@@ -118,7 +113,7 @@ pub static INGRESS_CLASS: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::networking::v1::IngressClass>(
+    ..Kind::of(
         "networking.k8s.io",
         "v1",
         ("IngressClass", "IngressClassList"),

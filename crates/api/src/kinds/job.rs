@@ -57,7 +57,7 @@ pub static JOB: Kind = Kind {
             selector_text(walk::at(o, "spec.selector")),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::batch::v1::Job>("batch", "v1", ("Job", "JobList"), ("jobs", "job"))
+    ..Kind::of("batch", "v1", ("Job", "JobList"), ("jobs", "job"))
 };
 
 /// One word for where a Job is.
@@ -129,10 +129,5 @@ pub static CRON_JOB: Kind = Kind {
             selector_text(walk::at(o, "spec.jobTemplate.spec.selector")),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::batch::v1::CronJob>(
-        "batch",
-        "v1",
-        ("CronJob", "CronJobList"),
-        ("cronjobs", "cronjob"),
-    )
+    ..Kind::of("batch", "v1", ("CronJob", "CronJobList"), ("cronjobs", "cronjob"))
 };

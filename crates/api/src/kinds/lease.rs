@@ -6,7 +6,7 @@ use super::AGE;
 use crate::fielderror::FieldError;
 use crate::kind::{Column, Kind, Strategy};
 use crate::meta::{self, NameRule};
-use crate::{decode, duration, walk};
+use crate::{duration, walk};
 
 /// The entry of Lease.
 pub static LEASE: Kind = Kind {
@@ -22,7 +22,6 @@ pub static LEASE: Kind = Kind {
     subresources: &[],
     generation: false,
     names: NameRule::Subdomain,
-    decode: decode::strictly::<k8s_openapi::api::coordination::v1::Lease>,
     conversion: None,
     strategy: Strategy { default, validate, validate_update: |new, _| validate(new), ..Strategy::PLAIN },
     fields: &[],

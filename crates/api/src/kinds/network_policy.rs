@@ -30,7 +30,7 @@ pub static NETWORK_POLICY: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::networking::v1::NetworkPolicy>(
+    ..Kind::of(
         "networking.k8s.io",
         "v1",
         ("NetworkPolicy", "NetworkPolicyList"),

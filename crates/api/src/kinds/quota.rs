@@ -43,12 +43,7 @@ pub static RESOURCE_QUOTA: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::core::v1::ResourceQuota>(
-        "",
-        "v1",
-        ("ResourceQuota", "ResourceQuotaList"),
-        ("resourcequotas", "resourcequota"),
-    )
+    ..Kind::of("", "v1", ("ResourceQuota", "ResourceQuotaList"), ("resourcequotas", "resourcequota"))
 };
 
 /// The entry of LimitRange.
@@ -60,10 +55,5 @@ pub static LIMIT_RANGE: Kind = Kind {
         validate_update: |new, _| limits::validate(new),
         ..Strategy::PLAIN
     },
-    ..Kind::of::<k8s_openapi::api::core::v1::LimitRange>(
-        "",
-        "v1",
-        ("LimitRange", "LimitRangeList"),
-        ("limitranges", "limitrange"),
-    )
+    ..Kind::of("", "v1", ("LimitRange", "LimitRangeList"), ("limitranges", "limitrange"))
 };

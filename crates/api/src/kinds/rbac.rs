@@ -20,7 +20,7 @@ pub static ROLE: Kind = Kind {
         validate_update: |new, _| rules(new, true),
         ..Strategy::PLAIN
     },
-    ..Kind::of::<k8s_openapi::api::rbac::v1::Role>(GROUP, "v1", ("Role", "RoleList"), ("roles", "role"))
+    ..Kind::of(GROUP, "v1", ("Role", "RoleList"), ("roles", "role"))
 };
 
 /// The entry of ClusterRole.
@@ -33,12 +33,7 @@ pub static CLUSTER_ROLE: Kind = Kind {
         validate_update: |new, _| cluster_role(new),
         ..Strategy::PLAIN
     },
-    ..Kind::of::<k8s_openapi::api::rbac::v1::ClusterRole>(
-        GROUP,
-        "v1",
-        ("ClusterRole", "ClusterRoleList"),
-        ("clusterroles", "clusterrole"),
-    )
+    ..Kind::of(GROUP, "v1", ("ClusterRole", "ClusterRoleList"), ("clusterroles", "clusterrole"))
 };
 
 const BINDING_COLUMNS: &[Column] = &[
@@ -65,12 +60,7 @@ pub static ROLE_BINDING: Kind = Kind {
     },
     columns: BINDING_COLUMNS,
     cells: binding_cells,
-    ..Kind::of::<k8s_openapi::api::rbac::v1::RoleBinding>(
-        GROUP,
-        "v1",
-        ("RoleBinding", "RoleBindingList"),
-        ("rolebindings", "rolebinding"),
-    )
+    ..Kind::of(GROUP, "v1", ("RoleBinding", "RoleBindingList"), ("rolebindings", "rolebinding"))
 };
 
 /// The entry of ClusterRoleBinding.
@@ -89,7 +79,7 @@ pub static CLUSTER_ROLE_BINDING: Kind = Kind {
     },
     columns: BINDING_COLUMNS,
     cells: binding_cells,
-    ..Kind::of::<k8s_openapi::api::rbac::v1::ClusterRoleBinding>(
+    ..Kind::of(
         GROUP,
         "v1",
         ("ClusterRoleBinding", "ClusterRoleBindingList"),

@@ -65,7 +65,7 @@ pub static API_SERVICE: Kind = Kind {
             );
         vec![meta::name(o).into(), service.into(), available.into(), duration::age(o, now).into()]
     },
-    ..Kind::of::<k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService>(
+    ..Kind::of(
         "apiregistration.k8s.io",
         "v1",
         ("APIService", "APIServiceList"),
@@ -143,7 +143,7 @@ fn default_mutating(object: &mut Value) {
     }
 }
 
-fn uncalled(_: &Value) -> Vec<String> {
+fn uncalled(_: &Value, _: Option<&Value>) -> Vec<String> {
     vec!["webhooks and admission policies are stored here and never called".into()]
 }
 
@@ -157,7 +157,7 @@ pub static MUTATING_WEBHOOK_CONFIGURATION: Kind = Kind {
     strategy: Strategy { default: default_mutating, warnings: uncalled, ..Strategy::PLAIN },
     columns: WEBHOOK_COLUMNS,
     cells: webhook_cells,
-    ..Kind::of::<k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration>(
+    ..Kind::of(
         GROUP,
         "v1",
         ("MutatingWebhookConfiguration", "MutatingWebhookConfigurationList"),
@@ -173,7 +173,7 @@ pub static VALIDATING_WEBHOOK_CONFIGURATION: Kind = Kind {
     strategy: Strategy { default: default_webhooks, warnings: uncalled, ..Strategy::PLAIN },
     columns: WEBHOOK_COLUMNS,
     cells: webhook_cells,
-    ..Kind::of::<k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration>(
+    ..Kind::of(
         GROUP,
         "v1",
         ("ValidatingWebhookConfiguration", "ValidatingWebhookConfigurationList"),

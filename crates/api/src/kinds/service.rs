@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::AGE;
 use crate::kind::{Column, Kind, Strategy, keep_all_but_status};
 use crate::meta::{self, NameRule};
-use crate::{decode, duration, service, walk};
+use crate::{duration, service, walk};
 
 /// The entry of Service.
 pub static SERVICE: Kind = Kind {
@@ -22,7 +22,6 @@ pub static SERVICE: Kind = Kind {
     generation: false,
     // RFC 1123 since 1.36 (RelaxedServiceNameValidation): a name may begin with a digit.
     names: NameRule::Label,
-    decode: decode::strictly::<k8s_openapi::api::core::v1::Service>,
     conversion: None,
     strategy: Strategy {
         default: service::default,
@@ -32,7 +31,8 @@ pub static SERVICE: Kind = Kind {
         validate: service::validate,
         validate_update: service::validate_update,
         validate_status_update: service::validate_status_update,
-        warnings: service::warnings,
+        warnings: |new, _| service::warnings(new),
+        status_warnings: service::status_warnings,
     },
     fields: &[
         ("spec.clusterIP", |o| walk::text(o, "spec.clusterIP").to_owned()),

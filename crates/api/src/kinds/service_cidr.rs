@@ -29,12 +29,7 @@ pub static SERVICE_CIDR: Kind = Kind {
         let ranges: Vec<&str> = walk::list(o, "spec.cidrs").iter().filter_map(Value::as_str).collect();
         vec![meta::name(o).into(), ranges.join(",").into(), duration::age(o, now).into()]
     },
-    ..Kind::of::<k8s_openapi::api::networking::v1::ServiceCIDR>(
-        "networking.k8s.io",
-        "v1",
-        ("ServiceCIDR", "ServiceCIDRList"),
-        ("servicecidrs", "servicecidr"),
-    )
+    ..Kind::of("networking.k8s.io", "v1", ("ServiceCIDR", "ServiceCIDRList"), ("servicecidrs", "servicecidr"))
 };
 
 /// The entry of IPAddress.
@@ -68,12 +63,7 @@ pub static IP_ADDRESS: Kind = Kind {
         );
         vec![meta::name(o).into(), owner.into()]
     },
-    ..Kind::of::<k8s_openapi::api::networking::v1::IPAddress>(
-        "networking.k8s.io",
-        "v1",
-        ("IPAddress", "IPAddressList"),
-        ("ipaddresses", "ipaddress"),
-    )
+    ..Kind::of("networking.k8s.io", "v1", ("IPAddress", "IPAddressList"), ("ipaddresses", "ipaddress"))
 };
 
 const RANGES: &str = "spec.cidrs";

@@ -21,6 +21,7 @@ pub static STATEFUL_SET: Kind = Kind {
         validate: workload::validate_stateful_set,
         validate_update: workload::validate_stateful_set_update,
         validate_status_update: workload::validate_stateful_set_status,
+        warnings: workload::stateful_set_warnings,
         ..Strategy::PLAIN
     },
     columns: &[
@@ -36,12 +37,7 @@ pub static STATEFUL_SET: Kind = Kind {
         let [names, images] = containers(o, "spec.template.spec");
         vec![meta::name(o).into(), ready.into(), duration::age(o, now).into(), names, images]
     },
-    ..Kind::of::<k8s_openapi::api::apps::v1::StatefulSet>(
-        "apps",
-        "v1",
-        ("StatefulSet", "StatefulSetList"),
-        ("statefulsets", "statefulset"),
-    )
+    ..Kind::of("apps", "v1", ("StatefulSet", "StatefulSetList"), ("statefulsets", "statefulset"))
 };
 
 /// The entry of DaemonSet.
@@ -58,6 +54,7 @@ pub static DAEMON_SET: Kind = Kind {
         validate: workload::validate_daemon_set,
         validate_update: workload::validate_daemon_set_update,
         validate_status_update: workload::validate_daemon_set_status,
+        warnings: workload::daemon_set_warnings,
         ..Strategy::PLAIN
     },
     columns: &[
@@ -90,12 +87,7 @@ pub static DAEMON_SET: Kind = Kind {
             selector_text(walk::at(o, "spec.selector")),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::apps::v1::DaemonSet>(
-        "apps",
-        "v1",
-        ("DaemonSet", "DaemonSetList"),
-        ("daemonsets", "daemonset"),
-    )
+    ..Kind::of("apps", "v1", ("DaemonSet", "DaemonSetList"), ("daemonsets", "daemonset"))
 };
 
 /// The entry of ControllerRevision.
@@ -129,7 +121,7 @@ pub static CONTROLLER_REVISION: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of::<k8s_openapi::api::apps::v1::ControllerRevision>(
+    ..Kind::of(
         "apps",
         "v1",
         ("ControllerRevision", "ControllerRevisionList"),

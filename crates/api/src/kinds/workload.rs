@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::AGE;
 use crate::kind::{Column, Kind, Strategy, keep_all_but_status, keep_meta, keep_status};
 use crate::meta::{self, NameRule};
-use crate::{decode, duration, walk, workload};
+use crate::{duration, walk, workload};
 
 /// A Deployment's labels are not for `/status` (registry/apps/deployment/strategy.go).
 fn keep_all_but_status_and_labels(new: &mut Value, old: &Value) {
@@ -27,7 +27,6 @@ pub static DEPLOYMENT: Kind = Kind {
     subresources: &["status", "scale"],
     generation: true,
     names: NameRule::Subdomain,
-    decode: decode::strictly::<k8s_openapi::api::apps::v1::Deployment>,
     conversion: None,
     strategy: Strategy {
         default: workload::default_deployment,
@@ -36,7 +35,8 @@ pub static DEPLOYMENT: Kind = Kind {
         prepare_status_update: keep_all_but_status_and_labels,
         validate: workload::validate_deployment,
         validate_update: workload::validate_deployment_update,
-        validate_status_update: workload::validate_status_update,
+        validate_status_update: workload::validate_deployment_status,
+        warnings: workload::name_and_template_warnings,
         ..Strategy::PLAIN
     },
     fields: &[],
@@ -78,7 +78,6 @@ pub static REPLICA_SET: Kind = Kind {
     subresources: &["status", "scale"],
     generation: true,
     names: NameRule::Subdomain,
-    decode: decode::strictly::<k8s_openapi::api::apps::v1::ReplicaSet>,
     conversion: None,
     strategy: Strategy {
         default: workload::default_replica_set,
@@ -87,7 +86,8 @@ pub static REPLICA_SET: Kind = Kind {
         prepare_status_update: keep_all_but_status,
         validate: workload::validate_replica_set,
         validate_update: workload::validate_replica_set_update,
-        validate_status_update: workload::validate_status_update,
+        validate_status_update: workload::validate_replicas_status,
+        warnings: workload::name_and_template_warnings,
         ..Strategy::PLAIN
     },
     fields: &[],

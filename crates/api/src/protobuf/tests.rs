@@ -5,7 +5,9 @@ use serde_json::json;
 
 /// What becomes of nulls in any case.
 fn without_nulls(mut value: Value) -> Value {
-    crate::decode::drop_nulls(&mut value);
+    let (version, kind) = (walk::text(&value, "apiVersion"), walk::text(&value, "kind"));
+    let of = schema::of(version, kind).unwrap();
+    go::drop_nulls(&mut value, &Shape::Object(of));
     value
 }
 

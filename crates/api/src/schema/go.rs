@@ -4,6 +4,92 @@
 use serde_json::{Map, Value};
 
 use super::{Field, Scalar, Shape, Type};
+use crate::quantity::Quantity;
+
+/// Brings an object into the form that is stored: a null says as little as what is left out, fields are there or not as in
+/// Go's structs, and each quantity has its one text (`cpu: 1` is `cpu: "1"`, `1000m` is `1`).
+pub fn settle(map: &mut Map<String, Value>, of: &Type) {
+    // First so that what is null gets its zero, then what the zeros of structs hold of them.
+    drop_null_fields(map, of);
+    settle_fields(map, of);
+    drop_null_fields(map, of);
+}
+
+fn settle_fields(map: &mut Map<String, Value>, of: &Type) {
+    for (key, value) in map.iter_mut() {
+        if let Some(field) = of.field(key) {
+            settle_value(value, &field.shape);
+        }
+    }
+    complete(of, map);
+}
+
+fn settle_value(value: &mut Value, shape: &Shape) {
+    match (shape, value) {
+        (Shape::Object(inner), Value::Object(map)) => settle_fields(map, inner.get()),
+        (Shape::List(inner), Value::Array(items)) => {
+            items.iter_mut().for_each(|item| settle_value(item, inner));
+        }
+        (Shape::Map(inner), Value::Object(map)) => {
+            map.values_mut().for_each(|item| settle_value(item, inner));
+        }
+        (Shape::SchemaOr(or), value) => {
+            if let Some(shape) = or.shape(value) {
+                settle_value(value, &shape);
+            }
+        }
+        (Shape::Scalar(Scalar::Quantity), value) => {
+            if value.is_number() {
+                *value = value.to_string().into();
+            }
+            if let Some(amount) = value.as_str().and_then(Quantity::parse) {
+                *value = amount.to_string().into();
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Drops nulls as Go's decoder does: a field is left out, an item of a list and a value of a map is the zero of its type.
+/// What is owned as it is keeps its own.
+pub fn drop_nulls(value: &mut Value, shape: &Shape) {
+    match (shape, value) {
+        (Shape::Object(inner), Value::Object(map)) => drop_null_fields(map, inner.get()),
+        (Shape::List(inner), Value::Array(items)) => {
+            items.iter_mut().for_each(|item| drop_null_item(item, inner));
+        }
+        (Shape::Map(inner), Value::Object(map)) => {
+            map.values_mut().for_each(|item| drop_null_item(item, inner));
+            map.retain(|_, item| !item.is_null());
+        }
+        (Shape::SchemaOr(or), value) => {
+            if let Some(shape) = or.shape(value) {
+                drop_nulls(value, &shape);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The same of a type's fields.
+pub fn drop_null_fields(map: &mut Map<String, Value>, of: &Type) {
+    map.retain(|key, value| {
+        let Some(field) = of.field(key) else { return true };
+        drop_nulls(value, &field.shape);
+        !value.is_null()
+    });
+}
+
+fn drop_null_item(item: &mut Value, shape: &Shape) {
+    if item.is_null() {
+        *item = match shape {
+            // Bytes that aren't there come back from the store as none.
+            Shape::Scalar(Scalar::Bytes) => "".into(),
+            _ => zero(shape),
+        };
+    }
+    drop_nulls(item, shape);
+}
 
 /// What Go's `encoding/json` does with the fields of an object that was read into a struct.
 pub fn complete(of: &Type, object: &mut Map<String, Value>) {
@@ -144,6 +230,11 @@ pub fn prune(value: &mut Value, shape: &Shape) {
         (Value::Object(map), Shape::Object(inner)) => prune_fields(map, inner.get()),
         (Value::Array(items), Shape::List(inner)) => items.iter_mut().for_each(|item| prune(item, inner)),
         (Value::Object(map), Shape::Map(inner)) => map.values_mut().for_each(|item| prune(item, inner)),
+        (value, Shape::SchemaOr(or)) => {
+            if let Some(shape) = or.shape(value) {
+                prune(value, &shape);
+            }
+        }
         _ => {}
     }
 }

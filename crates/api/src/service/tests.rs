@@ -539,7 +539,7 @@ fn what_has_no_effect_is_warned_about() {
     );
     kind.prepare_create(&mut new);
     assert_eq!(
-        kind.warnings(&new),
+        kind.warnings(&new, None),
         [
             "spec.loadBalancerIP is ignored for headless services",
             "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\""
@@ -554,7 +554,7 @@ fn unknown_fields_and_wrong_types_are_named_by_path() {
     assert_eq!(kind.decode(&object).unwrap(), ["spec.ports[0].bar", "spec.foo"]);
     let wrong = service(json!({"ports": [{"port": "eighty"}]}));
     let text = kind.decode(&wrong).unwrap_err();
-    assert!(text.contains("spec.ports[0].port"), "{text}");
+    assert!(text.contains("ServicePort.spec.ports.port of type int32"), "{text}");
 }
 
 mod histories {

@@ -4,6 +4,7 @@ mod lab; // a cluster without machines
 
 mod addresses; // load balancers
 mod garbage; // owners and namespaces
+mod leader; // who of several runs them
 mod nodes; // leases, ranges, taints
 mod rollout; // deployments
 mod services; // slices and Endpoints

@@ -56,13 +56,10 @@ impl Drawer {
     pub fn step(&mut self, kind: &'static Spec) -> Step {
         self.drawn += 1;
         let dice = &mut self.dice;
-        let namespace = match kind.namespaced {
-            true => dice.weigh(&[(60, "one"), (37, "two"), (2, "nowhere")]),
-            false => "",
-        };
+        let namespace = kind.namespace(dice.weigh(&[(60, "one"), (37, "two"), (2, "nowhere")]));
         // A namespace that is being deleted stays, since nothing empties it: others take its place.
         let era = if kind.plural == "namespaces" { self.drawn / 40 } else { 0 };
-        let mut name = format!("a{}", dice.below(NAMES) + era * NAMES);
+        let mut name = kind.name(dice.below(NAMES) + era * NAMES);
         if dice.percent(3) {
             name = dice.pick(&ODD_NAMES).to_owned();
         }
@@ -173,13 +170,13 @@ impl Drawer {
                 left -= field.weight;
             }
             let value = self.dice.pick(&chosen.values);
-            if !self.shape.by_name && names_something(chosen.place, &value) {
+            if !self.shape.by_name && names_something(&chosen.place, &value) {
                 continue;
             }
             if self.dice.percent(12) {
-                edits.push(Edit::Remove(chosen.place.into()));
+                edits.push(Edit::Remove(chosen.place.clone()));
             } else {
-                edits.push(Edit::Set(chosen.place.into(), value));
+                edits.push(Edit::Set(chosen.place.clone(), value));
             }
         }
         edits

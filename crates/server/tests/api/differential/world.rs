@@ -29,6 +29,8 @@ pub const SCARCE: Shape = Shape { cidrs: &["10.96.0.0/28"], ports: (30000, 30004
 
 /// Namespaces that requests are sent to, beside one that isn't there.
 pub const NAMESPACES: [&str; 2] = ["one", "two"];
+/// One more, for what bounds others.
+const BOUNDS: &str = "bounds";
 
 pub struct World {
     pub shape: Shape,
@@ -56,7 +58,7 @@ impl World {
         let ours = kube::Client::new(server.service(Identity::admin()), "default");
         let memories = (Memory::new(shape), Memory::new(shape));
         let world = World { shape, real: peer.client.clone(), ours, _peer: peer, _server: server, memories };
-        for name in NAMESPACES {
+        for name in NAMESPACES.into_iter().chain([BOUNDS]) {
             let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
             for client in [&world.real, &world.ours] {
                 let media = "application/json";
@@ -98,7 +100,8 @@ impl World {
     /// Removes every object of a kind that requests may have made.
     pub async fn clear(&mut self, kind: &'static Spec) {
         for client in [self.real.clone(), self.ours.clone()] {
-            let namespaces: &[&'static str] = if kind.namespaced { &NAMESPACES } else { &[""] };
+            let namespaces = NAMESPACES.iter().map(|usual| kind.namespace(usual));
+            let namespaces: std::collections::BTreeSet<&'static str> = namespaces.collect();
             for namespace in namespaces {
                 let step = |name: &str, doing| Step {
                     kind,
