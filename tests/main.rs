@@ -3,6 +3,7 @@
 mod agent; // the agent alone, in kube-proxy's place
 mod announce; // one node answers for an address, and another one soon after
 mod disruption; // pods and parts die, connections go on
+mod dns; // names, as dig sees them, and the real CoreDNS beside ours
 mod explain; // faults are injected, and named
 mod harness; // a lab for a test
 mod informers; // clients that follow

@@ -22,8 +22,17 @@ pub(crate) fn hostname(pod: &Pod) -> String {
     name.trim_end_matches(['-', '.']).to_owned()
 }
 
+/// Where pods look names up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Names<'a> {
+    /// The cluster's name servers.
+    pub servers: &'a [IpAddr],
+    /// The domain of the cluster's names.
+    pub domain: &'a str,
+}
+
 /// `/etc/hosts`.
-pub(crate) fn hosts(pod: &Pod, addresses: &[IpAddr]) -> String {
+pub(crate) fn hosts(pod: &Pod, addresses: &[IpAddr], domain: &str) -> String {
     // Some look for this line to see whose file it is.
     let mut text =
         "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-mcastprefix\n\
@@ -33,7 +42,7 @@ pub(crate) fn hosts(pod: &Pod, addresses: &[IpAddr]) -> String {
     let hostname = hostname(pod);
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let full = spec.subdomain.as_deref().filter(|subdomain| !subdomain.is_empty());
-    let full = full.map(|subdomain| format!("{hostname}.{subdomain}.{namespace}.svc.cluster.local\t"));
+    let full = full.map(|subdomain| format!("{hostname}.{subdomain}.{namespace}.svc.{domain}\t"));
     for address in addresses {
         text.push_str(&format!("{address}\t{}{hostname}\n", full.as_deref().unwrap_or_default()));
     }
@@ -87,7 +96,7 @@ impl Resolver {
         let mut text = String::new();
         if self.servers.is_empty() {
             text.push_str(
-                "# This cluster has no name server yet. Services are in the environment: NAME_SERVICE_HOST.\n",
+                "# This cluster has no name server. Services are in the environment: NAME_SERVICE_HOST.\n",
             );
         }
         for server in self.servers {
@@ -103,9 +112,9 @@ impl Resolver {
     }
 }
 
-/// `/etc/resolv.conf`, from the pod's policy and the machine's own file. For `ClusterFirst` it names a server only where the
-/// manifest does: one that doesn't answer makes every look-up wait.
-pub(crate) fn resolv_conf(pod: &Pod, machine: &str) -> String {
+/// `/etc/resolv.conf`, from the pod's policy and the machine's own file. Without a name server in the cluster it names one only
+/// where the manifest does: one that doesn't answer makes every look-up wait.
+pub(crate) fn resolv_conf(pod: &Pod, machine: &str, names: Names<'_>) -> String {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let Some(spec) = &pod.spec else { return String::new() };
     let host_network = spec.host_network.unwrap_or(false);
@@ -115,13 +124,12 @@ pub(crate) fn resolv_conf(pod: &Pod, machine: &str) -> String {
         "Default" => Resolver::parse(machine, host_network),
         "ClusterFirst" if host_network => Resolver::parse(machine, true),
         _ => {
-            let mut searches = vec![
-                format!("{namespace}.svc.cluster.local"),
-                "svc.cluster.local".into(),
-                "cluster.local".into(),
-            ];
+            let Names { servers, domain } = names;
+            let mut searches =
+                vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()];
             searches.extend(Resolver::parse(machine, true).searches);
-            Resolver { servers: Vec::new(), searches, options: vec!["ndots:5".to_owned()] }
+            let servers = servers.iter().map(IpAddr::to_string).collect();
+            Resolver { servers, searches, options: vec!["ndots:5".to_owned()] }
         }
     };
     let config = spec.dns_config.clone().unwrap_or_default();
@@ -141,13 +149,14 @@ pub(crate) fn prepare_etc(
     pod: &Pod,
     addresses: &[IpAddr],
     hostname: &str,
+    names: Names<'_>,
 ) -> io::Result<Vec<Mount>> {
     fs::create_dir_all(dir.0.join("etc"))?;
     let mut mounts = Vec::new();
     for (name, text) in [
-        ("hosts", hosts(pod, addresses)),
+        ("hosts", hosts(pod, addresses, names.domain)),
         ("hostname", format!("{hostname}\n")),
-        ("resolv.conf", resolv_conf(pod, &fs::read_to_string("/etc/resolv.conf").unwrap_or_default())),
+        ("resolv.conf", resolv_conf(pod, &fs::read_to_string("/etc/resolv.conf").unwrap_or_default(), names)),
     ] {
         let source = dir.etc(name);
         write_atomically(&source, text.as_bytes())?;
@@ -431,9 +440,30 @@ mod tests {
             .expect("a Pod")
     }
 
+    const NONE: Names<'_> = Names { servers: &[], domain: "cluster.local" };
+
+    #[test]
+    fn resolv_conf_names_the_clusters_servers_first() {
+        let servers = ["10.96.0.10".parse().unwrap(), "fd00:10:96::a".parse().unwrap()];
+        let names = Names { servers: &servers, domain: "example.test" };
+        let with = |spec| resolv_conf(&pod(spec), "nameserver 192.0.2.1\n", names);
+        let ours = "nameserver 10.96.0.10\nnameserver fd00:10:96::a\nsearch shop.svc.example.test svc.example.test example.test\n\
+            options ndots:5\n";
+        assert_eq!(with(json!({"containers": []})), ours);
+        let host = json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"});
+        assert_eq!(with(host), ours);
+        let more = json!({"containers": [], "dnsConfig": {"nameservers": ["192.0.2.53", "192.0.2.54"]}});
+        assert!(
+            with(more).starts_with(
+                "nameserver 10.96.0.10\nnameserver fd00:10:96::a\nnameserver 192.0.2.53\nsearch"
+            )
+        );
+        assert_eq!(with(json!({"containers": [], "dnsPolicy": "Default"})), "nameserver 192.0.2.1\n");
+    }
+
     #[test]
     fn resolv_conf_names_no_server_that_nobody_runs() {
-        let text = resolv_conf(&pod(json!({"containers": []})), "");
+        let text = resolv_conf(&pod(json!({"containers": []})), "", NONE);
         assert!(!text.contains("nameserver"), "{text}");
         assert!(
             text.contains("search shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n")
@@ -442,7 +472,7 @@ mod tests {
             "nameservers": ["192.0.2.53"], "searches": ["example.org"], "options": [{"name": "ndots", "value": "2"}]
         }}));
         assert_eq!(
-            resolv_conf(&own, "nameserver 192.0.2.1\n"),
+            resolv_conf(&own, "nameserver 192.0.2.1\n", NONE),
             "nameserver 192.0.2.53\nsearch example.org\noptions ndots:2\n"
         );
     }
@@ -451,7 +481,7 @@ mod tests {
     fn a_pods_policy_says_whether_it_takes_the_machines_names() {
         let machine =
             "# made by hand\nnameserver 127.0.0.53\nnameserver 192.0.2.1\nsearch lan\noptions edns0\n";
-        let with = |spec| resolv_conf(&pod(spec), machine);
+        let with = |spec| resolv_conf(&pod(spec), machine, NONE);
         assert_eq!(
             with(
                 json!({"containers": [], "dnsPolicy": "Default", "dnsConfig": {"searches": ["example.org", "lan"]}})
@@ -477,7 +507,7 @@ mod tests {
     fn hosts_name_the_pod_and_its_aliases() {
         let pod = pod(json!({"containers": [], "hostname": "h", "subdomain": "s",
             "hostAliases": [{"ip": "192.0.2.9", "hostnames": ["a", "b"]}]}));
-        let text = hosts(&pod, &["10.1.0.1".parse().expect("an address")]);
+        let text = hosts(&pod, &["10.1.0.1".parse().expect("an address")], "cluster.local");
         assert!(text.ends_with("10.1.0.1\th.s.shop.svc.cluster.local\th\n192.0.2.9\ta\tb\n"), "{text}");
         assert_eq!(hostname(&pod), "h");
     }

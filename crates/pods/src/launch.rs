@@ -164,7 +164,9 @@ pub(crate) async fn launch(
             let said = |error: std::io::Error| Problem::Config(format!("write the pod's files: {error}"));
             let host_network = pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false);
             let hostname = if host_network { runtime.config.node_name.clone() } else { files::hostname(pod) };
-            let mut mounts = prepare_etc(dir, pod, addresses, &hostname).map_err(said)?;
+            let names =
+                files::Names { servers: &runtime.config.cluster_dns, domain: &runtime.config.cluster_domain };
+            let mut mounts = prepare_etc(dir, pod, addresses, &hostname, names).map_err(said)?;
             let host_paths = runtime.config.allow_host_image;
             mounts
                 .extend(prepare_volumes(dir, pod, container, &sources, host_paths).map_err(Problem::Config)?);
