@@ -4,12 +4,12 @@ use serde_json::Value;
 
 use super::AGE;
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Kind, Strategy, keep_status};
+use crate::kind::{Column, Entry, Kind, Strategy, keep_status};
 use crate::meta::{self, NameRule};
 use crate::{duration, pod, walk};
 
 /// The entry of Pod.
-pub static POD: Kind = Kind {
+pub static POD: Kind = Kind::Listed(&Entry {
     group: "",
     version: "v1",
     kind: "Pod",
@@ -59,7 +59,7 @@ pub static POD: Kind = Kind {
         Column::wide("Readiness Gates", "string", "How many of the further conditions of readiness hold."),
     ],
     cells,
-};
+});
 
 fn validate(object: &Value) -> Vec<FieldError> {
     pod::validate_spec(object.get("spec").unwrap_or(&Value::Null), "spec")
