@@ -11,6 +11,8 @@ pub enum ErrorKind {
     Required,
     /// The value breaks a rule.
     Invalid,
+    /// The value is of another type.
+    TypeInvalid,
     /// The value is not one of a known set.
     NotSupported,
     /// The value may not be here at all.
@@ -32,7 +34,7 @@ impl ErrorKind {
     pub fn title(self) -> &'static str {
         match self {
             Self::Required => "Required value",
-            Self::Invalid => "Invalid value",
+            Self::Invalid | Self::TypeInvalid => "Invalid value",
             Self::NotSupported => "Unsupported value",
             Self::Forbidden => "Forbidden",
             Self::Duplicate => "Duplicate value",
@@ -48,6 +50,7 @@ impl ErrorKind {
         match self {
             Self::Required => "FieldValueRequired",
             Self::Invalid => "FieldValueInvalid",
+            Self::TypeInvalid => "FieldValueTypeInvalid",
             Self::NotSupported => "FieldValueNotSupported",
             Self::Forbidden => "FieldValueForbidden",
             Self::Duplicate => "FieldValueDuplicate",

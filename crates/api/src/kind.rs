@@ -1,7 +1,12 @@
-//! A kind is one table entry and pure functions: how it is named, decoded, defaulted, checked, selected and shown.
+//! A kind is one table entry and pure functions: how it is named, decoded, defaulted, checked, selected and shown; or it is one
+//! that a CustomResourceDefinition names.
+
+use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::custom::Custom;
 use crate::fielderror::FieldError;
 use crate::meta::NameRule;
 use crate::schema;
@@ -9,40 +14,55 @@ use crate::schema::TypeRef;
 use crate::{kinds, meta, strict, walk};
 
 /// One column of a Table (`meta.k8s.io/v1 TableColumnDefinition`).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Column {
     /// The heading; kubectl prints it in capitals.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// `string`, `integer`, `boolean`, `date`.
-    pub r#type: &'static str,
+    pub r#type: Cow<'static, str>,
     /// `name` for the first column, else empty.
-    pub format: &'static str,
+    pub format: Cow<'static, str>,
     /// What the column shows.
-    pub description: &'static str,
+    pub description: Cow<'static, str>,
     /// 0 is shown always, more only with `-o wide`.
     pub priority: i32,
 }
 
 impl Column {
+    const fn of(
+        name: &'static str,
+        r#type: &'static str,
+        format: &'static str,
+        description: &'static str,
+        priority: i32,
+    ) -> Self {
+        Self {
+            name: Cow::Borrowed(name),
+            r#type: Cow::Borrowed(r#type),
+            format: Cow::Borrowed(format),
+            description: Cow::Borrowed(description),
+            priority,
+        }
+    }
+
     /// A column that is always shown.
     pub const fn new(name: &'static str, r#type: &'static str, description: &'static str) -> Self {
-        Self { name, r#type, format: "", description, priority: 0 }
+        Self::of(name, r#type, "", description, 0)
     }
 
     /// A column that is shown with `-o wide`.
     pub const fn wide(name: &'static str, r#type: &'static str, description: &'static str) -> Self {
-        Self { name, r#type, format: "", description, priority: 1 }
+        Self::of(name, r#type, "", description, 1)
+    }
+
+    /// A column of names: shown always with priority 0, with `-o wide` else.
+    pub const fn name(name: &'static str, description: &'static str, priority: i32) -> Self {
+        Self::of(name, "string", "name", description, priority)
     }
 
     /// The first column of every kind.
     pub const fn object_name() -> Self {
-        Self {
-            name: "Name",
-            r#type: "string",
-            format: "name",
-            description: "Name of the object",
-            priority: 0,
-        }
+        Self::name("Name", "Name of the object", 0)
     }
 }
 
@@ -154,8 +174,23 @@ impl Strategy {
 /// A field that a field selector may name: its label and how its value is read.
 pub type SelectableField = (&'static str, fn(&Value) -> String);
 
-/// One kind of object.
-pub struct Kind {
+/// One kind of object: cheap to clone, and the same as another if group, version and plural are.
+#[derive(Clone)]
+pub enum Kind {
+    /// One of the table.
+    Listed(&'static Entry),
+    /// One that a CustomResourceDefinition names.
+    Custom(Arc<Custom>),
+}
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Kind) -> bool {
+        (self.group(), self.version(), self.plural()) == (other.group(), other.version(), other.plural())
+    }
+}
+
+/// An entry of the table.
+pub struct Entry {
     /// API group, empty for the core group.
     pub group: &'static str,
     /// API version.
@@ -207,15 +242,15 @@ pub struct Conversion {
 const NAME_AND_BIRTH: &[Column] =
     &[Column::object_name(), Column::new("Created At", "date", "When the object was made.")];
 
-impl Kind {
+impl Entry {
     /// A namespaced kind without anything particular: the base that table entries change with `..`.
     pub const fn of(
         group: &'static str,
         version: &'static str,
         (kind, list_kind): (&'static str, &'static str),
         (plural, singular): (&'static str, &'static str),
-    ) -> Kind {
-        Kind {
+    ) -> Entry {
+        Entry {
             group,
             version,
             kind,
@@ -235,74 +270,234 @@ impl Kind {
             conversion: None,
         }
     }
+}
+
+impl Kind {
+    /// API group, empty for the core group.
+    pub fn group(&self) -> &str {
+        match self {
+            Kind::Listed(entry) => entry.group,
+            Kind::Custom(custom) => &custom.group,
+        }
+    }
+
+    /// API version.
+    pub fn version(&self) -> &str {
+        match self {
+            Kind::Listed(entry) => entry.version,
+            Kind::Custom(custom) => &custom.version,
+        }
+    }
+
+    /// The name of the kind: `Service`.
+    pub fn kind(&self) -> &str {
+        match self {
+            Kind::Listed(entry) => entry.kind,
+            Kind::Custom(custom) => &custom.kind,
+        }
+    }
+
+    /// The name of a list of it: `ServiceList`.
+    pub fn list_kind(&self) -> &str {
+        match self {
+            Kind::Listed(entry) => entry.list_kind,
+            Kind::Custom(custom) => &custom.list_kind,
+        }
+    }
+
+    /// The name in paths: `services`.
+    pub fn plural(&self) -> &str {
+        match self {
+            Kind::Listed(entry) => entry.plural,
+            Kind::Custom(custom) => &custom.plural,
+        }
+    }
+
+    /// What kubectl accepts for one.
+    pub fn singular(&self) -> &str {
+        match self {
+            Kind::Listed(entry) => entry.singular,
+            Kind::Custom(custom) => &custom.singular,
+        }
+    }
+
+    /// Abbreviations: `svc`.
+    pub fn short_names(&self) -> Vec<&str> {
+        match self {
+            Kind::Listed(entry) => entry.short_names.to_vec(),
+            Kind::Custom(custom) => custom.short_names.iter().map(String::as_str).collect(),
+        }
+    }
+
+    /// Groups of kinds: `all`.
+    pub fn categories(&self) -> Vec<&str> {
+        match self {
+            Kind::Listed(entry) => entry.categories.to_vec(),
+            Kind::Custom(custom) => custom.categories.iter().map(String::as_str).collect(),
+        }
+    }
+
+    /// Whether objects live in a namespace.
+    pub fn namespaced(&self) -> bool {
+        match self {
+            Kind::Listed(entry) => entry.namespaced,
+            Kind::Custom(custom) => custom.namespaced,
+        }
+    }
+
+    /// `status`, `scale`, `log`, `eviction`, `binding`, `finalize`, `exec`, `attach`, `portforward`, `proxy`.
+    pub fn subresources(&self) -> &[&'static str] {
+        match self {
+            Kind::Listed(entry) => entry.subresources,
+            Kind::Custom(custom) => &custom.subresources,
+        }
+    }
+
+    /// Field selectors beyond `metadata.name` and `metadata.namespace`.
+    pub fn fields(&self) -> Vec<&str> {
+        match self {
+            Kind::Listed(entry) => entry.fields.iter().map(|(name, _)| *name).collect(),
+            Kind::Custom(custom) => custom.fields.iter().map(|(name, _)| name.as_str()).collect(),
+        }
+    }
+
+    /// What an object has in the fields that can be selected by, in their order.
+    pub fn selectable(&self, object: &Value) -> Vec<String> {
+        match self {
+            Kind::Listed(entry) => entry.fields.iter().map(|(_, read)| read(object)).collect(),
+            Kind::Custom(custom) => custom.selectable(object),
+        }
+    }
+
+    /// The columns of a Table.
+    pub fn columns(&self) -> &[Column] {
+        match self {
+            Kind::Listed(entry) => entry.columns,
+            Kind::Custom(custom) => &custom.columns,
+        }
+    }
+
+    /// The cells of an object's row.
+    pub fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        match self {
+            Kind::Listed(entry) => (entry.cells)(object, now),
+            Kind::Custom(custom) => custom.cells(object, now),
+        }
+    }
+
+    /// What a CustomResourceDefinition says of it, if it is one's.
+    pub fn custom(&self) -> Option<&Arc<Custom>> {
+        match self {
+            Kind::Listed(_) => None,
+            Kind::Custom(custom) => Some(custom),
+        }
+    }
 
     /// The kind whose objects are stored: itself, if it isn't another kind's second shape.
     pub fn stored(&self) -> &Kind {
-        self.conversion.map_or(self, |conversion| conversion.stored)
+        match self {
+            Kind::Listed(entry) => entry.conversion.map_or(self, |conversion| conversion.stored),
+            Kind::Custom(_) => self,
+        }
     }
 
     /// A stored object in this kind's shape.
     pub fn show(&self, object: Value) -> Value {
-        match self.conversion {
-            Some(conversion) => (conversion.show)(&object),
-            None => object,
+        match self {
+            Kind::Listed(Entry { conversion: Some(conversion), .. }) => (conversion.show)(&object),
+            Kind::Listed(_) => object,
+            Kind::Custom(custom) => custom.show(object),
         }
     }
 
     /// An object of this kind in the shape that is stored.
     pub fn keep(&self, object: &Value) -> Value {
-        self.conversion.map_or_else(|| object.clone(), |conversion| (conversion.keep)(object))
+        match self {
+            Kind::Listed(Entry { conversion: Some(conversion), .. }) => (conversion.keep)(object),
+            Kind::Listed(_) => object.clone(),
+            Kind::Custom(custom) => custom.keep(object),
+        }
     }
 
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.into() } else { format!("{}/{}", self.group, self.version) }
+        match self.group() {
+            "" => self.version().to_owned(),
+            group => format!("{group}/{}", self.version()),
+        }
     }
 
     /// `services` or `deployments.apps`, as error texts name it.
     pub fn resource(&self) -> String {
-        if self.group.is_empty() { self.plural.into() } else { format!("{}.{}", self.plural, self.group) }
+        match self.group() {
+            "" => self.plural().to_owned(),
+            group => format!("{}.{group}", self.plural()),
+        }
     }
 
     /// `Service` or `Deployment.apps`, as the text of an invalid object names it.
     pub fn qualified(&self) -> String {
-        if self.group.is_empty() { self.kind.into() } else { format!("{}.{}", self.kind, self.group) }
+        match self.group() {
+            "" => self.kind().to_owned(),
+            group => format!("{}.{group}", self.kind()),
+        }
     }
 
     /// Whether the kind serves this subresource.
     pub fn has(&self, subresource: &str) -> bool {
-        self.subresources.contains(&subresource)
+        self.subresources().contains(&subresource)
     }
 
     /// What its objects are made of.
     pub fn schema(&self) -> Option<TypeRef> {
-        schema::of_kind(self)
+        match self {
+            Kind::Listed(_) => schema::of_kind(self),
+            Kind::Custom(custom) => Some(custom.of.clone()),
+        }
     }
 
-    /// Decodes strictly: the paths of unknown fields, or what does not fit its type.
-    pub fn decode(&self, object: &Value) -> Result<Vec<String>, String> {
-        let found = self.schema().map(|of| strict::check(object, &of)).unwrap_or_default();
+    /// Decodes strictly what a client sent: what the kind doesn't know and what is null is dropped. The paths of unknown
+    /// fields, or what does not fit its type.
+    pub fn read(&self, object: &mut Value) -> Result<Vec<String>, String> {
+        if let Kind::Custom(custom) = self {
+            return custom.read(object);
+        }
+        let Some(of) = self.schema() else { return Ok(Vec::new()) };
+        let found = strict::check(object, &of);
+        if let Some(map) = object.as_object_mut() {
+            // A null says as little as what is left out.
+            schema::go::drop_null_fields(map, of.get());
+            schema::go::prune_fields(map, of.get());
+        }
         found.misfit.map_or(Ok(found.unknown), Err)
     }
 
     /// Fills in `apiVersion` and `kind`, drops nulls, fills in defaults.
     pub fn default(&self, object: &mut Value) {
+        let entry = match self {
+            Kind::Listed(entry) => entry,
+            Kind::Custom(custom) => return custom.default(object),
+        };
         // What is empty is there or not as in Go's structs.
         if let (Some(of), Some(map)) = (self.schema(), object.as_object_mut()) {
             schema::go::settle(map, of.get());
         }
         if let Some(map) = object.as_object_mut() {
-            map.entry("kind").or_insert_with(|| self.kind.into());
+            map.entry("kind").or_insert_with(|| self.kind().into());
             map.entry("apiVersion").or_insert_with(|| self.api_version().into());
         }
-        (self.strategy.default)(object);
+        (entry.strategy.default)(object);
     }
 
     /// Everything between decoding and checking of a new object, except allocation: defaults, wiped fields, generation.
     pub fn prepare_create(&self, object: &mut Value) {
+        let entry = match self {
+            Kind::Listed(entry) => entry,
+            Kind::Custom(custom) => return custom.prepare_create(object),
+        };
         self.default(object);
-        (self.strategy.prepare_create)(object);
-        if self.generation {
+        (entry.strategy.prepare_create)(object);
+        if entry.generation {
             meta::set_generation(object, Some(1));
         }
     }
@@ -310,64 +505,96 @@ impl Kind {
     /// Everything between decoding and checking of a changed object, except allocation. Kept from the stored object are
     /// the metadata that clients do not own, and `status`.
     pub fn prepare_update(&self, new: &mut Value, old: &Value) {
-        self.default(new);
-        meta::keep_system_fields(new, old);
-        (self.strategy.prepare_update)(new, old);
+        match self {
+            Kind::Listed(entry) => {
+                self.default(new);
+                meta::keep_system_fields(new, old);
+                (entry.strategy.prepare_update)(new, old);
+            }
+            Kind::Custom(custom) => custom.prepare_update(new, old),
+        }
         self.count_generation(new, old);
     }
 
     /// The same through `/status`: only the status (and labels, annotations, finalizers) may change.
     pub fn prepare_status_update(&self, new: &mut Value, old: &Value) {
-        self.default(new);
-        meta::keep_system_fields(new, old);
-        (self.strategy.prepare_status_update)(new, old);
+        match self {
+            Kind::Listed(entry) => {
+                self.default(new);
+                meta::keep_system_fields(new, old);
+                (entry.strategy.prepare_status_update)(new, old);
+            }
+            Kind::Custom(custom) => custom.prepare_status_update(new, old),
+        }
     }
 
     /// Counts `metadata.generation` up when the desired state differs. Also to be called after an allocation has changed
     /// the object; calling it twice counts once.
     pub fn count_generation(&self, new: &mut Value, old: &Value) {
-        if !self.generation {
-            return;
-        }
+        let differs = match self {
+            Kind::Listed(entry) if !entry.generation => return,
+            Kind::Listed(_) => kinds::desired_differs(self, new, old),
+            Kind::Custom(custom) => custom.desired_differs(new, old),
+        };
         let before = meta::generation(old);
-        let next = if kinds::desired_differs(self, new, old) { before + 1 } else { before };
-        meta::set_generation(new, Some(next));
+        meta::set_generation(new, Some(if differs { before + 1 } else { before }));
     }
 
     /// What is wrong with a new object, metadata included.
     pub fn check_create(&self, object: &Value) -> Vec<FieldError> {
-        let own = (self.strategy.validate)(object);
-        // Events of the core group are older than the rules of metadata, which are asked only where theirs are kept.
-        if self.kind == "Event" && self.group.is_empty() && !own.is_empty() {
-            return own;
+        match self {
+            Kind::Listed(entry) => {
+                let own = (entry.strategy.validate)(object);
+                // Events of the core group are older than the rules of metadata, which are asked only where theirs are kept.
+                if entry.kind == "Event" && entry.group.is_empty() && !own.is_empty() {
+                    return own;
+                }
+                let mut errors = meta::validate(object, entry.namespaced, entry.names);
+                errors.extend(own);
+                errors
+            }
+            Kind::Custom(custom) => custom.check_create(object),
         }
-        let mut errors = meta::validate(object, self.namespaced, self.names);
-        errors.extend(own);
-        errors
     }
 
     /// What is wrong with a changed object, metadata included.
     pub fn check_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = meta::validate_update(new, old);
-        errors.extend((self.strategy.validate_update)(new, old));
-        errors
+        match self {
+            Kind::Listed(entry) => {
+                let mut errors = meta::validate_update(new, old);
+                errors.extend((entry.strategy.validate_update)(new, old));
+                errors
+            }
+            Kind::Custom(custom) => custom.check_update(new, old),
+        }
     }
 
     /// What is wrong with a change through `/status`.
     pub fn check_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = meta::validate_update(new, old);
-        errors.extend((self.strategy.validate_status_update)(new, old));
-        errors
+        match self {
+            Kind::Listed(entry) => {
+                let mut errors = meta::validate_update(new, old);
+                errors.extend((entry.strategy.validate_status_update)(new, old));
+                errors
+            }
+            Kind::Custom(custom) => custom.check_status_update(new, old),
+        }
     }
 
     /// What goes into `Warning:` headers.
     pub fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        (self.strategy.warnings)(new, old)
+        match self {
+            Kind::Listed(entry) => (entry.strategy.warnings)(new, old),
+            Kind::Custom(custom) => custom.warnings(new),
+        }
     }
 
     /// The same of a written status.
     pub fn status_warnings(&self, object: &Value) -> Vec<String> {
-        (self.strategy.status_warnings)(object)
+        match self {
+            Kind::Listed(entry) => (entry.strategy.status_warnings)(object),
+            Kind::Custom(_) => Vec::new(),
+        }
     }
 }
 
@@ -375,11 +602,11 @@ pub use crate::kinds::KINDS;
 
 /// The kind behind a path.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
-    KINDS.iter().copied().find(|k| k.group == group && k.version == version && k.plural == plural)
+    KINDS.iter().copied().find(|k| k.group() == group && k.version() == version && k.plural() == plural)
 }
 
 /// The kind that an object says it is.
 pub fn find_kind(api_version: &str, kind: &str) -> Option<&'static Kind> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    KINDS.iter().copied().find(|k| k.group == group && k.version == version && k.kind == kind)
+    KINDS.iter().copied().find(|k| k.group() == group && k.version() == version && k.kind() == kind)
 }

@@ -10,6 +10,7 @@ pub mod autoscaler;
 pub mod certificate;
 pub mod class;
 pub mod config;
+pub mod definition;
 pub mod disruption;
 pub mod endpoints;
 pub mod event;
@@ -77,6 +78,7 @@ pub static KINDS: &[&Kind] = &[
     &storage::VOLUME_ATTRIBUTES_CLASS,
     &registration::MUTATING_WEBHOOK_CONFIGURATION,
     &registration::VALIDATING_WEBHOOK_CONFIGURATION,
+    &definition::CUSTOM_RESOURCE_DEFINITION,
     &class::PRIORITY_CLASS,
     &lease::LEASE,
     &class::RUNTIME_CLASS,
@@ -85,7 +87,7 @@ pub static KINDS: &[&Kind] = &[
 
 /// Whether two versions of an object desire different things.
 pub(crate) fn desired_differs(kind: &Kind, new: &Value, old: &Value) -> bool {
-    match kind.kind {
+    match kind.kind() {
         // An EndpointSlice has no spec: all of it but metadata is desired, and its labels say whose it is
         // (registry/discovery/endpointslice/strategy.go).
         "EndpointSlice" => {

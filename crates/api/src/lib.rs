@@ -5,12 +5,13 @@
 //!
 //! The way of a write through this crate, as the server walks it:
 //!
-//! - create: [`Kind::decode`], then [`Kind::prepare_create`], for a Service [`service::allocate`], then
+//! - create: [`Kind::read`], then [`Kind::prepare_create`], for a Service [`service::allocate`], then
 //!   [`Kind::check_create`];
 //! - update and patch: the same with [`Kind::prepare_update`] and [`Kind::check_update`], which know the stored object;
 //! - `/status`: [`Kind::prepare_status_update`] and [`Kind::check_status_update`].
 
 pub mod cron;
+pub mod custom;
 pub mod duration;
 pub mod endpoint;
 pub mod fielderror;
@@ -36,7 +37,8 @@ pub mod strict;
 pub mod walk;
 pub mod workload;
 
+pub use custom::Custom;
 pub use fielderror::{ErrorKind, FieldError};
-pub use kind::{Column, KINDS, Kind, Strategy, find, find_kind};
+pub use kind::{Column, Entry, KINDS, Kind, Strategy, find, find_kind};
 pub use selector::{FieldSelector, LabelSelector};
 pub use status::Status;

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::fieldset::{Element, Set, path_text};
 use crate::kind::Kind;
-use crate::schema::{self, TypeRef, go};
+use crate::schema::{TypeRef, go};
 use crate::status::Status;
 use crate::{meta, walk};
 
@@ -42,7 +42,7 @@ pub struct Author<'a> {
 
 /// The type of an object: its kind's, or that of a custom resource.
 pub fn type_of(kind: &Kind) -> Option<TypeRef> {
-    schema::of_kind(kind)
+    kind.schema()
 }
 
 /// The fields that a write through this door can't change (`GetResetFields` of the strategies in pkg/registry).
@@ -52,7 +52,10 @@ fn reset(kind: &Kind, subresource: &str) -> Set {
         "" if kind.has("status") => set.insert(&["status"]),
         "status" => {
             set.insert(&["spec"]);
-            match kind.kind {
+            if kind.custom().is_some() {
+                set.insert(&["metadata"]);
+            }
+            match kind.kind() {
                 "Pod" => {
                     set.insert(&["metadata", "deletionTimestamp"]);
                     set.insert(&["metadata", "ownerReferences"]);
@@ -176,7 +179,7 @@ pub fn apply(
         Value::Null => {
             let mut empty = bare(old, of);
             walk::set(&mut empty, "apiVersion", kind.api_version());
-            walk::set(&mut empty, "kind", kind.kind);
+            walk::set(&mut empty, "kind", kind.kind());
             empty
         }
         _ => bare(old, of),
@@ -231,7 +234,7 @@ fn sorted(value: &Value) -> Value {
 /// A configuration that doesn't fit its type.
 fn untypable(kind: &Kind, config: &Value, why: &str) -> Status {
     let (namespace, name) = (meta::namespace(config), meta::name(config));
-    let what = group_version_kind(&kind.api_version(), kind.kind);
+    let what = group_version_kind(&kind.api_version(), kind.kind());
     Status::plain(500, format!("failed to create typed patch object ({namespace}/{name}; {what}): {why}"))
 }
 

@@ -6,14 +6,24 @@ use crate::fielderror::FieldError;
 use crate::selector::LabelSelector;
 use crate::walk;
 
-/// The `autoscaling/v1 Scale` of an object.
-pub fn to_scale(object: &Value) -> Value {
+/// The `autoscaling/v1 Scale` of an object with so many replicas.
+pub(crate) fn scale(object: &Value, replicas: i64, status: Value) -> Value {
     let mut meta = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = walk::at(object, &format!("metadata.{field}")) {
             walk::set(&mut meta, field, value.clone());
         }
     }
+    let mut spec = json!({});
+    // `replicas: 0` is left out on the wire, as Kubernetes does.
+    if replicas != 0 {
+        walk::set(&mut spec, "replicas", replicas);
+    }
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta, "spec": spec, "status": status})
+}
+
+/// The `autoscaling/v1 Scale` of a workload.
+pub fn to_scale(object: &Value) -> Value {
     let selector = match walk::at(object, "spec.selector") {
         // A ReplicationController's is a plain map.
         Some(map) if walk::text(object, "kind") == "ReplicationController" => {
@@ -26,12 +36,7 @@ pub fn to_scale(object: &Value) -> Value {
     if !selector.is_empty() {
         walk::set(&mut status, "selector", selector);
     }
-    let mut spec = json!({});
-    // `replicas: 0` is left out on the wire, as Kubernetes does.
-    if let Some(n) = walk::int(object, "spec.replicas").filter(|n| *n != 0) {
-        walk::set(&mut spec, "replicas", n);
-    }
-    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta, "spec": spec, "status": status})
+    scale(object, walk::int(object, "spec.replicas").unwrap_or(0), status)
 }
 
 /// Writes the number of a Scale into the object it scales. The caller compares resource versions and stores the object

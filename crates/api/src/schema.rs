@@ -261,7 +261,7 @@ pub fn of(api_version: &str, kind: &str) -> Option<TypeRef> {
 
 /// The type of a kind.
 pub fn of_kind(kind: &Kind) -> Option<TypeRef> {
-    of(&kind.api_version(), kind.kind)
+    of(&kind.api_version(), kind.kind())
 }
 
 /// The shape of a custom resource's objects, from the schema of its version.

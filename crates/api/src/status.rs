@@ -46,7 +46,7 @@ impl Status {
     }
 
     fn about(self, kind: &Kind, name: &str) -> Self {
-        Self { details: details(name, kind.group, kind.plural), ..self }
+        Self { details: details(name, kind.group(), kind.plural()), ..self }
     }
 
     /// The same, with warnings before its own.
@@ -138,14 +138,14 @@ impl Status {
 
     fn precondition_of_deletion(kind: &Kind, name: &str, why: String) -> Self {
         let message = format!("Operation cannot be fulfilled on {} {}: {why}", kind.qualified(), quote(name));
-        Self { details: details(name, kind.group, kind.kind), ..Self::new(409, "Conflict", message) }
+        Self { details: details(name, kind.group(), kind.kind()), ..Self::new(409, "Conflict", message) }
     }
 
     /// 422: `Service "x" is invalid: spec.ports: Required value`.
     pub fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Self {
         let message = format!("{} {} is invalid: {}", kind.qualified(), quote(name), aggregate(errors));
         let mut status = Self::new(422, "Invalid", message);
-        status.details = details(name, kind.group, kind.kind);
+        status.details = details(name, kind.group(), kind.kind());
         status.causes(errors.iter().map(FieldError::cause).collect())
     }
 
@@ -172,8 +172,10 @@ impl Status {
     pub fn version_needed(kind: &Kind, name: &str) -> Self {
         let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
         let message = format!("{} {} is invalid: {error}", kind.resource(), quote(name));
-        let status =
-            Self { details: details(name, kind.group, kind.plural), ..Self::new(422, "Invalid", message) };
+        let status = Self {
+            details: details(name, kind.group(), kind.plural()),
+            ..Self::new(422, "Invalid", message)
+        };
         status.causes(vec![error.cause()])
     }
 
@@ -196,9 +198,9 @@ impl Status {
     pub fn undecodable(kind: &Kind, why: &str) -> Self {
         let message = format!(
             "{} in version {} cannot be handled as a {}: {why}",
-            kind.kind,
-            quote(kind.version),
-            kind.kind
+            kind.kind(),
+            quote(kind.version()),
+            kind.kind()
         );
         Self::bad_request(message)
     }
@@ -208,7 +210,7 @@ impl Status {
         Self::bad_request(format!(
             "{name} in version {} cannot be handled as a {}: no kind {} is registered for version {} under this path",
             quote(version.rsplit('/').next().unwrap_or_default()),
-            kind.kind,
+            kind.kind(),
             quote(name),
             quote(version)
         ))
@@ -375,7 +377,7 @@ impl Status {
 
     /// The answer to a deletion that is done and leaves no object to show.
     pub fn deleted(kind: &Kind, name: &str, uid: &str) -> Value {
-        let mut about = details(name, kind.group, kind.plural);
+        let mut about = details(name, kind.group(), kind.plural());
         if !uid.is_empty() {
             about.insert("uid".into(), uid.into());
         }

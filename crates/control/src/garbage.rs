@@ -1,15 +1,17 @@
 //! Dependents whose owners are gone: the graph of owner references, and what it asks for.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
-use kube::core::PartialObjectMeta;
+use kube::core::{ApiResource, GroupVersionKind, PartialObjectMeta};
 use kube::runtime::watcher;
 use serde_json::json;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, Change};
 use crate::cluster::{Cluster, Error, Kind, Result, is};
@@ -61,55 +63,98 @@ pub(crate) fn wakes<K: Kind>(cluster: &Cluster, change: &Change<K>) -> Vec<Wake>
         .collect()
 }
 
-/// Follows the metadata of every kind that no controller watches, for ever.
+/// Follows the metadata of every kind that no controller watches, for ever: also of those that clients define.
 pub(crate) async fn follow_other_kinds(cluster: Arc<Cluster>) {
-    let kinds = loop {
-        match cluster.kinds.get(&cluster.client).await {
-            Ok(kinds) => break kinds.to_vec(),
-            Err(error) => tracing::debug!(%error, "discovery failed; it will be tried again"),
-        }
-        tokio::time::sleep(PAUSE).await;
-    };
+    let definitions = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+    let definitions = ApiResource::from_gvk(&definitions);
+    let api = kube::Api::<PartialObjectMeta<DynamicObject>>::all_with(cluster.client.clone(), &definitions);
+    let mut changes = std::pin::pin!(watcher(api, watcher::Config::default()));
+    let mut followed: HashMap<(String, String), CancellationToken> = HashMap::new();
     let mut watches = JoinSet::new();
-    for kind in kinds {
-        // Events own nothing, and nothing owns them; they are the most frequent writes.
-        let known = WATCHED.contains(&(kind.resource.kind.as_str(), kind.resource.group.as_str()));
-        if kind.can_be_followed() && !known && kind.resource.kind != "Event" {
-            watches.spawn(follow(cluster.clone(), kind));
-        }
-    }
-    while watches.join_next().await.is_some() {}
-}
-
-async fn follow(cluster: Arc<Cluster>, kind: KnownKind) {
-    let api = kube::Api::<PartialObjectMeta<DynamicObject>>::all_with(cluster.client.clone(), &kind.resource);
-    let mut cache: Cache<PartialObjectMeta<DynamicObject>> = Cache::default();
-    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()));
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => {
-                let entry = |object: &Arc<PartialObjectMeta<DynamicObject>>| {
-                    Entry::of(&object.metadata, &kind.resource.api_version, &kind.resource.kind)
+    loop {
+        match cluster.kinds.fresh(&cluster.client).await {
+            Ok(kinds) => {
+                let wanted = |kind: &&KnownKind| {
+                    let name = (kind.resource.kind.as_str(), kind.resource.group.as_str());
+                    // Events own nothing, and nothing owns them; they are the most frequent writes.
+                    kind.can_be_followed() && !WATCHED.contains(&name) && name.0 != "Event"
                 };
-                for change in cache.observe(event) {
-                    let gone = change.old.as_ref().filter(|_| change.new.is_none());
-                    let place = gone.and_then(|object| object.namespace());
-                    for quota in place.iter().flat_map(|place| crate::quota::wakes(&cluster, place)) {
-                        cluster.queue.push(Wake::Quota(quota));
+                let wanted: HashMap<(String, String), &KnownKind> = kinds
+                    .iter()
+                    .filter(wanted)
+                    .map(|kind| ((kind.resource.api_version.clone(), kind.resource.kind.clone()), kind))
+                    .collect();
+                followed.retain(|name, gone| {
+                    let stays = wanted.contains_key(name);
+                    if !stays {
+                        gone.cancel();
                     }
-                    let (old, new) =
-                        (change.old.as_ref().and_then(entry), change.new.as_ref().and_then(entry));
-                    for uid in cluster.garbage.observe(old, new) {
-                        cluster.queue.push(Wake::Garbage(uid));
-                    }
+                    stays
+                });
+                for (name, kind) in wanted {
+                    followed.entry(name).or_insert_with(|| {
+                        let gone = CancellationToken::new();
+                        watches.spawn(follow(cluster.clone(), kind.clone(), gone.clone()));
+                        gone
+                    });
                 }
             }
             Err(error) => {
+                tracing::debug!(%error, "discovery failed; it will be tried again");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        }
+        // Those that have ended were told to.
+        while watches.try_join_next().is_some() {}
+        match changes.next().await {
+            Some(Ok(_)) => while changes.next().now_or_never().is_some_and(|change| change.is_some()) {},
+            Some(Err(error)) => {
+                tracing::debug!(%error, "the watch of definitions broke; it begins again");
+                tokio::time::sleep(PAUSE).await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn follow(cluster: Arc<Cluster>, kind: KnownKind, gone: CancellationToken) {
+    let api = kube::Api::<PartialObjectMeta<DynamicObject>>::all_with(cluster.client.clone(), &kind.resource);
+    let mut cache: Cache<PartialObjectMeta<DynamicObject>> = Cache::default();
+    let entry = |object: &Arc<PartialObjectMeta<DynamicObject>>| {
+        Entry::of(&object.metadata, &kind.resource.api_version, &kind.resource.kind)
+    };
+    let observe = |old: Option<Entry>, new: Option<Entry>| {
+        for uid in cluster.garbage.observe(old, new) {
+            cluster.queue.push(Wake::Garbage(uid));
+        }
+    };
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()));
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = gone.cancelled() => None,
+        };
+        match event {
+            Some(Ok(event)) => {
+                for change in cache.observe(event) {
+                    let left = change.old.as_ref().filter(|_| change.new.is_none());
+                    let place = left.and_then(|object| object.namespace());
+                    for quota in place.iter().flat_map(|place| crate::quota::wakes(&cluster, place)) {
+                        cluster.queue.push(Wake::Quota(quota));
+                    }
+                    observe(change.old.as_ref().and_then(entry), change.new.as_ref().and_then(entry));
+                }
+            }
+            Some(Err(error)) => {
                 tracing::debug!(kind = kind.resource.kind, %error, "the watch broke; it begins again");
                 tokio::time::sleep(PAUSE).await;
             }
+            None => break,
         }
     }
+    // With the kind its objects are gone.
+    cache.all().for_each(|object| observe(entry(object), None));
 }
 
 pub(crate) async fn reconcile(cluster: &Cluster, uid: &str) -> Result<Done> {

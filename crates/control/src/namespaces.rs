@@ -79,13 +79,18 @@ async fn empty(cluster: &Cluster, namespace: &Namespace) -> Result<Done> {
     if !open(namespace) {
         return Ok(Done::Settled);
     }
-    let kinds = cluster.kinds.get(&cluster.client).await?;
-    let inside =
-        kinds.iter().filter(|kind| kind.namespaced && kind.can(verbs::LIST) && kind.can(verbs::DELETE));
-    let left: usize =
-        try_join_all(inside.map(|kind| remove_all(&cluster.client, kind, &name))).await?.into_iter().sum();
-    if left > 0 {
-        return Ok(Done::Again(LOOK_AGAIN));
+    // Before it counts as empty, with the kinds as they are: one may have been defined a moment ago.
+    for newest in [false, true] {
+        let kinds = match newest {
+            false => cluster.kinds.get(&cluster.client).await?,
+            true => cluster.kinds.fresh(&cluster.client).await?,
+        };
+        let inside =
+            kinds.iter().filter(|kind| kind.namespaced && kind.can(verbs::LIST) && kind.can(verbs::DELETE));
+        let left = try_join_all(inside.map(|kind| remove_all(&cluster.client, kind, &name))).await?;
+        if left.into_iter().sum::<usize>() > 0 {
+            return Ok(Done::Again(LOOK_AGAIN));
+        }
     }
     let api: Api<Namespace> = Api::all(cluster.client.clone());
     let mut empty = namespace.clone();
@@ -104,7 +109,12 @@ async fn empty(cluster: &Cluster, namespace: &Namespace) -> Result<Done> {
 async fn remove_all(client: &Client, kind: &KnownKind, namespace: &str) -> Result<usize> {
     let api = kind.api(client, namespace);
     let all = ListParams::default();
-    let there = api.list_metadata(&all).await?.items;
+    let there = match api.list_metadata(&all).await {
+        Ok(there) => there.items,
+        // The kind itself is gone, and its objects with it.
+        Err(error) if is(&error, 404) => return Ok(0),
+        Err(error) => return Err(error.into()),
+    };
     if there.is_empty() {
         return Ok(0);
     }

@@ -305,7 +305,7 @@ impl Server {
                 return Err(Status::invalid(kind, name, &[error]));
             }
         }
-        let (account, _) = self.stored(call.kind, &call.key(), name).await?;
+        let (account, _) = self.stored(&call.kind, &call.key(), name).await?;
         let uid = meta::uid(&account);
         let claimed = meta::uid(&body);
         if !claimed.is_empty() && claimed != uid {
@@ -458,7 +458,7 @@ impl Server {
     /// Fills a Secret that is to hold a service account's token: the token, the authority's certificate and the namespace,
     /// as Kubernetes' token controller does a moment later. What is filled already stays.
     pub(crate) async fn fill_token(&self, kind: &Kind, secret: &mut Value) -> Result<(), Status> {
-        if (kind.group, kind.kind) != ("", "Secret") || walk::text(secret, "type") != TOKEN_SECRET {
+        if (kind.group(), kind.kind()) != ("", "Secret") || walk::text(secret, "type") != TOKEN_SECRET {
             return Ok(());
         }
         let (namespace, name) = (meta::namespace(secret).to_owned(), meta::name(secret).to_owned());

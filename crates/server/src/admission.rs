@@ -86,14 +86,16 @@ impl Server {
         txn: &mut Txn,
     ) -> Result<(), Status> {
         // Events are never counted; a change of anything but a Service uses nothing more.
-        let changes = (kind.group, kind.plural) == ("", "services");
-        if !kind.namespaced || kind.plural == "events" || (old.is_some() && !changes) {
+        let changes = (kind.group(), kind.plural()) == ("", "services");
+        if !kind.namespaced() || kind.plural() == "events" || (old.is_some() && !changes) {
             return Ok(());
         }
-        if old.is_none() && kind.group.is_empty() && matches!(kind.plural, "pods" | "persistentvolumeclaims")
+        if old.is_none()
+            && kind.group().is_empty()
+            && matches!(kind.plural(), "pods" | "persistentvolumeclaims")
         {
             for range in self.limit_ranges(new) {
-                if let Some(why) = limits::refusal(&range, kind.plural, new) {
+                if let Some(why) = limits::refusal(&range, kind.plural(), new) {
                     return Err(Status::forbidden(kind, meta::name(new), &why));
                 }
             }
@@ -105,7 +107,7 @@ impl Server {
         let entries = self.store.range(Range::prefix(&scope)).await.map_err(store_status)?.entries;
         for entry in entries {
             let Some(bound) = stored(&RESOURCE_QUOTA, &entry.value, entry.mod_revision.0) else { continue };
-            let charged = quota::charge(&bound, kind.group, kind.plural, new, old)
+            let charged = quota::charge(&bound, kind.group(), kind.plural(), new, old)
                 .map_err(|why| Status::forbidden(kind, meta::name(new), &why))?;
             if let (Some(charged), false) = (charged, dry_run) {
                 txn.compares.push(Compare::ModRevision(entry.key.clone(), entry.mod_revision));
@@ -117,7 +119,7 @@ impl Server {
 }
 
 fn is_pod(kind: &Kind) -> bool {
-    kind.group.is_empty() && kind.kind == "Pod"
+    kind.group().is_empty() && kind.kind() == "Pod"
 }
 
 /// A node that is lost keeps its pods for a while.

@@ -87,7 +87,7 @@ impl Call {
             )));
         }
         let (version, word) = (walk::text(&config, "apiVersion"), walk::text(&config, "kind"));
-        if (version, word) != (&*self.kind.api_version(), self.kind.kind) {
+        if (version, word) != (&*self.kind.api_version(), self.kind.kind()) {
             let said = ownership::group_version_kind(version, word);
             return Err(Status::bad_request(format!("invalid object type: {said}")));
         }
@@ -116,7 +116,7 @@ impl Server {
     pub(crate) async fn apply(&self, call: &Call, part: Part) -> Answer {
         let dry_run = call.writing()?;
         let (config, mut warnings) = call.configuration()?;
-        let kind = call.kind;
+        let kind = &call.kind;
         let of = ownership::type_of(kind).ok_or_else(|| Status::unsupported_media_type(&[]))?;
         let now = meta::rfc3339(Timestamp::now());
         let force = call.query.flag("force");

@@ -96,7 +96,7 @@ pub(crate) async fn run(server: &Server) -> Result<()> {
 /// Makes the ServiceCIDR that the cluster was made with (controlplane/controller/defaultservicecidr): ready at once, for
 /// nothing else gives addresses. Addresses that an older version held in its own way become IPAddresses.
 async fn service_cidr(server: &Server) -> Result<()> {
-    let kind: &'static Kind = &SERVICE_CIDR;
+    let kind: &Kind = &SERVICE_CIDR;
     let ranges: Vec<String> = server.config.service_cidrs.iter().map(ToString::to_string).collect();
     let object = json!({"metadata": {"name": KUBERNETES}, "spec": {"cidrs": ranges}});
     create(server, kind, None, object).await?;
@@ -150,12 +150,7 @@ fn kind(group: &str, plural: &str) -> Result<&'static Kind> {
         .ok_or_else(|| Error::Bootstrap { what: plural.into(), why: "the kind is not served".into() })
 }
 
-async fn create(
-    server: &Server,
-    kind: &'static Kind,
-    namespace: Option<&str>,
-    object: Value,
-) -> Result<bool> {
+async fn create(server: &Server, kind: &Kind, namespace: Option<&str>, object: Value) -> Result<bool> {
     let name = walk::text(&object, "metadata.name").to_owned();
     match server.create_object(kind, namespace, object, false).await {
         Ok(_) => Ok(true),
@@ -166,12 +161,12 @@ async fn create(
     }
 }
 
-async fn exists(server: &Server, kind: &'static Kind, namespace: Option<&str>, name: &str) -> bool {
+async fn exists(server: &Server, kind: &Kind, namespace: Option<&str>, name: &str) -> bool {
     server.stored(kind, &Subject { kind, namespace, name }.key(), name).await.is_ok()
 }
 
 /// Makes an object in `default`, or gives the one that is there these fields.
-async fn ensure(server: &Server, kind: &'static Kind, object: Value, fields: &[&str]) -> Result<()> {
+async fn ensure(server: &Server, kind: &Kind, object: Value, fields: &[&str]) -> Result<()> {
     if create(server, kind, Some("default"), object.clone()).await? {
         return Ok(());
     }
@@ -188,5 +183,5 @@ async fn ensure(server: &Server, kind: &'static Kind, object: Value, fields: &[&
 }
 
 fn failed(kind: &Kind, name: &str, status: &Status) -> Error {
-    Error::Bootstrap { what: format!("{} {name}", kind.kind), why: status.message.clone() }
+    Error::Bootstrap { what: format!("{} {name}", kind.kind()), why: status.message.clone() }
 }

@@ -36,8 +36,10 @@ pub(crate) struct Event {
 /// A kind's cache.
 pub(crate) struct Cache {
     /// The kind.
-    pub kind: &'static Kind,
+    pub kind: Kind,
     prefix: String,
+    /// Ends what follows and watches.
+    close: CancellationToken,
     state: RwLock<State>,
     revision: tokio::sync::watch::Sender<u64>,
     /// Counts changes of `events`: watchers sleep while only other kinds change.
@@ -76,21 +78,22 @@ pub(crate) struct Snapshot {
 /// The store's key prefix of a kind.
 pub(crate) fn prefix(kind: &Kind) -> String {
     let kind = kind.stored();
-    let group = if kind.group.is_empty() { "core" } else { kind.group };
-    format!("/registry/{group}/{}/", kind.plural)
+    let group = if kind.group().is_empty() { "core" } else { kind.group() };
+    format!("/registry/{group}/{}/", kind.plural())
 }
 
 impl Cache {
     /// Reads a kind's objects at `base` (or the newest revision if history doesn't reach so far back) and follows.
     pub(crate) async fn open(
-        kind: &'static Kind,
+        kind: &Kind,
         store: Arc<dyn Store>,
         base: Option<Revision>,
         close: CancellationToken,
     ) -> Result<Arc<Cache>, Error> {
         let cache = Arc::new(Cache {
-            kind,
+            kind: kind.clone(),
             prefix: prefix(kind),
+            close: close.clone(),
             state: RwLock::default(),
             revision: tokio::sync::watch::Sender::new(0),
             news: tokio::sync::watch::Sender::new(0),
@@ -151,7 +154,7 @@ impl Cache {
                 }
                 None => {
                     let Some(last) = state.objects.remove(&key) else { continue };
-                    let object = Arc::new(last.at(self.kind, revision.0));
+                    let object = Arc::new(last.at(&self.kind, revision.0));
                     Event {
                         revision: revision.0,
                         object,
@@ -180,7 +183,7 @@ impl Cache {
     }
 
     fn object(&self, key: &Arc<str>, value: &Bytes, revision: Revision) -> Option<Object> {
-        let object = Object::decode(self.kind, key, value, revision.0);
+        let object = Object::decode(&self.kind, key, value, revision.0);
         if object.is_none() {
             // One malformed object never stops the others.
             tracing::error!(%key, "the store holds something that is no object; leaving it out");
@@ -196,6 +199,11 @@ impl Cache {
     /// How many objects there are.
     pub(crate) fn len(&self) -> usize {
         self.state.read().objects.len()
+    }
+
+    /// Done when the cache follows no longer, because its kind is gone or another.
+    pub(crate) async fn closed(&self) {
+        self.close.cancelled().await;
     }
 
     /// Where the cache is.
@@ -307,7 +315,7 @@ mod tests {
         let store = Embedded::in_memory();
         let cache = cache(&store).await;
         let mut slow = cache.snapshot("", |_| true).cursor;
-        let kind = cache.kind;
+        let kind = &cache.kind;
         let key = format!("{}default/a", prefix(kind));
         let entry = |n: u64| portolan_store::Entry {
             key: key.as_str().into(),
@@ -335,7 +343,7 @@ mod tests {
         let store = Embedded::in_memory();
         let cache = cache(&store).await;
         let change = |name: &str| {
-            let key = format!("{}default/{name}", prefix(cache.kind));
+            let key = format!("{}default/{name}", prefix(&cache.kind));
             let value = json!({"metadata": {"name": name}}).to_string();
             let (create_revision, mod_revision) = (Revision(5), Revision(5));
             let entry =

@@ -29,7 +29,7 @@ pub(crate) type Upload = UnsyncBoxBody<Bytes, StreamError>;
 /// A request that is passed on instead of answered.
 pub(crate) struct Passing {
     pub caller: Caller,
-    pub kind: &'static Kind,
+    pub kind: Kind,
     pub path: ObjectPath,
     pub query: Query,
     pub head: Parts,
@@ -50,7 +50,7 @@ impl Passing {
     }
 
     fn key(&self, name: &str) -> String {
-        object_key(self.kind, self.path.namespace.as_deref(), name)
+        object_key(&self.kind, self.path.namespace.as_deref(), name)
     }
 }
 
@@ -67,7 +67,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 impl Server {
     /// Passes a request on.
     pub(crate) async fn pass(&self, passing: Passing) -> Answer {
-        if passing.path.name.is_none() || passing.kind.namespaced != passing.path.namespace.is_some() {
+        if passing.path.name.is_none() || passing.kind.namespaced() != passing.path.namespace.is_some() {
             return Err(Status::no_such_path());
         }
         match passing.path.subresource.as_deref() {
@@ -83,7 +83,7 @@ impl Server {
 
     /// The object that a passed request names, or one of its kind.
     pub(crate) async fn named(&self, passing: &Passing, name: &str) -> Result<Value, Status> {
-        Ok(self.stored(passing.kind, &passing.key(name), name).await?.0)
+        Ok(self.stored(&passing.kind, &passing.key(name), name).await?.0)
     }
 
     /// Where a node answers.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use jiff::Timestamp;
+use portolan_api::custom::names;
 use portolan_api::fielderror::FieldError;
+use portolan_api::kinds::definition::CUSTOM_RESOURCE_DEFINITION;
 use portolan_api::{Kind, Status, meta, walk};
 use portolan_store::{Compare, Op, Revision, Txn};
 use serde_json::{Value, json};
@@ -138,7 +140,7 @@ pub(crate) fn vanishes(kind: &Kind, object: &Value) -> bool {
 
 /// A namespace stays until its content is gone: its finalizers are in `spec` (removed through `/finalize`).
 fn held_by_content(kind: &Kind, object: &Value) -> bool {
-    kind.kind == "Namespace" && !walk::list(object, "spec.finalizers").is_empty()
+    kind.kind() == "Namespace" && !walk::list(object, "spec.finalizers").is_empty()
 }
 
 /// The transaction that removes a stored object and what is kept beside it.
@@ -157,7 +159,7 @@ pub(crate) fn removal(kind: &Kind, key: &Arc<str>, old: &Value, revision: Revisi
 
 /// How long an object may take to go.
 fn grace_s(kind: &Kind, object: &Value, asked: Option<i64>) -> i64 {
-    if kind.kind != "Pod" {
+    if kind.kind() != "Pod" {
         return 0;
     }
     // A pod that runs nowhere, or no longer, has nothing to shut down (registry/core/pod/strategy.go CheckGracefulDelete).
@@ -173,7 +175,7 @@ impl Server {
     /// DELETE of an object.
     pub(crate) async fn delete(&self, call: &Call) -> Answer {
         let options = Options::read(call)?;
-        let kind = call.kind;
+        let kind = &call.kind;
         self.guard(call, None, None)?;
         match self.delete_object(call.subject(), &options).await? {
             Deleted::Going(object) => Ok(respond(StatusCode::OK, &call.show(object))),
@@ -192,8 +194,8 @@ impl Server {
         let selection: Selection = call.selection()?;
         let page = self.page(call, &selection).await?;
         for object in &page.objects {
-            let namespace = Some(object.namespace(call.kind)).filter(|namespace| !namespace.is_empty());
-            let subject = Subject { kind: call.kind, namespace, name: object.name() };
+            let namespace = Some(object.namespace(&call.kind)).filter(|namespace| !namespace.is_empty());
+            let subject = Subject { kind: &call.kind, namespace, name: object.name() };
             match self.delete_object(subject, &options).await {
                 Ok(_) => {}
                 // Somebody else was faster: gone is gone.
@@ -211,7 +213,7 @@ impl Server {
         options: &Options,
     ) -> Result<Deleted, Status> {
         let Subject { kind, name, .. } = subject;
-        if kind.kind == "Namespace" && matches!(name, "default" | "kube-system" | "kube-public") {
+        if kind.kind() == "Namespace" && matches!(name, "default" | "kube-system" | "kube-public") {
             return Err(Status::forbidden(kind, name, "this namespace may not be deleted"));
         }
         let key = subject.key();
@@ -224,9 +226,13 @@ impl Server {
                 return Err(Status::version_to_delete(kind, name, version, meta::resource_version(&old)));
             }
             let mut new = old.clone();
-            hold(&mut new, options.policy.or_else(|| default_policy(kind)));
-            meta::mark_deleted(&mut new, Timestamp::now(), grace_s(kind, &old, options.grace_s));
-            if kind.kind == "Namespace" {
+            if *kind == CUSTOM_RESOURCE_DEFINITION {
+                mark_definition(&mut new);
+            } else {
+                hold(&mut new, options.policy.or_else(|| default_policy(kind)));
+                meta::mark_deleted(&mut new, Timestamp::now(), grace_s(kind, &old, options.grace_s));
+            }
+            if kind.kind() == "Namespace" {
                 walk::set(&mut new, "status.phase", "Terminating");
             }
             let gone = vanishes(kind, &new);
@@ -255,9 +261,25 @@ impl Server {
     }
 }
 
+/// A definition goes after its objects (apiextensions-apiserver registry/customresourcedefinition/etcd.go).
+fn mark_definition(definition: &mut Value) {
+    if meta::deletion_timestamp(definition).is_some() {
+        return;
+    }
+    let now = meta::rfc3339(Timestamp::now());
+    walk::set(definition, "metadata.deletionTimestamp", now.as_str());
+    let mut finalizers = walk::list(definition, "metadata.finalizers").to_vec();
+    if !finalizers.iter().any(|finalizer| *finalizer == *names::CLEANUP) {
+        finalizers.push(names::CLEANUP.into());
+    }
+    walk::set(definition, "metadata.finalizers", finalizers);
+    let why = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+    names::set(definition, ["Terminating", "True", "InstanceDeletionPending", why], &now);
+}
+
 /// What becomes of the pods of the oldest kinds if nobody says: they stay (`DefaultGarbageCollectionPolicy`).
 fn default_policy(kind: &Kind) -> Option<Policy> {
-    matches!((kind.group, kind.kind), ("", "ReplicationController") | ("batch", "Job"))
+    matches!((kind.group(), kind.kind()), ("", "ReplicationController") | ("batch", "Job"))
         .then_some(Policy::Orphan)
 }
 
@@ -284,9 +306,9 @@ fn hold(object: &mut Value, policy: Option<Policy>) {
 
 /// Kinds whose deletion answers with the object instead of a Status (`ReturnDeletedObject` in kube-apiserver's storages).
 fn returns_object(kind: &Kind) -> bool {
-    match kind.group {
+    match kind.group() {
         "" => matches!(
-            kind.kind,
+            kind.kind(),
             "Pod"
                 | "Service"
                 | "ServiceAccount"
@@ -296,7 +318,7 @@ fn returns_object(kind: &Kind) -> bool {
                 | "PersistentVolumeClaim"
                 | "PodTemplate"
         ),
-        "storage.k8s.io" => kind.kind != "CSIStorageCapacity",
+        "storage.k8s.io" => kind.kind() != "CSIStorageCapacity",
         _ => false,
     }
 }

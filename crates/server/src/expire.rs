@@ -24,7 +24,7 @@ pub(crate) async fn run(events: Arc<Cache>, store: Arc<dyn Store>, close: Cancel
             () = close.cancelled() => return,
         }
         let Ok(limit) = Timestamp::now().checked_sub(LIFE) else { continue };
-        for event in events.snapshot(&prefix(events.kind), |_| true).objects {
+        for event in events.snapshot(&prefix(&events.kind), |_| true).objects {
             if last_seen(&event.value()).is_none_or(|seen| seen >= limit) {
                 continue;
             }

@@ -14,14 +14,14 @@ impl Server {
     /// Waits until memory knows what was acknowledged before a write that is to be guarded: who was just allowed to bind a
     /// role is not refused because memory lags by a moment. Other writes don't wait.
     pub(crate) async fn prepare_guard(&self, call: &Call) -> Result<(), Status> {
-        let of_roles = call.kind.group == rbac::GROUP;
+        let of_roles = call.kind.group() == rbac::GROUP;
         if !of_roles && nodes::node_of(&call.user).is_none() {
             return Ok(());
         }
         let revision = self.store.revision().await.map_err(store_status)?.0;
         self.rbac.reach(revision).await;
-        if !of_roles {
-            self.fresh(self.cache(call.kind), Some(revision)).await?;
+        if !of_roles && call.kind.custom().is_none() {
+            self.fresh(self.cache(&call.kind), Some(revision)).await?;
         }
         Ok(())
     }
@@ -31,10 +31,10 @@ impl Server {
         let request = Attributes {
             verb: "create".into(),
             of_resource: true,
-            group: call.kind.group.into(),
-            version: call.kind.version.into(),
+            group: call.kind.group().into(),
+            version: call.kind.version().into(),
             namespace: call.path.namespace.clone().unwrap_or_default(),
-            resource: call.kind.plural.into(),
+            resource: call.kind.plural().into(),
             name: call.name().into(),
             ..Attributes::default()
         };
@@ -44,7 +44,7 @@ impl Server {
     /// Refuses such a write. `new` is what the object (or, of a subresource, its body) shall be, none for a deletion; `old` is
     /// what it is, none if it is made.
     pub(crate) fn guard(&self, call: &Call, new: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
-        let (user, kind) = (&call.user, call.kind);
+        let (user, kind) = (&call.user, &call.kind);
         let named = new.map_or("", meta::name);
         let name = if call.name().is_empty() { named } else { call.name() };
         if let (Some(new), None) = (new, call.path.subresource.as_deref()) {
@@ -56,6 +56,10 @@ impl Server {
         let subresource = call.path.subresource.as_deref().unwrap_or_default();
         // What is deleted, and whose subresource is made, nobody has read yet.
         let known = || {
+            // No node has a say in custom kinds.
+            if kind.custom().is_some() {
+                return None;
+            }
             let key = object_key(kind, call.path.namespace.as_deref(), call.name());
             self.cache(kind).get(&key).map(|object| object.value())
         };
@@ -64,8 +68,8 @@ impl Server {
             find("", "v1", "nodes").and_then(|nodes| self.cache(nodes).get(&object_key(nodes, None, node)));
         let node_uid = node_uid.map(|node| meta::uid(&node.value()).to_owned()).unwrap_or_default();
         let write = nodes::Write {
-            group: kind.group,
-            resource: kind.plural,
+            group: kind.group(),
+            resource: kind.plural(),
             subresource,
             name,
             new,

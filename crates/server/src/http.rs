@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body::Body;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use parking_lot::Mutex;
+use portolan_api::kinds::definition::CUSTOM_RESOURCE_DEFINITION;
 use portolan_api::schema::TypeRef;
 use portolan_api::{Kind, Status, protobuf, strict};
 use serde_json::Value;
@@ -51,7 +52,7 @@ pub(crate) struct Call {
     pub user: Identity,
     pub method: Method,
     pub path: ObjectPath,
-    pub kind: &'static Kind,
+    pub kind: Kind,
     pub query: Query,
     pub form: Form,
     /// The body's media type, without parameters.
@@ -83,7 +84,7 @@ impl Call {
 
     /// The body as JSON.
     pub(crate) fn json(&self) -> Result<Value, Status> {
-        self.read((&self.kind.api_version(), self.kind.kind))
+        self.read((&self.kind.api_version(), self.kind.kind()))
     }
 
     /// The body as JSON: an object that, where it doesn't say what it is, is of this `apiVersion` and `kind`.
@@ -93,8 +94,9 @@ impl Call {
 
     /// The body as an object of this path's kind, and what strict decoding has against it.
     pub(crate) fn read_strictly(&self) -> Result<(Value, Vec<String>), Status> {
-        let of = self.kind.schema();
-        self.decode((&self.kind.api_version(), self.kind.kind), of.as_ref())
+        // What a custom kind doesn't know is found when all of it is there.
+        let of = self.kind.schema().filter(|_| self.kind.custom().is_none());
+        self.decode((&self.kind.api_version(), self.kind.kind()), of.as_ref())
     }
 
     /// A body of which not even the kind can be read, shown as kube-apiserver shows it: as text if it is like JSON, else in
@@ -105,7 +107,7 @@ impl Call {
             Some(b'{') => String::from_utf8_lossy(&self.body[..self.body.len().min(1024)]).into_owned(),
             Some(_) => hex(&self.body[..self.body.len().min(1024)]),
         };
-        let kind = self.kind.kind;
+        let kind = self.kind.kind();
         Status::bad_request(format!(
             "the object provided is unrecognized (must be of type {kind}): {why} ({shown})"
         ))
@@ -238,17 +240,20 @@ impl Server {
                 }
                 return match other {
                     Target::OpenApiV2 | Target::OpenApiV3 | Target::OpenApiV3Group(_) => {
-                        openapi::answer(&other, &query, &head.headers)
+                        openapi::answer(self, &other, &query, &head.headers).await
                     }
-                    other => discovery::answer(&other, &head.headers, &self.config),
+                    other => discovery::answer(&other, &head.headers, &self.config, &self.kinds().await?),
                 };
             }
         };
         let (group, version, plural) = (&path.group, &path.version, &path.plural);
         let review = portolan_api::review::find(group, version, plural);
-        let kind = review.or_else(|| portolan_api::find(group, version, plural));
+        let kind = match review {
+            Some(review) => Some(review.clone()),
+            None => self.kind(group, version, plural).await?,
+        };
         let kind = kind.ok_or_else(Status::no_such_path)?;
-        if path.namespace.is_some() && !kind.namespaced {
+        if path.namespace.is_some() && !kind.namespaced() {
             return Err(Status::no_such_path());
         }
         // What becomes a connection isn't read here.
@@ -273,7 +278,7 @@ impl Server {
             return self.dispatch(call).await;
         }
         // A review is made, and that is all that can be done with it.
-        let nameable = call.path.namespace.is_some() || !kind.namespaced;
+        let nameable = call.path.namespace.is_some() || !call.kind.namespaced();
         match call.method {
             Method::POST if nameable && call.path.name.is_none() => self.review(&call).await,
             _ => Err(Status::method_not_supported()),
@@ -294,25 +299,38 @@ impl Server {
             return Ok(None);
         }
         let writes = !matches!(request.verb.as_str(), "get" | "list");
-        let kind = portolan_api::find(&request.group, &request.version, &request.resource);
-        let listed = kind.filter(|_| request.verb == "list" && request.name.is_empty());
-        let seats = listed.map_or(1, |kind| inflight::seats(self.cache(kind).len()));
+        let count = || match portolan_api::find(&request.group, &request.version, &request.resource) {
+            Some(kind) => Some(self.cache(kind).len()),
+            None => self.definitions.count(&request.group, &request.version, &request.resource),
+        };
+        let listed = request.verb == "list" && request.name.is_empty();
+        let seats = Some(()).filter(|()| listed).and_then(|()| count()).map_or(1, inflight::seats);
         self.inflight.admit(&user.user, writes, seats).await.map(Some)
     }
 
     async fn dispatch(self: &Arc<Self>, call: Call) -> Answer {
-        let retiring = call.kind.group.is_empty() && call.kind.kind == "Endpoints";
-        let answer = self.dispatch_to(call).await;
-        if !retiring {
-            return answer;
+        let retiring = match call.kind.custom() {
+            Some(custom) => custom.deprecation().map(str::to_owned),
+            None if call.kind.group().is_empty() && call.kind.kind() == "Endpoints" => {
+                Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned())
+            }
+            None => None,
+        };
+        let defines = call.kind == CUSTOM_RESOURCE_DEFINITION && call.method != Method::GET;
+        let mut answer = self.dispatch_to(call).await;
+        if defines && answer.is_ok() {
+            // What is defined is served when the answer says so.
+            if let Err(status) = self.settle_definitions().await {
+                answer = Err(status);
+            }
         }
+        let Some(retiring) = retiring else { return answer };
         // Said with every answer, before all else (apiserver endpoints/installer.go, deprecated APIs).
         let mut response = answer.unwrap_or_else(refuse);
         let headers = response.headers_mut();
         let others: Vec<HeaderValue> = headers.get_all(header::WARNING).iter().cloned().collect();
         headers.remove(header::WARNING);
-        let text = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
-        let mut response = warn(response, &[text.into()]);
+        let mut response = warn(response, &[retiring]);
         for other in others {
             response.headers_mut().append(header::WARNING, other);
         }
@@ -352,7 +370,7 @@ impl Server {
             };
         }
         // A namespaced object has a namespace in its path; only reads go across all.
-        let nameable = call.path.namespace.is_some() || !call.kind.namespaced;
+        let nameable = call.path.namespace.is_some() || !call.kind.namespaced();
         match (verb, call.path.name.is_some()) {
             ("GET", true) if nameable => self.get(&call).await,
             ("GET", false) if call.query.flag("watch") => self.watch(&call).await,

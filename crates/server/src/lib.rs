@@ -1,5 +1,8 @@
 //! The only writer of the store; holds the protocol and no control loop.
 //!
+//! What looks like one is a part of the protocol: a CustomResourceDefinition is established by whoever serves it, and its
+//! objects are removed by whoever no longer will (apiextensions-apiserver does the same inside kube-apiserver).
+//!
 //! Absent on purpose: controllers (they are clients like any other), and state: memory here is a cache of the store, fed
 //! by the store's own watch, and a second server over the same store would answer alike.
 
@@ -51,6 +54,7 @@ mod bootstrap; // what every cluster has
 mod cache; // a kind's objects in memory, and the recent past
 mod claims; // the addresses and ports that Services hold
 mod compact; // forgetting old history
+mod definitions; // the kinds that clients define
 mod expire; // forgetting old Events
 mod follow; // the store's watch, taken up again when it breaks
 mod object; // one object in memory

@@ -112,7 +112,7 @@ pub(crate) async fn dial(node: &LogRequest) -> anyhow::Result<Box<dyn Duplex>> {
 impl Server {
     /// GET of a pod's `log`.
     pub(crate) async fn log(&self, call: &Call) -> Answer {
-        let (pod, _) = self.stored(call.kind, &call.key(), call.name()).await?;
+        let (pod, _) = self.stored(&call.kind, &call.key(), call.name()).await?;
         let container = container(&pod, call.query.get("container"))?;
         let options = log_options(call)?;
         let node = walk::text(&pod, "spec.nodeName");

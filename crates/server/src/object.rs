@@ -29,7 +29,7 @@ impl Object {
     }
 
     fn new(kind: &Kind, key: Arc<str>, value: &Value, revision: u64) -> Object {
-        let head = serde_json::json!({"kind": kind.kind, "apiVersion": kind.api_version()});
+        let head = serde_json::json!({"kind": kind.kind(), "apiVersion": kind.api_version()});
         let mut bytes = head.to_string().into_bytes();
         bytes.pop();
         let members = value.as_object().into_iter().flatten();
@@ -46,7 +46,7 @@ impl Object {
             key,
             revision,
             labels: meta::labels(value).clone(),
-            fields: kind.fields.iter().map(|(_, read)| read(value)).collect(),
+            fields: kind.selectable(value).into(),
             bytes: bytes.into(),
             rest,
         }
@@ -77,7 +77,7 @@ impl Object {
 
     /// The object's namespace, empty if the kind has none.
     pub(crate) fn namespace(&self, kind: &Kind) -> &str {
-        if kind.namespaced { self.key.rsplit('/').nth(1).unwrap_or_default() } else { "" }
+        if kind.namespaced() { self.key.rsplit('/').nth(1).unwrap_or_default() } else { "" }
     }
 }
 
@@ -131,11 +131,9 @@ impl Selection {
         {
             return false;
         }
-        let demanded = |(i, (field, _)): (usize, &portolan_api::kind::SelectableField)| {
-            self.fields
-                .requires(field)
-                .is_none_or(|value| object.fields.get(i).is_some_and(|have| have == value))
-        };
-        kind.fields.iter().enumerate().all(demanded) && self.fields.matches(&object.value(), kind)
+        let demanded =
+            |(field, have): (&str, &String)| self.fields.requires(field).is_none_or(|value| have == value);
+        kind.fields().into_iter().zip(&object.fields).all(demanded)
+            && self.fields.matches(&object.value(), kind)
     }
 }

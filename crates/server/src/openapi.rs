@@ -14,6 +14,7 @@ use crate::body::ServerBody;
 use crate::discovery::{group_versions, subresources};
 use crate::http::{Answer, json as respond, not_modified, tag, typed};
 use crate::path::{Query, Target};
+use crate::server::Server;
 
 /// A document as it is sent, and its hash.
 struct Document {
@@ -28,22 +29,51 @@ impl Document {
     }
 }
 
-/// The documents of version 3, by `api/v1`, `apis/apps/v1`.
+/// The documents of one state of what is served.
+pub(crate) struct Documents {
+    /// Of version 3, by `api/v1`, `apis/apps/v1`: those with custom kinds.
+    groups: BTreeMap<String, Document>,
+    /// The one of version 2, if there are custom kinds.
+    swagger: Option<Document>,
+}
+
+impl Documents {
+    fn of(kinds: &[Kind]) -> Documents {
+        let custom: Vec<Kind> = kinds.iter().filter(|kind| kind.custom().is_some()).cloned().collect();
+        let made = |(path, group, version): (String, &str, &str)| {
+            (path, Document::new(&document(kinds, group, version)))
+        };
+        let swagger = (!custom.is_empty()).then(|| Document::new(&swagger(kinds)));
+        let reviews =
+            |group: &str| portolan_api::review::REVIEWS.iter().any(|review| review.group() == group);
+        let groups = group_versions(&custom).into_iter().filter(|(_, group, _)| !reviews(group)).map(made);
+        Documents { groups: groups.collect(), swagger }
+    }
+}
+
+static LISTED: LazyLock<Vec<Kind>> = LazyLock::new(|| KINDS.iter().map(|kind| (*kind).clone()).collect());
+
+/// The documents of version 3 without custom kinds.
 static GROUPS: LazyLock<BTreeMap<String, Document>> = LazyLock::new(|| {
-    let made =
-        |(path, group, version): (String, &str, &str)| (path, Document::new(&document(group, version)));
-    group_versions().into_iter().map(made).collect()
+    let made = |(path, group, version): (String, &str, &str)| {
+        (path, Document::new(&document(&LISTED, group, version)))
+    };
+    group_versions(&LISTED).into_iter().map(made).collect()
 });
 
-/// The one document of version 2.
-static SWAGGER: LazyLock<Document> = LazyLock::new(|| Document::new(&swagger()));
+/// The one document of version 2 without custom kinds.
+static SWAGGER: LazyLock<Document> = LazyLock::new(|| Document::new(&swagger(&LISTED)));
 
 /// Answers an OpenAPI path.
-pub(crate) fn answer(target: &Target, query: &Query, headers: &HeaderMap) -> Answer {
+pub(crate) async fn answer(server: &Server, target: &Target, query: &Query, headers: &HeaderMap) -> Answer {
+    let kinds = server.kinds().await?;
+    let documents = server.definitions.documents();
+    let documents = documents.get_or_init(|| Documents::of(&kinds));
     match target {
         Target::OpenApiV3 => {
-            let paths: Map<String, Value> = GROUPS
-                .iter()
+            let listed = GROUPS.iter().filter(|(path, _)| !documents.groups.contains_key(*path));
+            let paths: Map<String, Value> = listed
+                .chain(&documents.groups)
                 .map(|(path, document)| {
                     // The hash lets clients keep the document until it changes.
                     let url = format!("/openapi/v3/{path}?hash={}", document.hash);
@@ -53,7 +83,8 @@ pub(crate) fn answer(target: &Target, query: &Query, headers: &HeaderMap) -> Ans
             Ok(respond(StatusCode::OK, &json!({"paths": paths})))
         }
         Target::OpenApiV3Group(asked) => {
-            let document = GROUPS.get(asked).ok_or_else(Status::no_such_path)?;
+            let document = documents.groups.get(asked).or_else(|| GROUPS.get(asked));
+            let document = document.ok_or_else(Status::no_such_path)?;
             match query.get("hash") {
                 Some(hash) if hash != document.hash => {
                     let mut response = http::Response::new(ServerBody::empty());
@@ -72,7 +103,7 @@ pub(crate) fn answer(target: &Target, query: &Query, headers: &HeaderMap) -> Ans
             let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
             let json = accept.is_none_or(|accept| accept.contains("json") || accept.contains("*/*"));
             if json {
-                Ok(send(&SWAGGER, false, headers))
+                Ok(send(documents.swagger.as_ref().unwrap_or(&SWAGGER), false, headers))
             } else {
                 Err(Status::not_acceptable(&["application/json"]))
             }
@@ -97,17 +128,16 @@ fn send(document: &Document, by_hash: bool, headers: &HeaderMap) -> http::Respon
     response
 }
 
-fn kinds<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Kind> + 'a {
-    KINDS.iter().copied().filter(move |kind| kind.group == group && kind.version == version)
-}
-
 /// The types that a kind's operations speak.
 fn roots(kind: &Kind) -> Vec<TypeRef> {
     let version = kind.api_version();
-    let mut roots: Vec<TypeRef> = [kind.kind, kind.list_kind, "DeleteOptions", "Status"]
+    let mut roots: Vec<TypeRef> = [kind.kind(), kind.list_kind(), "DeleteOptions", "Status"]
         .iter()
         .filter_map(|name| schema::of(&version, name))
         .collect();
+    if kind.custom().is_some() {
+        roots.extend(["meta/v1.ObjectMeta", "meta/v1.ListMeta"].into_iter().filter_map(schema::find));
+    }
     for (_, (group, version, name), _) in subresources(kind) {
         let version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
         // What stands in the query of `exec` and its like is no body.
@@ -117,14 +147,16 @@ fn roots(kind: &Kind) -> Vec<TypeRef> {
     roots
 }
 
-fn document(group: &str, version: &str) -> Value {
+fn document(kinds: &[Kind], group: &str, version: &str) -> Value {
     let mut paths = Map::new();
     let mut types = Vec::new();
-    for kind in kinds(group, version) {
+    let of_group = || kinds.iter().filter(|kind| kind.group() == group && kind.version() == version);
+    for kind in of_group() {
         paths.extend(operations(kind));
         types.extend(roots(kind));
     }
     let mut components = schemas(&types, Version::V3);
+    of_group().for_each(|kind| components.extend(custom_schemas(kind, Version::V3)));
     components.insert(PATCH.into(), json!({"type": "object"}));
     // What all groups share is of each of them.
     for name in ["DeleteOptions", "WatchEvent"] {
@@ -144,10 +176,12 @@ fn document(group: &str, version: &str) -> Value {
     })
 }
 
-fn swagger() -> Value {
-    let types: Vec<TypeRef> = KINDS.iter().flat_map(|kind| roots(kind)).collect();
+fn swagger(kinds: &[Kind]) -> Value {
+    let types: Vec<TypeRef> = kinds.iter().flat_map(roots).collect();
+    let mut definitions = schemas(&types, Version::V2);
+    kinds.iter().for_each(|kind| definitions.extend(custom_schemas(kind, Version::V2)));
     let mut paths = Map::new();
-    for kind in KINDS {
+    for kind in kinds {
         for (path, operations) in operations(kind) {
             // In version 2 the operations are there by name alone: who reads it looks for definitions.
             let mut bare = Map::new();
@@ -168,7 +202,7 @@ fn swagger() -> Value {
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": "v1.36"},
         "paths": paths,
-        "definitions": schemas(&types, Version::V2),
+        "definitions": definitions,
     })
 }
 
@@ -190,16 +224,16 @@ const WRITE: &[&str] = &["dryRun", "fieldManager", "fieldValidation"];
 
 /// The paths of a kind with their operations.
 fn operations(kind: &Kind) -> Vec<(String, Value)> {
-    let root = match kind.group {
-        "" => format!("/api/{}", kind.version),
-        group => format!("/apis/{group}/{}", kind.version),
+    let root = match kind.group() {
+        "" => format!("/api/{}", kind.version()),
+        group => format!("/apis/{group}/{}", kind.version()),
     };
-    let collection = match kind.namespaced {
-        true => format!("{root}/namespaces/{{namespace}}/{}", kind.plural),
-        false => format!("{root}/{}", kind.plural),
+    let collection = match kind.namespaced() {
+        true => format!("{root}/namespaces/{{namespace}}/{}", kind.plural()),
+        false => format!("{root}/{}", kind.plural()),
     };
-    let own = (kind.group, kind.version, kind.kind);
-    let list = (kind.group, kind.version, kind.list_kind);
+    let own = (kind.group(), kind.version(), kind.kind());
+    let list = (kind.group(), kind.version(), kind.list_kind());
     let mut out = vec![(
         collection.clone(),
         json!({
@@ -208,9 +242,9 @@ fn operations(kind: &Kind) -> Vec<(String, Value)> {
             "delete": operation(own, "deletecollection", DELETE, None, ("", "v1", "Status")),
         }),
     )];
-    if kind.namespaced {
+    if kind.namespaced() {
         out.push((
-            format!("{root}/{}", kind.plural),
+            format!("{root}/{}", kind.plural()),
             json!({"get": operation(own, "list", LIST, None, list)}),
         ));
     }
@@ -242,9 +276,81 @@ fn operations(kind: &Kind) -> Vec<(String, Value)> {
 }
 
 /// Group, version and kind.
-type Spoken = (&'static str, &'static str, &'static str);
+type Spoken<'a> = (&'a str, &'a str, &'a str);
 
-fn reference((group, version, kind): Spoken) -> Value {
+/// The name of a custom kind's schema: the group is turned round.
+fn custom_name((group, version, kind): Spoken<'_>) -> String {
+    let parts: Vec<&str> = group.split('.').rev().collect();
+    format!("{}.{version}.{kind}", parts.join("."))
+}
+
+/// The schemas of a custom kind and of its list (apiextensions-apiserver `controller/openapi/builder`).
+fn custom_schemas(kind: &Kind, version: Version) -> Vec<(String, Value)> {
+    let Some(custom) = kind.custom() else { return Vec::new() };
+    let said = |of: &str| json!([{"group": kind.group(), "kind": of, "version": kind.version()}]);
+    let part = |name: &str| version.reference(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}"));
+    let mut own = match (custom.schema(), version) {
+        (Value::Null, _) => json!({"type": "object"}),
+        // Who reads it would take what isn't named for unknown.
+        (schema, Version::V2) if is_open(schema) => json!({"type": "object"}),
+        (schema, Version::V2) => plain(schema),
+        (schema, Version::V3) => schema.clone(),
+    };
+    if own.get("properties").is_some() || version == Version::V3 {
+        for field in ["apiVersion", "kind"] {
+            own["properties"][field] = json!({"type": "string"});
+        }
+        own["properties"]["metadata"] = part("ObjectMeta");
+    }
+    own["x-kubernetes-group-version-kind"] = said(kind.kind());
+    let names = [kind.kind(), kind.list_kind()].map(|name| custom_name((kind.group(), kind.version(), name)));
+    let list = json!({
+        "type": "object", "required": ["items"],
+        "properties": {
+            "apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": part("ListMeta"),
+            "items": {"type": "array", "items": version.reference(&names[0])},
+        },
+        "x-kubernetes-group-version-kind": said(kind.list_kind()),
+    });
+    names.into_iter().zip([own, list]).collect()
+}
+
+fn is_open(schema: &Value) -> bool {
+    schema["x-kubernetes-preserve-unknown-fields"] == true
+}
+
+/// A schema with what version 2 has words for (apiextensions-apiserver `controller/openapi/v2`).
+fn plain(schema: &Value) -> Value {
+    let mut out = schema.clone();
+    let Some(map) = out.as_object_mut() else { return out };
+    let (open, either) = (is_open(schema), schema["x-kubernetes-int-or-string"] == true);
+    let nullable = schema["nullable"] == true;
+    for name in ["allOf", "anyOf", "oneOf", "not", "nullable", "default"] {
+        map.shift_remove(name);
+    }
+    if either || nullable {
+        map.shift_remove("type");
+    }
+    if open || nullable {
+        map.shift_remove("items");
+        map.shift_remove("properties");
+    }
+    for name in ["items", "additionalProperties"] {
+        if let Some(part) = map.get_mut(name).filter(|part| part.is_object()) {
+            *part = plain(part);
+        }
+    }
+    if let Some(Value::Object(properties)) = map.get_mut("properties") {
+        properties.values_mut().for_each(|part| *part = plain(part));
+    }
+    out
+}
+
+fn reference((group, version, kind): Spoken<'_>) -> Value {
+    // No type of the table is of a group that anybody could define.
+    if schema::of(&format!("{group}/{version}"), kind).is_none() && group.contains('.') {
+        return Version::V3.reference(&custom_name((group, version, kind)));
+    }
     let version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     match schema::of(&version, kind).filter(|_| !kind.ends_with("Options") || kind == "DeleteOptions") {
         Some(of) => Version::V3.reference(&of.get().openapi_name()),
@@ -252,7 +358,7 @@ fn reference((group, version, kind): Spoken) -> Value {
     }
 }
 
-fn patch(spoken: Spoken) -> Value {
+fn patch(spoken: Spoken<'_>) -> Value {
     let mut out =
         operation(spoken, "patch", &["dryRun", "fieldManager", "fieldValidation", "force"], None, spoken);
     let ways = ["apply-patch+yaml", "json-patch+json", "merge-patch+json", "strategic-merge-patch+json"];
@@ -265,11 +371,11 @@ fn patch(spoken: Spoken) -> Value {
 }
 
 fn operation(
-    (group, version, kind): Spoken,
+    (group, version, kind): Spoken<'_>,
     action: &str,
     parameters: &[&str],
-    body: Option<Spoken>,
-    answer: Spoken,
+    body: Option<Spoken<'_>>,
+    answer: Spoken<'_>,
 ) -> Value {
     let parameters: Vec<Value> = parameters
         .iter()
@@ -305,15 +411,15 @@ mod tests {
 
     #[test]
     fn every_reference_leads_to_a_schema() {
-        for (path, group, version) in group_versions() {
-            let document = document(group, version);
+        for (path, group, version) in group_versions(&LISTED) {
+            let document = document(&LISTED, group, version);
             let text = document.to_string();
             for part in text.split("\"#/components/schemas/").skip(1) {
                 let name = part.split('"').next().unwrap_or_default();
                 assert!(!document["components"]["schemas"][name].is_null(), "{path}: {name}");
             }
         }
-        let document = swagger();
+        let document = swagger(&LISTED);
         let text = document.to_string();
         for part in text.split("\"#/definitions/").skip(1) {
             let name = part.split('"').next().unwrap_or_default();
@@ -324,16 +430,16 @@ mod tests {
     #[test]
     fn every_kind_is_described_with_what_patches_need() {
         for kind in KINDS {
-            let document = document(kind.group, kind.version);
+            let document = document(&LISTED, kind.group(), kind.version());
             let name = schema::of_kind(kind).map(|of| of.get().openapi_name()).unwrap_or_default();
             let schema = &document["components"]["schemas"][&name];
             assert_eq!(
                 schema["x-kubernetes-group-version-kind"],
-                json!([{"group": kind.group, "kind": kind.kind, "version": kind.version}]),
+                json!([{"group": kind.group(), "kind": kind.kind(), "version": kind.version()}]),
                 "{name}"
             );
         }
-        let service = &document("", "v1")["components"]["schemas"]["io.k8s.api.core.v1.ServiceSpec"];
+        let service = &document(&LISTED, "", "v1")["components"]["schemas"]["io.k8s.api.core.v1.ServiceSpec"];
         assert_eq!(
             service["properties"]["ports"],
             json!({

@@ -176,7 +176,7 @@ fn pass_headers(from: &HeaderMap, to: &mut HeaderMap) {
 impl Server {
     /// One request to what a pod, a Service's pods or a node serve.
     pub(crate) async fn proxy(&self, mut passing: Passing) -> Answer {
-        let words = if passing.kind.namespaced { 7 } else { 5 };
+        let words = if passing.kind.namespaced() { 7 } else { 5 };
         let whole = passing.head.uri.path().to_owned();
         let (prefix, rest) = split_path(&whole, words);
         let backend = self.backend(&passing).await?;
@@ -273,10 +273,10 @@ impl Server {
 
     async fn backend(&self, passing: &Passing) -> Result<Backend, Status> {
         let text = passing.name();
-        let singular = passing.kind.singular;
+        let singular = passing.kind.singular();
         let id = Id::parse(text)
             .ok_or_else(|| Status::bad_request(format!("invalid {singular} request {text:?}")))?;
-        match passing.kind.plural {
+        match passing.kind.plural() {
             "pods" => self.pod_backend(passing, id).await,
             "services" => self.service_backend(passing, id, text).await,
             _ => {

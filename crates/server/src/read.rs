@@ -34,14 +34,14 @@ pub(crate) struct Page {
 impl Call {
     /// The key of the object in the path.
     pub(crate) fn key(&self) -> String {
-        object_key(self.kind, self.path.namespace.as_deref(), self.name())
+        object_key(&self.kind, self.path.namespace.as_deref(), self.name())
     }
 
     /// The prefix of all keys in the path's collection.
     pub(crate) fn scope(&self) -> String {
         match &self.path.namespace {
-            Some(namespace) => format!("{}{namespace}/", prefix(self.kind)),
-            None => prefix(self.kind),
+            Some(namespace) => format!("{}{namespace}/", prefix(&self.kind)),
+            None => prefix(&self.kind),
         }
     }
 
@@ -53,7 +53,7 @@ impl Call {
                 LabelSelector::parse(text).map_err(|error| Status::bad_request(error.to_string()))?;
         }
         if let Some(text) = self.query.get("fieldSelector") {
-            selection.fields = FieldSelector::parse(text, self.kind)
+            selection.fields = FieldSelector::parse(text, &self.kind)
                 .map_err(|error| Status::bad_request(error.to_string()))?;
         }
         Ok(selection)
@@ -64,11 +64,13 @@ impl Call {
         let scope = self.scope();
         let namespace = self.path.namespace.as_deref().or(selection.fields.requires("metadata.namespace"));
         match (selection.fields.requires("metadata.name"), namespace) {
-            (Some(name), Some(namespace)) if self.kind.namespaced => {
-                object_key(self.kind, Some(namespace), name)
+            (Some(name), Some(namespace)) if self.kind.namespaced() => {
+                object_key(&self.kind, Some(namespace), name)
             }
-            (Some(name), _) if !self.kind.namespaced => object_key(self.kind, None, name),
-            (None, Some(namespace)) if self.kind.namespaced => format!("{}{namespace}/", prefix(self.kind)),
+            (Some(name), _) if !self.kind.namespaced() => object_key(&self.kind, None, name),
+            (None, Some(namespace)) if self.kind.namespaced() => {
+                format!("{}{namespace}/", prefix(&self.kind))
+            }
             _ => scope,
         }
     }
@@ -101,8 +103,8 @@ impl Call {
                     "" => json!({}),
                     version => json!({"resourceVersion": version}),
                 };
-                let row = table::row(form, self.kind, &object, self.include(), Timestamp::now());
-                table::table(form, Some(table::columns(self.kind)), about, vec![row])
+                let row = table::row(form, &self.kind, &object, self.include(), Timestamp::now());
+                table::table(form, Some(table::columns(&self.kind)), about, vec![row])
             }
         }
     }
@@ -133,7 +135,7 @@ impl Server {
 
     /// GET of one object.
     pub(crate) async fn get(&self, call: &Call) -> Answer {
-        let (object, _) = self.stored(call.kind, &call.key(), call.name()).await?;
+        let (object, _) = self.stored(&call.kind, &call.key(), call.name()).await?;
         Ok(respond(StatusCode::OK, &call.show(object)))
     }
 
@@ -178,9 +180,9 @@ impl Server {
             // All other combinations have been looked at.
             _ => {}
         }
-        let cache = self.cache(call.kind);
-        self.fresh(cache, revision).await?;
-        let kind = call.kind;
+        let cache = self.cache_of(&call.kind).await?;
+        self.fresh(&cache, revision).await?;
+        let kind = &call.kind;
         let snapshot = cache.snapshot(&call.narrow(selection), |object| selection.matches(object, kind));
         let (mut objects, mut next, mut remaining) = (snapshot.objects, None, None);
         if limit > 0 && objects.len() > limit {
@@ -227,11 +229,11 @@ impl Server {
             };
             let result = self.store.range(range).await.map_err(store_status)?;
             for entry in &result.entries {
-                let Some(object) = Object::decode(call.kind, &entry.key, &entry.value, entry.mod_revision.0)
+                let Some(object) = Object::decode(&call.kind, &entry.key, &entry.value, entry.mod_revision.0)
                 else {
                     continue;
                 };
-                if !selection.matches(&object, call.kind) {
+                if !selection.matches(&object, &call.kind) {
                     continue;
                 }
                 if limit > 0 && objects.len() == limit {
@@ -263,7 +265,7 @@ pub(crate) fn render(call: &Call, page: &Page) -> http::Response<crate::body::Se
             // The objects are text already: joined, not parsed and written again.
             let size = page.objects.iter().map(|object| object.bytes.len() + 1).sum::<usize>();
             let mut out = Vec::with_capacity(size + 256);
-            let head = json!({"kind": call.kind.list_kind, "apiVersion": call.kind.api_version(), "metadata": about});
+            let head = json!({"kind": call.kind.list_kind(), "apiVersion": call.kind.api_version(), "metadata": about});
             let head = head.to_string();
             out.extend_from_slice(&head.as_bytes()[..head.len() - 1]);
             out.extend_from_slice(b",\"items\":[");
@@ -289,9 +291,9 @@ pub(crate) fn render(call: &Call, page: &Page) -> http::Response<crate::body::Se
             let rows = page
                 .objects
                 .iter()
-                .map(|object| table::row(meta, call.kind, &object.value(), include, now))
+                .map(|object| table::row(meta, &call.kind, &object.value(), include, now))
                 .collect();
-            respond(StatusCode::OK, &table::table(meta, Some(table::columns(call.kind)), about, rows))
+            respond(StatusCode::OK, &table::table(meta, Some(table::columns(&call.kind)), about, rows))
         }
     }
 }

@@ -20,12 +20,12 @@ impl Server {
     /// POST of a review: it is answered and not kept.
     pub(crate) async fn review(&self, call: &Call) -> Answer {
         let mut body = call.json()?;
-        let kind = call.kind;
+        let kind = &call.kind;
         if !body.is_object() {
             return Err(Status::undecodable(kind, "the body is not a JSON object"));
         }
-        kind.decode(&body).map_err(|why| Status::undecodable(kind, &why))?;
-        let review = match kind.kind {
+        kind.read(&mut body).map_err(|why| Status::undecodable(kind, &why))?;
+        let review = match kind.kind() {
             "TokenReview" => self.review_token(&mut body).await?,
             "SelfSubjectReview" => {
                 let status = json!({"userInfo": call.user.to_value()});
@@ -35,7 +35,7 @@ impl Server {
             "SelfSubjectRulesReview" => self.review_rules(call, &body).await?,
             _ => self.review_access(call, &mut body).await?,
         };
-        let mut answer = json!({"kind": kind.kind, "apiVersion": kind.api_version()});
+        let mut answer = json!({"kind": kind.kind(), "apiVersion": kind.api_version()});
         for field in ["metadata", "spec", "status"] {
             if let Some(value) = review.get(field) {
                 answer[field] = value.clone();
@@ -65,8 +65,8 @@ impl Server {
 
     /// SubjectAccessReview, of anybody, of oneself, or within a namespace.
     async fn review_access(&self, call: &Call, body: &mut Value) -> Result<Value, Status> {
-        let local = call.kind.kind == "LocalSubjectAccessReview";
-        let own = call.kind.kind == "SelfSubjectAccessReview";
+        let local = call.kind.kind() == "LocalSubjectAccessReview";
+        let own = call.kind.kind() == "SelfSubjectAccessReview";
         if let (true, Some(namespace)) = (local, call.path.namespace.as_deref())
             && meta::namespace(body).is_empty()
         {
@@ -75,9 +75,9 @@ impl Server {
         let errors = check_access(body, own, local);
         if !errors.is_empty() {
             // Kubernetes leaves the kind's name out here.
-            let mut status = Status::invalid(call.kind, "", &errors);
+            let mut status = Status::invalid(&call.kind, "", &errors);
             status.details.shift_remove("kind");
-            status.message = format!(".{} \"\" is invalid: {}", call.kind.group, aggregate(&errors));
+            status.message = format!(".{} \"\" is invalid: {}", call.kind.group(), aggregate(&errors));
             return Err(status);
         }
         let user = if own { call.user.clone() } else { subject(body) };

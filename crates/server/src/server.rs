@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use portolan_api::service::ServiceConfig;
-use portolan_api::{KINDS, Kind};
+use portolan_api::{KINDS, Kind, Status};
 use portolan_store::{Range, Revision, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,7 @@ use crate::cache::Cache;
 use crate::certificate::Peer;
 use crate::claims::Claims;
 use crate::config::{Config, Error, Result};
+use crate::definitions::{self, Definitions};
 use crate::http::Caller;
 use crate::inflight::Inflight;
 use crate::metrics::Meters;
@@ -34,6 +35,7 @@ pub struct Server {
     pub(crate) services: ServiceConfig,
     caches: Vec<Arc<Cache>>,
     namespaces: &'static Kind,
+    pub(crate) definitions: Arc<Definitions>,
     pub(crate) tokens: Tokens,
     pub(crate) accounts: Accounts,
     pub(crate) rbac: Arc<rbac::Index>,
@@ -58,6 +60,7 @@ impl Server {
         for kind in KINDS {
             caches.push(Cache::open(kind, store.clone(), base, close.clone()).await?);
         }
+        let definitions = Definitions::open(store.clone(), close.clone()).await?;
         let claims = Claims::open(store.clone(), close.clone()).await?;
         let rbac = rbac::Index::open(store.clone(), close.clone()).await?;
         let nodes = Nodes::open(store.clone(), close.clone()).await?;
@@ -73,7 +76,7 @@ impl Server {
             ready: Vec::new(),
             node_ports: config.node_ports.first..=config.node_ports.last,
         };
-        if let Some(events) = caches.iter().find(|cache| cache.kind.kind == "Event") {
+        if let Some(events) = caches.iter().find(|cache| cache.kind.kind() == "Event") {
             tokio::spawn(expire::run(events.clone(), store.clone(), close.clone()));
         }
         let tokens = Tokens::new(config.tokens.iter().cloned());
@@ -85,6 +88,7 @@ impl Server {
             services,
             caches,
             namespaces,
+            definitions,
             tokens,
             accounts,
             rbac,
@@ -95,13 +99,50 @@ impl Server {
             close,
         });
         bootstrap::run(&server).await?;
+        definitions::keep(&server, server.close.clone());
         stop.disarm();
         Ok(server)
     }
 
-    /// The cache of a kind.
+    /// The kind behind a path. What isn't known is looked for with everything that was acknowledged before.
+    pub(crate) async fn kind(
+        &self,
+        group: &str,
+        version: &str,
+        plural: &str,
+    ) -> std::result::Result<Option<Kind>, Status> {
+        if let Some(kind) = portolan_api::find(group, version, plural) {
+            return Ok(Some(kind.clone()));
+        }
+        // No custom kind is of a group without a dot.
+        if !group.contains('.') {
+            return Ok(None);
+        }
+        if let Some(kind) = self.definitions.find(group, version, plural) {
+            return Ok(Some(kind));
+        }
+        self.definitions.catch_up().await?;
+        Ok(self.definitions.find(group, version, plural))
+    }
+
+    /// All kinds that are served, in the order in which they are named.
+    pub(crate) async fn kinds(&self) -> std::result::Result<Vec<Kind>, Status> {
+        self.definitions.catch_up().await?;
+        let listed = KINDS.iter().map(|kind| (*kind).clone());
+        Ok(listed.chain(self.definitions.established()).collect())
+    }
+
+    /// The cache of any kind.
+    pub(crate) async fn cache_of(&self, kind: &Kind) -> std::result::Result<Arc<Cache>, Status> {
+        match kind.custom() {
+            None => Ok(self.cache(kind).clone()),
+            Some(custom) => self.definitions.cache(custom).await,
+        }
+    }
+
+    /// The cache of a kind of the table.
     pub(crate) fn cache(&self, kind: &Kind) -> &Arc<Cache> {
-        let found = self.caches.iter().find(|cache| std::ptr::eq(cache.kind, kind));
+        let found = self.caches.iter().find(|cache| cache.kind == *kind);
         found.expect("every kind of the table has a cache from the start")
     }
 
@@ -139,7 +180,7 @@ impl Server {
 
 /// The oldest revision that the store still knows: the caches begin there and replay what came since, so that watchers
 /// resume across a restart.
-async fn oldest(store: &dyn Store) -> Result<Option<Revision>> {
+pub(crate) async fn oldest(store: &dyn Store) -> Result<Option<Revision>> {
     let first = Range { limit: 1, revision: Some(Revision(1)), ..Range::prefix("/registry/") };
     match store.range(first).await {
         Ok(_) => Ok(Some(Revision(1))),

@@ -19,8 +19,8 @@ use crate::write::{Part, Subject, check_identity, patch_status};
 impl Server {
     /// GET of a scale.
     pub(crate) async fn get_scale(&self, call: &Call) -> Answer {
-        let (object, _) = self.stored(call.kind, &call.key(), call.name()).await?;
-        Ok(respond(StatusCode::OK, &scale::to_scale(&object)))
+        let (object, _) = self.stored(&call.kind, &call.key(), call.name()).await?;
+        Ok(respond(StatusCode::OK, &scale_of(call, &object)?))
     }
 
     /// PUT or PATCH of a scale.
@@ -38,8 +38,9 @@ impl Server {
         };
         let change = match (call.method == http::Method::PUT, call.media.as_str()) {
             (true, _) => Change::Replace(body),
+            (_, "application/merge-patch+json") => Change::Merge(body),
             // A Scale has no lists to merge: strategic and plain merge are the same.
-            (_, "application/merge-patch+json" | "application/strategic-merge-patch+json") => {
+            (_, "application/strategic-merge-patch+json") if call.kind.custom().is_none() => {
                 Change::Merge(body)
             }
             (_, "application/json-patch+json") => Change::Json(body),
@@ -52,29 +53,33 @@ impl Server {
             }
         };
         let make = |old: &Value| {
-            let mut wanted = scale::to_scale(old);
+            let mut wanted = scale_of(call, old)?;
             match &change {
                 Change::Replace(body) => wanted = body.clone(),
                 Change::Merge(body) => patch::merge(&mut wanted, body).map_err(patch_status)?,
                 Change::Json(body) => patch::json(&mut wanted, body).map_err(patch_status)?,
             }
-            check_identity(call.kind, call.name(), &wanted, old)?;
+            check_identity(&call.kind, call.name(), &wanted, old)?;
             let mut new = old.clone();
+            if let Some(custom) = call.kind.custom() {
+                custom.apply_scale(&mut new, walk::int(&wanted, "spec.replicas").unwrap_or(0));
+                return Ok(new);
+            }
             scale::apply_scale(&mut new, &wanted)
-                .map_err(|errors| Status::invalid(call.kind, call.name(), &errors))?;
+                .map_err(|errors| Status::invalid(&call.kind, call.name(), &errors))?;
             Ok(new)
         };
         // An owner by way of the scale has no time in Kubernetes (managedfields `ScaleHandler.ToParent`).
         let owners = Owners::Counted(call.author(""));
         let object = self.modify_as(call.subject(), Part::Main, call.writing()?, owners, make).await?;
-        Ok(respond(StatusCode::OK, &scale::to_scale(&object)))
+        Ok(respond(StatusCode::OK, &scale_of(call, &object)?))
     }
 
     /// PUT or PATCH of a certificate request's `approval`: of all of it, the conditions change.
     pub(crate) async fn approve(&self, call: &Call) -> Answer {
         let body = if call.method == http::Method::PUT { Some(call.json()?) } else { None };
         let patch = if body.is_none() { Some(call.patch()?) } else { None };
-        let (kind, name) = (call.kind, call.name());
+        let (kind, name) = (&call.kind, call.name());
         let make = |old: &Value| {
             let mut new = match (&body, &patch) {
                 (Some(body), _) => body.clone(),
@@ -99,7 +104,7 @@ impl Server {
     pub(crate) async fn finalize(&self, call: &Call) -> Answer {
         let body = call.json()?;
         let make = |old: &Value| {
-            check_identity(call.kind, call.name(), &body, old)?;
+            check_identity(&call.kind, call.name(), &body, old)?;
             let mut new = old.clone();
             match walk::at(&body, "spec.finalizers") {
                 Some(finalizers) => walk::set(&mut new, "spec.finalizers", finalizers.clone()),
@@ -118,7 +123,7 @@ impl Server {
     /// POST of a pod's `binding`: the scheduler's word.
     pub(crate) async fn bind(&self, call: &Call) -> Answer {
         let body = call.read(("v1", "Binding"))?;
-        let (kind, name) = (call.kind, call.name());
+        let (kind, name) = (&call.kind, call.name());
         let target = walk::text(&body, "target.kind");
         if !matches!(target, "" | "Node") {
             return Err(Status::bad_request("target.kind: Unsupported value: supported values: \"Node\""));
@@ -165,7 +170,7 @@ impl Server {
         let none = json!({});
         let options = Options::from_value(walk::at(&body, "deleteOptions").unwrap_or(&none))?;
         let dry_run = options.dry_run() || call.writing()?;
-        let (pod, _) = self.stored(call.kind, &call.key(), call.name()).await?;
+        let (pod, _) = self.stored(&call.kind, &call.key(), call.name()).await?;
         self.disrupt(&pod, dry_run).await?;
         // Which of the two it became, the evictor doesn't ask.
         let _ = self.delete_object(call.subject(), &options).await?;
@@ -174,7 +179,7 @@ impl Server {
 
     /// Takes one disruption from the budget that covers a pod; refuses if there is none left.
     async fn disrupt(&self, pod: &Value, dry_run: bool) -> Result<(), Status> {
-        let kind: &'static Kind = &POD_DISRUPTION_BUDGET;
+        let kind: &Kind = &POD_DISRUPTION_BUDGET;
         let phase = walk::text(pod, "status.phase");
         if meta::deletion_timestamp(pod).is_some() || matches!(phase, "Succeeded" | "Failed" | "Pending") {
             return Ok(());
@@ -256,6 +261,14 @@ fn too_many(retry_s: u64, why: String) -> Status {
     let cause = json!({"reason": "DisruptionBudget", "message": why});
     status.details.insert("causes".into(), json!([cause]));
     status
+}
+
+/// The Scale of an object.
+fn scale_of(call: &Call, object: &Value) -> Result<Value, Status> {
+    match call.kind.custom() {
+        Some(custom) => custom.to_scale(object).map_err(Status::internal),
+        None => Ok(scale::to_scale(object)),
+    }
 }
 
 fn success(code: StatusCode) -> Value {

@@ -30,7 +30,7 @@ impl Include {
 
 /// The columns of a kind.
 pub(crate) fn columns(kind: &Kind) -> Value {
-    kind.columns
+    kind.columns()
         .iter()
         .map(|column| {
             json!({
@@ -43,7 +43,7 @@ pub(crate) fn columns(kind: &Kind) -> Value {
 
 /// The row of an object.
 pub(crate) fn row(meta: Meta, kind: &Kind, object: &Value, include: Include, now: Timestamp) -> Value {
-    let cells = (kind.cells)(object, now);
+    let cells = kind.cells(object, now);
     let shown = match include {
         Include::None => Value::Null,
         Include::Metadata => metadata(meta, object),

@@ -36,7 +36,7 @@ const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// What one watcher needs to turn events into lines.
 struct Lines {
-    kind: &'static Kind,
+    kind: Kind,
     form: Form,
     include: Include,
     /// The columns, until they have been sent once.
@@ -85,7 +85,7 @@ impl Server {
             Some(Err(_)) => return Err(Status::bad_request("timeoutSeconds: must be a whole number")),
         };
 
-        let cache = self.cache(call.kind).clone();
+        let cache = self.cache_of(&call.kind).await?;
         let seen = cache.subscribe();
         let scope = call.narrow(&selection);
         // No revision, or `0`, begins with the present state; so does `sendInitialEvents=true` with any revision. A list
@@ -103,7 +103,7 @@ impl Server {
         }
         let (mut initial, mut initial_end) = (VecDeque::new(), None);
         let (start, cursor) = if from_state {
-            let kind = call.kind;
+            let kind = &call.kind;
             let snapshot = cache.snapshot(&scope, |object| selection.matches(object, kind));
             initial = snapshot.objects.into();
             initial_end = (initial_events == Some(true) && bookmarks).then_some(snapshot.revision);
@@ -119,14 +119,14 @@ impl Server {
             }
         };
         let now = Instant::now();
-        let columns = matches!(call.form, Form::Table(_)).then(|| table::columns(call.kind));
+        let columns = matches!(call.form, Form::Table(_)).then(|| table::columns(&call.kind));
         let watcher = Watcher {
             cache,
             seen,
             cursor,
             scope,
             selection,
-            lines: Lines { kind: call.kind, form: call.form, include: call.include(), columns },
+            lines: Lines { kind: call.kind.clone(), form: call.form, include: call.include(), columns },
             initial,
             initial_end,
             bookmarks,
@@ -146,7 +146,8 @@ impl Server {
     /// A watch that is too late: 200 and one ERROR event, as kube-apiserver answers. Watchers (kube's among them) list
     /// anew when an event says 410, and some only repeat themselves when the HTTP status does.
     fn refused_watch(&self, call: &Call, status: &Status) -> Response<ServerBody> {
-        let lines = Lines { kind: call.kind, form: call.form, include: call.include(), columns: None };
+        let lines =
+            Lines { kind: call.kind.clone(), form: call.form, include: call.include(), columns: None };
         let mut out = BytesMut::new();
         lines.error(&mut out, status);
         begin(ServerBody::whole(out.freeze()))
@@ -214,6 +215,7 @@ impl Watcher {
                 }
                 () = tokio::time::sleep_until(self.end) => return self.last(),
                 () = self.drain.cancelled() => return self.last(),
+                () = self.cache.closed() => return self.last(),
             }
         }
     }
@@ -240,7 +242,7 @@ impl Watcher {
         if !event.object.key.starts_with(&self.scope) {
             return;
         }
-        let kind = self.lines.kind;
+        let kind = &self.lines.kind.clone();
         let matched = event.previous.as_ref().is_some_and(|previous| self.selection.matches(previous, kind));
         let matches = !event.deleted && self.selection.matches(&event.object, kind);
         match (matched, matches) {
@@ -270,7 +272,7 @@ impl Lines {
             },
             Form::Metadata(meta) => self.line(out, r#type, &table::metadata(meta, &object.value())),
             Form::Table(meta) => {
-                let row = table::row(meta, self.kind, &object.value(), self.include, Timestamp::now());
+                let row = table::row(meta, &self.kind, &object.value(), self.include, Timestamp::now());
                 let about = json!({"resourceVersion": object.revision.to_string()});
                 let table = table::table(meta, self.columns.take(), about, vec![row]);
                 self.line(out, r#type, &table);
@@ -284,7 +286,7 @@ impl Lines {
             about["annotations"] = json!({INITIAL_EVENTS_END: "true"});
         }
         let object =
-            json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": about});
+            json!({"kind": self.kind.kind(), "apiVersion": self.kind.api_version(), "metadata": about});
         let object = match self.form {
             Form::Plain => object,
             Form::Metadata(meta) => table::metadata(meta, &object),

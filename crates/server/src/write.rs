@@ -24,6 +24,9 @@ use crate::{claims, random};
 
 /// How often a write begins again because another one was faster. Every round means that somebody else got through.
 const ROUNDS: usize = 64;
+/// How custom objects are patched.
+const CUSTOM_PATCHES: [&str; 3] =
+    ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
 /// How many names are tried for `generateName`, as in kube-apiserver (`maxNameGenerationCreateAttempts`).
 const NAMES: usize = 8;
 
@@ -41,21 +44,21 @@ pub(crate) enum Part {
 /// An object that is to be changed.
 #[derive(Clone, Copy)]
 pub(crate) struct Subject<'a> {
-    pub kind: &'static Kind,
+    pub kind: &'a Kind,
     pub namespace: Option<&'a str>,
     pub name: &'a str,
 }
 
 impl Subject<'_> {
     pub(crate) fn key(&self) -> Arc<str> {
-        object_key(self.kind, self.namespace, self.name).into()
+        object_key(&self.kind, self.namespace, self.name).into()
     }
 }
 
 impl Call {
     /// The object in the path.
     pub(crate) fn subject(&self) -> Subject<'_> {
-        Subject { kind: self.kind, namespace: self.path.namespace.as_deref(), name: self.name() }
+        Subject { kind: &self.kind, namespace: self.path.namespace.as_deref(), name: self.name() }
     }
 
     /// Checks that a body is of this path's kind and namespace and has no field that the kind doesn't know; what is
@@ -67,7 +70,7 @@ impl Call {
         complaints: &[String],
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
-        let kind = self.kind;
+        let kind = &self.kind;
         if !object.is_object() {
             return Err(refuse(object, "the body is not a JSON object"));
         }
@@ -75,12 +78,7 @@ impl Call {
             let why = format!("the object is nested more than {} levels deep", walk::DEPTH);
             return Err(refuse(&Value::Null, &why));
         }
-        let decoded = kind.decode(object);
-        let of = kind.schema().map(schema::Shape::Object);
-        // A null says as little as what is left out, but for a field that isn't known.
-        if let Some(of) = &of {
-            schema::go::drop_nulls(object, of);
-        }
+        let decoded = kind.read(object);
         // Empty is the same as left out.
         for field in ["apiVersion", "kind"] {
             if walk::text(object, field).is_empty() && object[field].is_string() {
@@ -97,19 +95,22 @@ impl Call {
         if let Some(version) =
             version.filter(|_| said).filter(|version| !version.is_empty() && *version != kind.api_version())
         {
-            return Err(refuse_kind(name.unwrap_or(kind.kind), version));
+            return Err(refuse_kind(name.unwrap_or(kind.kind()), version));
         }
-        if let Some(name) = name.filter(|_| said).filter(|name| !name.is_empty() && *name != kind.kind) {
+        // A custom kind's own rules say what else an object may not be.
+        let said = said && kind.custom().is_none();
+        if let Some(name) = name.filter(|_| said).filter(|name| !name.is_empty() && *name != kind.kind()) {
             return Err(refuse_kind(name, &kind.api_version()));
         }
         let strictness = self.query.get("fieldValidation").unwrap_or("Warn");
         let unknown = decoded.map_err(|why| refuse(object, &why))?;
-        if let Some(schema::Shape::Object(of)) = &of {
+        if let Some(of) = kind.schema() {
             schema::go::date_conditions(object, of.get(), &meta::rfc3339(Timestamp::now()));
         }
         // Of a body that was read by its type, reading has found what is unknown too, in the order of the text.
         let mut said = complaints.to_vec();
-        if of.is_none() || self.method == http::Method::PATCH || self.media == protobuf::MEDIA {
+        let read = kind.custom().is_none() && self.method != http::Method::PATCH;
+        if !read || self.media == protobuf::MEDIA {
             said.extend(unknown.iter().map(|field| format!("unknown field {field:?}")));
         }
         if !said.is_empty() {
@@ -126,10 +127,6 @@ impl Call {
                 "Ignore" => {}
                 _ => warnings.extend(said),
             }
-        }
-        // What the kind doesn't know isn't kept.
-        if let Some(of) = &of {
-            schema::go::prune(object, of);
         }
         let twice = meta::dedup_owners(object);
         if !twice.is_empty() {
@@ -159,7 +156,7 @@ impl Call {
         if object.is_null() {
             object = Value::Object(serde_json::Map::new());
         }
-        self.admit(&mut object, &|_, why| Status::undecodable(self.kind, why), &complaints, warnings)?;
+        self.admit(&mut object, &|_, why| Status::undecodable(&self.kind, why), &complaints, warnings)?;
         Ok(object)
     }
 
@@ -205,7 +202,10 @@ impl Call {
         };
         let patch: Result<Value, Status> = serde_json::from_slice(&self.body)
             .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")));
-        let kind = self.kind;
+        if matches!(way, Way::Strategic) && self.kind.custom().is_some() {
+            return Err(Status::unsupported_media_type(&CUSTOM_PATCHES));
+        }
+        let kind = self.kind.clone();
         Ok(move |old: &Value| {
             // That there is nothing to patch is said first.
             let patch = patch.as_ref().map_err(Clone::clone)?;
@@ -220,7 +220,7 @@ impl Call {
                     PatchError::Unapplicable(_) => Status::unprocessable(),
                     PatchError::Unexpected(why) => Status::unexpected(why),
                 }),
-                Way::Strategic => patch::strategic(&mut new, patch, kind).map_err(patch_status),
+                Way::Strategic => patch::strategic(&mut new, patch, &kind).map_err(patch_status),
             }?;
             Ok(new)
         })
@@ -245,7 +245,7 @@ impl Server {
         self.guard(call, Some(&object), None)?;
         let now = meta::rfc3339(Timestamp::now());
         let (namespace, owners) = (call.path.namespace.as_deref(), Owners::Counted(call.author(&now)));
-        let made = self.create_object_as(call.kind, namespace, object, dry_run, owners).await;
+        let made = self.create_object_as(&call.kind, namespace, object, dry_run, owners).await;
         let (object, more) = made.map_err(|status| status.warned(&warnings))?;
         warnings.extend(more);
         call.written(StatusCode::CREATED, object, &warnings)
@@ -254,7 +254,7 @@ impl Server {
     /// Makes an object of our own.
     pub(crate) async fn create_object(
         &self,
-        kind: &'static Kind,
+        kind: &Kind,
         namespace: Option<&str>,
         object: Value,
         dry_run: bool,
@@ -266,7 +266,7 @@ impl Server {
     /// Makes an object, and gives it back as it was stored, with warnings.
     pub(crate) async fn create_object_as(
         &self,
-        kind: &'static Kind,
+        kind: &Kind,
         namespace: Option<&str>,
         object: Value,
         dry_run: bool,
@@ -274,6 +274,10 @@ impl Server {
     ) -> Result<(Value, Vec<String>), Status> {
         let generated = meta::name(&object).is_empty();
         let (mut names, mut rounds) = (0, 0);
+        if kind.custom().is_some_and(|custom| custom.is_terminating()) {
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(Status::forbidden(kind, meta::name(&object), why));
+        }
         loop {
             let mut new = object.clone();
             meta::generate_name(&mut new, &mut random::below);
@@ -388,7 +392,7 @@ impl Server {
 
     /// The ranges that give addresses now, and the conditions that they still do.
     async fn ready_ranges(&self) -> Result<(service::ServiceConfig, Vec<Compare>), Status> {
-        let kind: &'static Kind = &service_cidr::SERVICE_CIDR;
+        let kind: &Kind = &service_cidr::SERVICE_CIDR;
         let entries = self.store.range(Range::prefix(&prefix(kind))).await.map_err(store_status)?.entries;
         let (mut services, mut compares) = (self.services.clone(), Vec::new());
         for entry in entries {
@@ -416,21 +420,21 @@ impl Server {
         };
         let changed = self.modify_as(call.subject(), Part::Main, dry_run, owners, make).await;
         match changed {
-            Err(status) if status.code == 404 && creates(call.kind, &body) => {
+            Err(status) if status.code == 404 && creates(&call.kind, &body) => {
                 walk::set(&mut body, "metadata.name", call.name());
                 // Which version it was has no meaning here.
                 meta::clear_resource_version(&mut body);
                 self.may_create(call).await?;
                 self.guard(call, Some(&body), None)?;
                 let namespace = call.path.namespace.as_deref();
-                let made = self.create_object_as(call.kind, namespace, body, dry_run, owners).await;
+                let made = self.create_object_as(&call.kind, namespace, body, dry_run, owners).await;
                 let (object, more) = made.map_err(|status| status.warned(&warnings))?;
                 warnings.extend(more);
                 call.written(StatusCode::CREATED, object, &warnings)
             }
-            Err(status) if status.code == 404 && makes(call.kind) => {
+            Err(status) if status.code == 404 && makes(&call.kind) => {
                 // It is meant for another than the one that isn't there.
-                Err(Status::uid_precondition(call.kind, call.name(), meta::uid(&body), ""))
+                Err(Status::uid_precondition(&call.kind, call.name(), meta::uid(&body), ""))
             }
             changed => {
                 let object = changed.map_err(|status| status.warned(&warnings))?;
@@ -466,7 +470,7 @@ impl Server {
 
     /// A body in the place of what is there, if it is meant for that object and its author may.
     fn replacement(&self, call: &Call, body: &Value, old: &Value) -> Result<Value, Status> {
-        check_uid(call.kind, call.name(), body, old)?;
+        check_uid(&call.kind, call.name(), body, old)?;
         self.guard(call, Some(body), Some(old))?;
         Ok(body.clone())
     }
@@ -605,14 +609,14 @@ fn exists(kind: &Kind, new: &Value, entry: &Entry) -> Status {
 
 /// Whether this is the kind whose objects claim addresses and ports.
 pub(crate) fn is_service(kind: &Kind) -> bool {
-    kind.group.is_empty() && kind.kind == "Service"
+    kind.group().is_empty() && kind.kind() == "Service"
 }
 
 /// Whether a PUT of what isn't there makes it (`AllowCreateOnUpdate` of the strategies in kube-apiserver).
 fn makes(kind: &Kind) -> bool {
     let by_kind =
-        matches!(kind.kind, "Service" | "Endpoints" | "Lease" | "Event" | "LimitRange" | "RuntimeClass");
-    by_kind || kind.group == "rbac.authorization.k8s.io"
+        matches!(kind.kind(), "Service" | "Endpoints" | "Lease" | "Event" | "LimitRange" | "RuntimeClass");
+    by_kind || kind.group() == "rbac.authorization.k8s.io"
 }
 
 /// Not one that is meant for a certain object that was there.
@@ -622,10 +626,15 @@ fn creates(kind: &Kind, body: &Value) -> bool {
 
 /// Whether an update may leave out the version that it is based on (`AllowUnconditionalUpdate` of the strategies).
 fn updates_unseen(kind: &Kind) -> bool {
-    match kind.group {
-        "policy" | "coordination.k8s.io" | "node.k8s.io" | "admissionregistration.k8s.io" => false,
+    match kind.group() {
+        _ if kind.custom().is_some() => false,
+        "apiextensions.k8s.io"
+        | "policy"
+        | "coordination.k8s.io"
+        | "node.k8s.io"
+        | "admissionregistration.k8s.io" => false,
         "storage.k8s.io" => {
-            !matches!(kind.kind, "CSIDriver" | "CSINode" | "CSIStorageCapacity" | "VolumeAttachment")
+            !matches!(kind.kind(), "CSIDriver" | "CSINode" | "CSIStorageCapacity" | "VolumeAttachment")
         }
         _ => true,
     }

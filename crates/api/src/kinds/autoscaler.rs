@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::AGE;
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Conversion, Kind, Strategy, keep_all_but_status, keep_status};
+use crate::kind::{Column, Conversion, Entry, Kind, Strategy, keep_all_but_status, keep_status};
 use crate::{duration, meta, walk};
 
 const COLUMNS: &[Column] = &[
@@ -29,23 +29,23 @@ const STRATEGY: Strategy = Strategy {
 };
 
 /// The entry of `autoscaling/v2`.
-pub static V2: Kind = Kind {
+pub static V2: Kind = Kind::Listed(&Entry {
     short_names: &["hpa"],
     categories: &["all"],
     subresources: &["status"],
     strategy: STRATEGY,
     columns: COLUMNS,
     cells,
-    ..Kind::of(
+    ..Entry::of(
         "autoscaling",
         "v2",
         ("HorizontalPodAutoscaler", "HorizontalPodAutoscalerList"),
         ("horizontalpodautoscalers", "horizontalpodautoscaler"),
     )
-};
+});
 
 /// The entry of `autoscaling/v1`.
-pub static V1: Kind = Kind {
+pub static V1: Kind = Kind::Listed(&Entry {
     short_names: &["hpa"],
     categories: &["all"],
     subresources: &["status"],
@@ -59,13 +59,13 @@ pub static V1: Kind = Kind {
     columns: COLUMNS,
     cells: |o, now| cells(&to_v2(o), now),
     conversion: Some(Conversion { stored: &V2, show: to_v1, keep: to_v2 }),
-    ..Kind::of(
+    ..Entry::of(
         "autoscaling",
         "v1",
         ("HorizontalPodAutoscaler", "HorizontalPodAutoscalerList"),
         ("horizontalpodautoscalers", "horizontalpodautoscaler"),
     )
-};
+});
 
 /// Eighty percent of what the pods ask for: the default target (`DefaultCPUUtilization`).
 const UTILIZATION: i64 = 80;

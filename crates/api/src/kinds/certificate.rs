@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use super::AGE;
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Kind, Strategy};
+use crate::kind::{Column, Entry, Kind, Strategy};
 use crate::meta::{self, NameRule};
 use crate::{duration, walk};
 
 /// The entry of CertificateSigningRequest. Who asks is written by the server.
-pub static CERTIFICATE_SIGNING_REQUEST: Kind = Kind {
+pub static CERTIFICATE_SIGNING_REQUEST: Kind = Kind::Listed(&Entry {
     namespaced: false,
     short_names: &["csr"],
     subresources: &["approval", "status"],
@@ -71,13 +71,13 @@ pub static CERTIFICATE_SIGNING_REQUEST: Kind = Kind {
             state.into(),
         ]
     },
-    ..Kind::of(
+    ..Entry::of(
         "certificates.k8s.io",
         "v1",
         ("CertificateSigningRequest", "CertificateSigningRequestList"),
         ("certificatesigningrequests", "certificatesigningrequest"),
     )
-};
+});
 
 /// Writes who asks: what a client says of itself is not believed.
 pub fn requested_by(object: &mut Value, user: &str, groups: &[String]) {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::AGE;
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Kind, Strategy};
+use crate::kind::{Column, Entry, Kind, Strategy};
 use crate::{duration, meta, walk};
 
 /// The classes that every cluster has, and their values (pkg/apis/scheduling/v1/helpers.go).
@@ -22,7 +22,7 @@ pub const SYSTEM_PRIORITIES: [(&str, i64, &str); 2] = [
 ];
 
 /// The entry of PriorityClass.
-pub static PRIORITY_CLASS: Kind = Kind {
+pub static PRIORITY_CLASS: Kind = Kind::Listed(&Entry {
     namespaced: false,
     short_names: &["pc"],
     generation: true,
@@ -61,13 +61,13 @@ pub static PRIORITY_CLASS: Kind = Kind {
             walk::text(o, "preemptionPolicy").into(),
         ]
     },
-    ..Kind::of(
+    ..Entry::of(
         "scheduling.k8s.io",
         "v1",
         ("PriorityClass", "PriorityClassList"),
         ("priorityclasses", "priorityclass"),
     )
-};
+});
 
 fn validate_priority(object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
@@ -103,7 +103,7 @@ fn validate_priority(object: &Value) -> Vec<FieldError> {
 }
 
 /// The entry of RuntimeClass.
-pub static RUNTIME_CLASS: Kind = Kind {
+pub static RUNTIME_CLASS: Kind = Kind::Listed(&Entry {
     namespaced: false,
     strategy: Strategy {
         validate: validate_runtime,
@@ -122,8 +122,8 @@ pub static RUNTIME_CLASS: Kind = Kind {
         Column::new("Age", "string", AGE),
     ],
     cells: |o, now| vec![meta::name(o).into(), walk::text(o, "handler").into(), duration::age(o, now).into()],
-    ..Kind::of("node.k8s.io", "v1", ("RuntimeClass", "RuntimeClassList"), ("runtimeclasses", "runtimeclass"))
-};
+    ..Entry::of("node.k8s.io", "v1", ("RuntimeClass", "RuntimeClassList"), ("runtimeclasses", "runtimeclass"))
+});
 
 fn validate_runtime(object: &Value) -> Vec<FieldError> {
     match walk::text(object, "handler") {

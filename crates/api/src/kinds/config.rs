@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::AGE;
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Kind, Strategy};
+use crate::kind::{Column, Entry, Kind, Strategy};
 use crate::meta::{self, NameRule};
 use crate::{duration, walk};
 
@@ -15,7 +15,7 @@ const MAX_SIZE: usize = 1024 * 1024;
 const FROZEN: &str = "field is immutable when `immutable` is set";
 
 /// The entry of ConfigMap.
-pub static CONFIG_MAP: Kind = Kind {
+pub static CONFIG_MAP: Kind = Kind::Listed(&Entry {
     group: "",
     version: "v1",
     kind: "ConfigMap",
@@ -49,10 +49,10 @@ pub static CONFIG_MAP: Kind = Kind {
         let count = walk::map(o, "data").len() + walk::map(o, "binaryData").len();
         vec![meta::name(o).into(), count.into(), duration::age(o, now).into()]
     },
-};
+});
 
 /// The entry of Secret.
-pub static SECRET: Kind = Kind {
+pub static SECRET: Kind = Kind::Listed(&Entry {
     group: "",
     version: "v1",
     kind: "Secret",
@@ -92,10 +92,10 @@ pub static SECRET: Kind = Kind {
         let count = walk::map(o, "data").len();
         vec![meta::name(o).into(), walk::text(o, "type").into(), count.into(), duration::age(o, now).into()]
     },
-};
+});
 
 /// The entry of ServiceAccount.
-pub static SERVICE_ACCOUNT: Kind = Kind {
+pub static SERVICE_ACCOUNT: Kind = Kind::Listed(&Entry {
     group: "",
     version: "v1",
     kind: "ServiceAccount",
@@ -113,7 +113,7 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
     fields: &[],
     columns: &[Column::object_name(), Column::new("Age", "string", AGE)],
     cells: |o, now| vec![meta::name(o).into(), duration::age(o, now).into()],
-};
+});
 
 fn keys(errors: &mut Vec<FieldError>, object: &Value, field: &str) -> usize {
     let mut size = 0;

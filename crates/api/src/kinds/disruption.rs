@@ -4,13 +4,13 @@ use serde_json::{Value, json};
 
 use super::AGE;
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Kind, Strategy, keep_all_but_status, keep_status};
+use crate::kind::{Column, Entry, Kind, Strategy, keep_all_but_status, keep_status};
 use crate::selector::validate_object;
 use crate::workload::{at_most_whole, not_negative, share};
 use crate::{duration, meta, walk};
 
 /// The entry of PodDisruptionBudget.
-pub static POD_DISRUPTION_BUDGET: Kind = Kind {
+pub static POD_DISRUPTION_BUDGET: Kind = Kind::Listed(&Entry {
     short_names: &["pdb"],
     subresources: &["status"],
     generation: true,
@@ -59,13 +59,13 @@ pub static POD_DISRUPTION_BUDGET: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of(
+    ..Entry::of(
         "policy",
         "v1",
         ("PodDisruptionBudget", "PodDisruptionBudgetList"),
         ("poddisruptionbudgets", "poddisruptionbudget"),
     )
-};
+});
 
 fn validate(object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();

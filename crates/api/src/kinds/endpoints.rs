@@ -3,12 +3,12 @@
 use serde_json::Value;
 
 use super::AGE;
-use crate::kind::{Column, Kind, Strategy};
+use crate::kind::{Column, Entry, Kind, Strategy};
 use crate::meta::{self, NameRule};
 use crate::{duration, endpoint, walk};
 
 /// The entry of Endpoints.
-pub static ENDPOINTS: Kind = Kind {
+pub static ENDPOINTS: Kind = Kind::Listed(&Entry {
     group: "",
     version: "v1",
     kind: "Endpoints",
@@ -40,10 +40,10 @@ pub static ENDPOINTS: Kind = Kind {
         Column::new("Age", "string", AGE),
     ],
     cells: |o, now| vec![meta::name(o).into(), addresses(o).into(), duration::age(o, now).into()],
-};
+});
 
 /// The entry of EndpointSlice.
-pub static ENDPOINT_SLICE: Kind = Kind {
+pub static ENDPOINT_SLICE: Kind = Kind::Listed(&Entry {
     group: "discovery.k8s.io",
     version: "v1",
     kind: "EndpointSlice",
@@ -89,7 +89,7 @@ pub static ENDPOINT_SLICE: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-};
+});
 
 /// The first three, and how many more.
 fn three(all: impl Iterator<Item = String>) -> String {

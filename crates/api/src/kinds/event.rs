@@ -3,12 +3,12 @@
 use serde_json::Value;
 
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Conversion, Kind, Strategy};
+use crate::kind::{Column, Conversion, Entry, Kind, Strategy};
 use crate::meta::{self, NameRule};
 use crate::{duration, walk};
 
 /// The entry of Event.
-pub static EVENT: Kind = Kind {
+pub static EVENT: Kind = Kind::Listed(&Entry {
     group: "",
     version: "v1",
     kind: "Event",
@@ -46,7 +46,7 @@ pub static EVENT: Kind = Kind {
     ],
     columns: COLUMNS,
     cells,
-};
+});
 
 const COLUMNS: &[Column] = &[
     Column::new("Last Seen", "string", "When it was last seen."),
@@ -58,11 +58,11 @@ const COLUMNS: &[Column] = &[
     Column::new("Message", "string", "What happened, in a sentence."),
     Column::wide("First Seen", "string", "When it was first seen."),
     Column::wide("Count", "string", "How often it was seen."),
-    Column { format: "name", ..Column::wide("Name", "string", "Name of the event") },
+    Column::name("Name", "Name of the event", 1),
 ];
 
 /// The entry of `events.k8s.io` Event: the same objects.
-pub static EVENT_OF_EVENTS: Kind = Kind {
+pub static EVENT_OF_EVENTS: Kind = Kind::Listed(&Entry {
     short_names: &["ev"],
     strategy: Strategy {
         default: |o| {
@@ -138,8 +138,8 @@ pub static EVENT_OF_EVENTS: Kind = Kind {
     columns: COLUMNS,
     cells: |o, now| cells(&to_core(o), now),
     conversion: Some(Conversion { stored: &EVENT, show: from_core, keep: to_core }),
-    ..Kind::of("events.k8s.io", "v1", ("Event", "EventList"), ("events", "event"))
-};
+    ..Entry::of("events.k8s.io", "v1", ("Event", "EventList"), ("events", "event"))
+});
 
 /// What an Event says also where there is nothing to say: these fields have no `omitempty`.
 fn spell_out(event: &mut Value, [source, first, last]: [&str; 3], reporter: bool) {

@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 
 use super::AGE;
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Kind, Strategy, keep_all_but_status, keep_status};
+use crate::kind::{Column, Entry, Kind, Strategy, keep_all_but_status, keep_status};
 use crate::{duration, ip, meta, walk};
 
 /// The entry of Ingress.
-pub static INGRESS: Kind = Kind {
+pub static INGRESS: Kind = Kind::Listed(&Entry {
     short_names: &["ing"],
     subresources: &["status"],
     generation: true,
@@ -62,11 +62,11 @@ pub static INGRESS: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of("networking.k8s.io", "v1", ("Ingress", "IngressList"), ("ingresses", "ingress"))
-};
+    ..Entry::of("networking.k8s.io", "v1", ("Ingress", "IngressList"), ("ingresses", "ingress"))
+});
 
 /// The entry of IngressClass.
-pub static INGRESS_CLASS: Kind = Kind {
+pub static INGRESS_CLASS: Kind = Kind::Listed(&Entry {
     namespaced: false,
     generation: true,
     strategy: Strategy {
@@ -113,13 +113,13 @@ pub static INGRESS_CLASS: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of(
+    ..Entry::of(
         "networking.k8s.io",
         "v1",
         ("IngressClass", "IngressClassList"),
         ("ingressclasses", "ingressclass"),
     )
-};
+});
 
 fn hosts(rules: &[Value]) -> String {
     let (mut shown, mut more): (Vec<&str>, bool) = (Vec::new(), false);

@@ -3,11 +3,11 @@
 use serde_json::Value;
 
 use super::{AGE, containers, selector_text};
-use crate::kind::{Column, Kind, Strategy, keep_all_but_status, keep_status};
+use crate::kind::{Column, Entry, Kind, Strategy, keep_all_but_status, keep_status};
 use crate::{duration, meta, walk, workload};
 
 /// The entry of Job.
-pub static JOB: Kind = Kind {
+pub static JOB: Kind = Kind::Listed(&Entry {
     categories: &["all"],
     subresources: &["status"],
     generation: true,
@@ -57,8 +57,8 @@ pub static JOB: Kind = Kind {
             selector_text(walk::at(o, "spec.selector")),
         ]
     },
-    ..Kind::of("batch", "v1", ("Job", "JobList"), ("jobs", "job"))
-};
+    ..Entry::of("batch", "v1", ("Job", "JobList"), ("jobs", "job"))
+});
 
 /// One word for where a Job is.
 fn state(object: &Value) -> &'static str {
@@ -78,7 +78,7 @@ fn state(object: &Value) -> &'static str {
 }
 
 /// The entry of CronJob.
-pub static CRON_JOB: Kind = Kind {
+pub static CRON_JOB: Kind = Kind::Listed(&Entry {
     short_names: &["cj"],
     categories: &["all"],
     subresources: &["status"],
@@ -129,5 +129,5 @@ pub static CRON_JOB: Kind = Kind {
             selector_text(walk::at(o, "spec.jobTemplate.spec.selector")),
         ]
     },
-    ..Kind::of("batch", "v1", ("CronJob", "CronJobList"), ("cronjobs", "cronjob"))
-};
+    ..Entry::of("batch", "v1", ("CronJob", "CronJobList"), ("cronjobs", "cronjob"))
+});

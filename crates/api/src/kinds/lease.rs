@@ -4,12 +4,12 @@ use serde_json::Value;
 
 use super::AGE;
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Kind, Strategy};
+use crate::kind::{Column, Entry, Kind, Strategy};
 use crate::meta::{self, NameRule};
 use crate::{duration, walk};
 
 /// The entry of Lease.
-pub static LEASE: Kind = Kind {
+pub static LEASE: Kind = Kind::Listed(&Entry {
     group: "coordination.k8s.io",
     version: "v1",
     kind: "Lease",
@@ -33,7 +33,7 @@ pub static LEASE: Kind = Kind {
     cells: |o, now| {
         vec![meta::name(o).into(), walk::text(o, "spec.holderIdentity").into(), duration::age(o, now).into()]
     },
-};
+});
 
 /// Elections that the server holds are off by default in Kubernetes (CoordinatedLeaderElection), and so are their fields.
 fn default(object: &mut Value) {

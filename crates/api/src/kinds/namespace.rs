@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 
 use super::AGE;
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Kind, Strategy, keep_all_but_status};
+use crate::kind::{Column, Entry, Kind, Strategy, keep_all_but_status};
 use crate::meta::{self, NameRule};
 use crate::{duration, walk};
 
 /// The entry of Namespace.
-pub static NAMESPACE: Kind = Kind {
+pub static NAMESPACE: Kind = Kind::Listed(&Entry {
     group: "",
     version: "v1",
     kind: "Namespace",
@@ -46,7 +46,7 @@ pub static NAMESPACE: Kind = Kind {
     cells: |o, now| {
         vec![meta::name(o).into(), walk::text(o, "status.phase").into(), duration::age(o, now).into()]
     },
-};
+});
 
 /// A namespace carries its name as a label, so that selectors can mean it (KEP-2161).
 fn default(object: &mut Value) {

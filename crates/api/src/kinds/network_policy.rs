@@ -4,12 +4,12 @@ use serde_json::{Value, json};
 
 use super::{AGE, selector_text};
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Kind, Strategy};
+use crate::kind::{Column, Entry, Kind, Strategy};
 use crate::selector::validate_object;
 use crate::{duration, ip, meta, walk};
 
 /// The entry of NetworkPolicy.
-pub static NETWORK_POLICY: Kind = Kind {
+pub static NETWORK_POLICY: Kind = Kind::Listed(&Entry {
     short_names: &["netpol"],
     generation: true,
     strategy: Strategy {
@@ -30,13 +30,13 @@ pub static NETWORK_POLICY: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of(
+    ..Entry::of(
         "networking.k8s.io",
         "v1",
         ("NetworkPolicy", "NetworkPolicyList"),
         ("networkpolicies", "networkpolicy"),
     )
-};
+});
 
 const WAYS: [(&str, &str); 2] = [("ingress", "from"), ("egress", "to")];
 

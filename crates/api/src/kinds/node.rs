@@ -4,13 +4,13 @@ use serde_json::{Value, json};
 
 use super::AGE;
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Kind, Strategy, keep_all_but_status, keep_status};
+use crate::kind::{Column, Entry, Kind, Strategy, keep_all_but_status, keep_status};
 use crate::meta::{self, NameRule};
 use crate::quantity::Quantity;
 use crate::{duration, pod, walk};
 
 /// The entry of Node. Its status comes with its creation: that is how a node registers itself.
-pub static NODE: Kind = Kind {
+pub static NODE: Kind = Kind::Listed(&Entry {
     group: "",
     version: "v1",
     kind: "Node",
@@ -55,7 +55,7 @@ pub static NODE: Kind = Kind {
         Column::wide("Container-Runtime", "string", "What runs the containers of the node."),
     ],
     cells,
-};
+});
 
 fn default(object: &mut Value) {
     if walk::at(object, "status.allocatable").is_none()

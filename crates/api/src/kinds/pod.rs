@@ -3,12 +3,12 @@
 use serde_json::Value;
 
 use super::AGE;
-use crate::kind::{Column, Kind, Strategy, keep_status};
+use crate::kind::{Column, Entry, Kind, Strategy, keep_status};
 use crate::meta::{self, NameRule};
 use crate::{duration, pod, walk};
 
 /// The entry of Pod.
-pub static POD: Kind = Kind {
+pub static POD: Kind = Kind::Listed(&Entry {
     group: "",
     version: "v1",
     kind: "Pod",
@@ -61,7 +61,7 @@ pub static POD: Kind = Kind {
         Column::wide("Readiness Gates", "string", "How many of the further conditions of readiness hold."),
     ],
     cells,
-};
+});
 
 fn cells(object: &Value, now: jiff::Timestamp) -> Vec<Value> {
     let summary = pod::summary(object, now);

@@ -1,11 +1,11 @@
 //! ResourceQuotas and LimitRanges: what a namespace may use.
 
 use super::AGE;
-use crate::kind::{Column, Kind, Strategy, keep_all_but_status, keep_status, wipe_status};
+use crate::kind::{Column, Entry, Kind, Strategy, keep_all_but_status, keep_status, wipe_status};
 use crate::{duration, limits, meta, quota, walk};
 
 /// The entry of ResourceQuota.
-pub static RESOURCE_QUOTA: Kind = Kind {
+pub static RESOURCE_QUOTA: Kind = Kind::Listed(&Entry {
     short_names: &["quota"],
     subresources: &["status"],
     strategy: Strategy {
@@ -43,11 +43,11 @@ pub static RESOURCE_QUOTA: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of("", "v1", ("ResourceQuota", "ResourceQuotaList"), ("resourcequotas", "resourcequota"))
-};
+    ..Entry::of("", "v1", ("ResourceQuota", "ResourceQuotaList"), ("resourcequotas", "resourcequota"))
+});
 
 /// The entry of LimitRange.
-pub static LIMIT_RANGE: Kind = Kind {
+pub static LIMIT_RANGE: Kind = Kind::Listed(&Entry {
     short_names: &["limits"],
     strategy: Strategy {
         default: limits::default,
@@ -55,5 +55,5 @@ pub static LIMIT_RANGE: Kind = Kind {
         validate_update: |new, _| limits::validate(new),
         ..Strategy::PLAIN
     },
-    ..Kind::of("", "v1", ("LimitRange", "LimitRangeList"), ("limitranges", "limitrange"))
-};
+    ..Entry::of("", "v1", ("LimitRange", "LimitRangeList"), ("limitranges", "limitrange"))
+});

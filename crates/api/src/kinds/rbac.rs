@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::AGE;
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Kind, Strategy};
+use crate::kind::{Column, Entry, Kind, Strategy};
 use crate::meta::{self, NameRule};
 use crate::selector::validate_object;
 use crate::{duration, walk};
@@ -12,7 +12,7 @@ use crate::{duration, walk};
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// The entry of Role.
-pub static ROLE: Kind = Kind {
+pub static ROLE: Kind = Kind::Listed(&Entry {
     names: NameRule::PathSegment,
     strategy: Strategy {
         default: default_role,
@@ -20,11 +20,11 @@ pub static ROLE: Kind = Kind {
         validate_update: |new, _| rules(new, true),
         ..Strategy::PLAIN
     },
-    ..Kind::of(GROUP, "v1", ("Role", "RoleList"), ("roles", "role"))
-};
+    ..Entry::of(GROUP, "v1", ("Role", "RoleList"), ("roles", "role"))
+});
 
 /// The entry of ClusterRole.
-pub static CLUSTER_ROLE: Kind = Kind {
+pub static CLUSTER_ROLE: Kind = Kind::Listed(&Entry {
     namespaced: false,
     names: NameRule::PathSegment,
     strategy: Strategy {
@@ -33,8 +33,8 @@ pub static CLUSTER_ROLE: Kind = Kind {
         validate_update: |new, _| cluster_role(new),
         ..Strategy::PLAIN
     },
-    ..Kind::of(GROUP, "v1", ("ClusterRole", "ClusterRoleList"), ("clusterroles", "clusterrole"))
-};
+    ..Entry::of(GROUP, "v1", ("ClusterRole", "ClusterRoleList"), ("clusterroles", "clusterrole"))
+});
 
 const BINDING_COLUMNS: &[Column] = &[
     Column::object_name(),
@@ -46,7 +46,7 @@ const BINDING_COLUMNS: &[Column] = &[
 ];
 
 /// The entry of RoleBinding.
-pub static ROLE_BINDING: Kind = Kind {
+pub static ROLE_BINDING: Kind = Kind::Listed(&Entry {
     names: NameRule::PathSegment,
     strategy: Strategy {
         default: default_binding,
@@ -60,11 +60,11 @@ pub static ROLE_BINDING: Kind = Kind {
     },
     columns: BINDING_COLUMNS,
     cells: binding_cells,
-    ..Kind::of(GROUP, "v1", ("RoleBinding", "RoleBindingList"), ("rolebindings", "rolebinding"))
-};
+    ..Entry::of(GROUP, "v1", ("RoleBinding", "RoleBindingList"), ("rolebindings", "rolebinding"))
+});
 
 /// The entry of ClusterRoleBinding.
-pub static CLUSTER_ROLE_BINDING: Kind = Kind {
+pub static CLUSTER_ROLE_BINDING: Kind = Kind::Listed(&Entry {
     namespaced: false,
     names: NameRule::PathSegment,
     strategy: Strategy {
@@ -79,13 +79,13 @@ pub static CLUSTER_ROLE_BINDING: Kind = Kind {
     },
     columns: BINDING_COLUMNS,
     cells: binding_cells,
-    ..Kind::of(
+    ..Entry::of(
         GROUP,
         "v1",
         ("ClusterRoleBinding", "ClusterRoleBindingList"),
         ("clusterrolebindings", "clusterrolebinding"),
     )
-};
+});
 
 /// A role without rules says so: `rules` has no `omitempty`.
 fn default_role(object: &mut Value) {

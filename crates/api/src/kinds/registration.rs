@@ -5,14 +5,14 @@ use serde_json::{Value, json};
 
 use super::AGE;
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Kind, Strategy, keep_all_but_status, keep_status};
+use crate::kind::{Column, Entry, Kind, Strategy, keep_all_but_status, keep_status};
 use crate::meta::{self, NameRule};
 use crate::{duration, walk};
 
 const CATEGORY: &[&str] = &["api-extensions"];
 
 /// The entry of APIService.
-pub static API_SERVICE: Kind = Kind {
+pub static API_SERVICE: Kind = Kind::Listed(&Entry {
     namespaced: false,
     categories: CATEGORY,
     subresources: &["status"],
@@ -65,13 +65,13 @@ pub static API_SERVICE: Kind = Kind {
             );
         vec![meta::name(o).into(), service.into(), available.into(), duration::age(o, now).into()]
     },
-    ..Kind::of(
+    ..Entry::of(
         "apiregistration.k8s.io",
         "v1",
         ("APIService", "APIServiceList"),
         ("apiservices", "apiservice"),
     )
-};
+});
 
 fn validate_service(object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
@@ -150,33 +150,33 @@ fn uncalled(_: &Value, _: Option<&Value>) -> Vec<String> {
 const GROUP: &str = "admissionregistration.k8s.io";
 
 /// The entry of MutatingWebhookConfiguration.
-pub static MUTATING_WEBHOOK_CONFIGURATION: Kind = Kind {
+pub static MUTATING_WEBHOOK_CONFIGURATION: Kind = Kind::Listed(&Entry {
     namespaced: false,
     categories: CATEGORY,
     generation: true,
     strategy: Strategy { default: default_mutating, warnings: uncalled, ..Strategy::PLAIN },
     columns: WEBHOOK_COLUMNS,
     cells: webhook_cells,
-    ..Kind::of(
+    ..Entry::of(
         GROUP,
         "v1",
         ("MutatingWebhookConfiguration", "MutatingWebhookConfigurationList"),
         ("mutatingwebhookconfigurations", "mutatingwebhookconfiguration"),
     )
-};
+});
 
 /// The entry of ValidatingWebhookConfiguration.
-pub static VALIDATING_WEBHOOK_CONFIGURATION: Kind = Kind {
+pub static VALIDATING_WEBHOOK_CONFIGURATION: Kind = Kind::Listed(&Entry {
     namespaced: false,
     categories: CATEGORY,
     generation: true,
     strategy: Strategy { default: default_webhooks, warnings: uncalled, ..Strategy::PLAIN },
     columns: WEBHOOK_COLUMNS,
     cells: webhook_cells,
-    ..Kind::of(
+    ..Entry::of(
         GROUP,
         "v1",
         ("ValidatingWebhookConfiguration", "ValidatingWebhookConfigurationList"),
         ("validatingwebhookconfigurations", "validatingwebhookconfiguration"),
     )
-};
+});

@@ -1,11 +1,11 @@
 //! ReplicationControllers and PodTemplates, the oldest of the workloads.
 
 use super::{AGE, containers};
-use crate::kind::{Column, Kind, Strategy, keep_all_but_status, keep_status};
+use crate::kind::{Column, Entry, Kind, Strategy, keep_all_but_status, keep_status};
 use crate::{duration, meta, pod, walk, workload};
 
 /// The entry of ReplicationController.
-pub static REPLICATION_CONTROLLER: Kind = Kind {
+pub static REPLICATION_CONTROLLER: Kind = Kind::Listed(&Entry {
     short_names: &["rc"],
     categories: &["all"],
     subresources: &["scale", "status"],
@@ -54,16 +54,16 @@ pub static REPLICATION_CONTROLLER: Kind = Kind {
             super::label_text(walk::map(o, "spec.selector")).into(),
         ]
     },
-    ..Kind::of(
+    ..Entry::of(
         "",
         "v1",
         ("ReplicationController", "ReplicationControllerList"),
         ("replicationcontrollers", "replicationcontroller"),
     )
-};
+});
 
 /// The entry of PodTemplate.
-pub static POD_TEMPLATE: Kind = Kind {
+pub static POD_TEMPLATE: Kind = Kind::Listed(&Entry {
     generation: true,
     strategy: Strategy {
         default: workload::default_pod_template,
@@ -87,5 +87,5 @@ pub static POD_TEMPLATE: Kind = Kind {
             super::label_text(walk::map(o, "template.metadata.labels")).into(),
         ]
     },
-    ..Kind::of("", "v1", ("PodTemplate", "PodTemplateList"), ("podtemplates", "podtemplate"))
-};
+    ..Entry::of("", "v1", ("PodTemplate", "PodTemplateList"), ("podtemplates", "podtemplate"))
+});

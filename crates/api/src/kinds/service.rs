@@ -3,12 +3,12 @@
 use serde_json::Value;
 
 use super::AGE;
-use crate::kind::{Column, Kind, Strategy, keep_all_but_status};
+use crate::kind::{Column, Entry, Kind, Strategy, keep_all_but_status};
 use crate::meta::{self, NameRule};
 use crate::{duration, service, walk};
 
 /// The entry of Service.
-pub static SERVICE: Kind = Kind {
+pub static SERVICE: Kind = Kind::Listed(&Entry {
     group: "",
     version: "v1",
     kind: "Service",
@@ -48,7 +48,7 @@ pub static SERVICE: Kind = Kind {
         Column::wide("Selector", "string", "The labels of the pods that the Service forwards to."),
     ],
     cells,
-};
+});
 
 fn cells(object: &Value, now: jiff::Timestamp) -> Vec<Value> {
     let or_none = |text: String| if text.is_empty() { "<none>".to_owned() } else { text };

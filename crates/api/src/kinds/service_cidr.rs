@@ -4,12 +4,12 @@ use serde_json::{Value, json};
 
 use super::AGE;
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Kind, Strategy, keep_all_but_status, keep_status};
+use crate::kind::{Column, Entry, Kind, Strategy, keep_all_but_status, keep_status};
 use crate::meta::{self, NameRule};
 use crate::{duration, ip, walk};
 
 /// The entry of ServiceCIDR.
-pub static SERVICE_CIDR: Kind = Kind {
+pub static SERVICE_CIDR: Kind = Kind::Listed(&Entry {
     namespaced: false,
     subresources: &["status"],
     strategy: Strategy {
@@ -29,11 +29,16 @@ pub static SERVICE_CIDR: Kind = Kind {
         let ranges: Vec<&str> = walk::list(o, "spec.cidrs").iter().filter_map(Value::as_str).collect();
         vec![meta::name(o).into(), ranges.join(",").into(), duration::age(o, now).into()]
     },
-    ..Kind::of("networking.k8s.io", "v1", ("ServiceCIDR", "ServiceCIDRList"), ("servicecidrs", "servicecidr"))
-};
+    ..Entry::of(
+        "networking.k8s.io",
+        "v1",
+        ("ServiceCIDR", "ServiceCIDRList"),
+        ("servicecidrs", "servicecidr"),
+    )
+});
 
 /// The entry of IPAddress.
-pub static IP_ADDRESS: Kind = Kind {
+pub static IP_ADDRESS: Kind = Kind::Listed(&Entry {
     namespaced: false,
     short_names: &["ip"],
     names: NameRule::Address,
@@ -63,8 +68,8 @@ pub static IP_ADDRESS: Kind = Kind {
         );
         vec![meta::name(o).into(), owner.into()]
     },
-    ..Kind::of("networking.k8s.io", "v1", ("IPAddress", "IPAddressList"), ("ipaddresses", "ipaddress"))
-};
+    ..Entry::of("networking.k8s.io", "v1", ("IPAddress", "IPAddressList"), ("ipaddresses", "ipaddress"))
+});
 
 const RANGES: &str = "spec.cidrs";
 

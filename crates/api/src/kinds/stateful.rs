@@ -3,11 +3,11 @@
 use serde_json::Value;
 
 use super::{AGE, containers, selector_text};
-use crate::kind::{Column, Kind, Strategy, keep_all_but_status, keep_status};
+use crate::kind::{Column, Entry, Kind, Strategy, keep_all_but_status, keep_status};
 use crate::{duration, meta, walk, workload};
 
 /// The entry of StatefulSet.
-pub static STATEFUL_SET: Kind = Kind {
+pub static STATEFUL_SET: Kind = Kind::Listed(&Entry {
     short_names: &["sts"],
     categories: &["all"],
     subresources: &["scale", "status"],
@@ -37,11 +37,11 @@ pub static STATEFUL_SET: Kind = Kind {
         let [names, images] = containers(o, "spec.template.spec");
         vec![meta::name(o).into(), ready.into(), duration::age(o, now).into(), names, images]
     },
-    ..Kind::of("apps", "v1", ("StatefulSet", "StatefulSetList"), ("statefulsets", "statefulset"))
-};
+    ..Entry::of("apps", "v1", ("StatefulSet", "StatefulSetList"), ("statefulsets", "statefulset"))
+});
 
 /// The entry of DaemonSet.
-pub static DAEMON_SET: Kind = Kind {
+pub static DAEMON_SET: Kind = Kind::Listed(&Entry {
     short_names: &["ds"],
     categories: &["all"],
     subresources: &["status"],
@@ -87,11 +87,11 @@ pub static DAEMON_SET: Kind = Kind {
             selector_text(walk::at(o, "spec.selector")),
         ]
     },
-    ..Kind::of("apps", "v1", ("DaemonSet", "DaemonSetList"), ("daemonsets", "daemonset"))
-};
+    ..Entry::of("apps", "v1", ("DaemonSet", "DaemonSetList"), ("daemonsets", "daemonset"))
+});
 
 /// The entry of ControllerRevision.
-pub static CONTROLLER_REVISION: Kind = Kind {
+pub static CONTROLLER_REVISION: Kind = Kind::Listed(&Entry {
     strategy: Strategy {
         default: |o| walk::default(o, "revision", 0),
         validate: workload::validate_revision,
@@ -121,10 +121,10 @@ pub static CONTROLLER_REVISION: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of(
+    ..Entry::of(
         "apps",
         "v1",
         ("ControllerRevision", "ControllerRevisionList"),
         ("controllerrevisions", "controllerrevision"),
     )
-};
+});

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::AGE;
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Kind, Strategy, keep_all_but_status, keep_status};
+use crate::kind::{Column, Entry, Kind, Strategy, keep_all_but_status, keep_status};
 use crate::quantity::Quantity;
 use crate::selector::validate_object;
 use crate::{duration, meta, walk};
@@ -12,7 +12,7 @@ use crate::{duration, meta, walk};
 const GROUP: &str = "storage.k8s.io";
 
 /// The entry of StorageClass.
-pub static STORAGE_CLASS: Kind = Kind {
+pub static STORAGE_CLASS: Kind = Kind::Listed(&Entry {
     namespaced: false,
     short_names: &["sc"],
     strategy: Strategy {
@@ -56,11 +56,11 @@ pub static STORAGE_CLASS: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of(GROUP, "v1", ("StorageClass", "StorageClassList"), ("storageclasses", "storageclass"))
-};
+    ..Entry::of(GROUP, "v1", ("StorageClass", "StorageClassList"), ("storageclasses", "storageclass"))
+});
 
 /// The entry of CSIDriver.
-pub static CSI_DRIVER: Kind = Kind {
+pub static CSI_DRIVER: Kind = Kind::Listed(&Entry {
     namespaced: false,
     strategy: Strategy {
         default: |o| {
@@ -104,11 +104,11 @@ pub static CSI_DRIVER: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of(GROUP, "v1", ("CSIDriver", "CSIDriverList"), ("csidrivers", "csidriver"))
-};
+    ..Entry::of(GROUP, "v1", ("CSIDriver", "CSIDriverList"), ("csidrivers", "csidriver"))
+});
 
 /// The entry of CSINode.
-pub static CSI_NODE: Kind = Kind {
+pub static CSI_NODE: Kind = Kind::Listed(&Entry {
     namespaced: false,
     strategy: Strategy {
         // No driver is null, not an empty list: `drivers` has no `omitempty`.
@@ -127,22 +127,22 @@ pub static CSI_NODE: Kind = Kind {
     cells: |o, now| {
         vec![meta::name(o).into(), walk::list(o, "spec.drivers").len().into(), duration::age(o, now).into()]
     },
-    ..Kind::of(GROUP, "v1", ("CSINode", "CSINodeList"), ("csinodes", "csinode"))
-};
+    ..Entry::of(GROUP, "v1", ("CSINode", "CSINodeList"), ("csinodes", "csinode"))
+});
 
 /// The entry of CSIStorageCapacity.
-pub static CSI_STORAGE_CAPACITY: Kind = Kind {
+pub static CSI_STORAGE_CAPACITY: Kind = Kind::Listed(&Entry {
     namespaced: true,
-    ..Kind::of(
+    ..Entry::of(
         GROUP,
         "v1",
         ("CSIStorageCapacity", "CSIStorageCapacityList"),
         ("csistoragecapacities", "csistoragecapacity"),
     )
-};
+});
 
 /// The entry of VolumeAttachment.
-pub static VOLUME_ATTACHMENT: Kind = Kind {
+pub static VOLUME_ATTACHMENT: Kind = Kind::Listed(&Entry {
     namespaced: false,
     subresources: &["status"],
     strategy: Strategy {
@@ -154,7 +154,7 @@ pub static VOLUME_ATTACHMENT: Kind = Kind {
     },
     columns: &[
         Column::object_name(),
-        Column { format: "name", ..Column::new("Attacher", "string", "Who attaches it.") },
+        Column::name("Attacher", "Who attaches it.", 0),
         Column::new("PV", "string", "The volume."),
         Column::new("Node", "string", "The node it is attached to."),
         Column::new("Attached", "boolean", "Whether it is."),
@@ -170,16 +170,16 @@ pub static VOLUME_ATTACHMENT: Kind = Kind {
             duration::age(o, now).into(),
         ]
     },
-    ..Kind::of(
+    ..Entry::of(
         GROUP,
         "v1",
         ("VolumeAttachment", "VolumeAttachmentList"),
         ("volumeattachments", "volumeattachment"),
     )
-};
+});
 
 /// The entry of VolumeAttributesClass.
-pub static VOLUME_ATTRIBUTES_CLASS: Kind = Kind {
+pub static VOLUME_ATTRIBUTES_CLASS: Kind = Kind::Listed(&Entry {
     namespaced: false,
     short_names: &["vac"],
     strategy: Strategy {
@@ -194,16 +194,16 @@ pub static VOLUME_ATTRIBUTES_CLASS: Kind = Kind {
     cells: |o, now| {
         vec![meta::name(o).into(), walk::text(o, "driverName").into(), duration::age(o, now).into()]
     },
-    ..Kind::of(
+    ..Entry::of(
         GROUP,
         "v1",
         ("VolumeAttributesClass", "VolumeAttributesClassList"),
         ("volumeattributesclasses", "volumeattributesclass"),
     )
-};
+});
 
 /// The entry of PersistentVolume.
-pub static PERSISTENT_VOLUME: Kind = Kind {
+pub static PERSISTENT_VOLUME: Kind = Kind::Listed(&Entry {
     namespaced: false,
     short_names: &["pv"],
     subresources: &["status"],
@@ -264,16 +264,16 @@ pub static PERSISTENT_VOLUME: Kind = Kind {
             or_unset(o, "spec.volumeMode").into(),
         ]
     },
-    ..Kind::of(
+    ..Entry::of(
         "",
         "v1",
         ("PersistentVolume", "PersistentVolumeList"),
         ("persistentvolumes", "persistentvolume"),
     )
-};
+});
 
 /// The entry of PersistentVolumeClaim.
-pub static PERSISTENT_VOLUME_CLAIM: Kind = Kind {
+pub static PERSISTENT_VOLUME_CLAIM: Kind = Kind::Listed(&Entry {
     short_names: &["pvc"],
     subresources: &["status"],
     strategy: Strategy {
@@ -334,13 +334,13 @@ pub static PERSISTENT_VOLUME_CLAIM: Kind = Kind {
             or_unset(o, "spec.volumeMode").into(),
         ]
     },
-    ..Kind::of(
+    ..Entry::of(
         "",
         "v1",
         ("PersistentVolumeClaim", "PersistentVolumeClaimList"),
         ("persistentvolumeclaims", "persistentvolumeclaim"),
     )
-};
+});
 
 const MODES: [(&str, &str); 4] = [
     ("ReadWriteOnce", "RWO"),

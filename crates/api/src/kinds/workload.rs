@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::AGE;
-use crate::kind::{Column, Kind, Strategy, keep_all_but_status, keep_meta, keep_status};
+use crate::kind::{Column, Entry, Kind, Strategy, keep_all_but_status, keep_meta, keep_status};
 use crate::meta::{self, NameRule};
 use crate::{duration, walk, workload};
 
@@ -14,7 +14,7 @@ fn keep_all_but_status_and_labels(new: &mut Value, old: &Value) {
 }
 
 /// The entry of Deployment.
-pub static DEPLOYMENT: Kind = Kind {
+pub static DEPLOYMENT: Kind = Kind::Listed(&Entry {
     group: "apps",
     version: "v1",
     kind: "Deployment",
@@ -62,10 +62,10 @@ pub static DEPLOYMENT: Kind = Kind {
         cells.extend(template(o));
         cells
     },
-};
+});
 
 /// The entry of ReplicaSet.
-pub static REPLICA_SET: Kind = Kind {
+pub static REPLICA_SET: Kind = Kind::Listed(&Entry {
     group: "apps",
     version: "v1",
     kind: "ReplicaSet",
@@ -113,7 +113,7 @@ pub static REPLICA_SET: Kind = Kind {
         cells.extend(template(o));
         cells
     },
-};
+});
 
 fn template(object: &Value) -> Vec<Value> {
     let [names, images] = super::containers(object, "spec.template.spec");

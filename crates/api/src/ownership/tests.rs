@@ -28,7 +28,7 @@ fn deployment(replicas: Value, containers: Value) -> Value {
 fn applied(config: &Value, old: &Value, manager: &str, force: bool) -> Result<Value, Status> {
     let (kind, of) = deployments();
     let mut new = apply(config, old, kind, &of, by(manager), force)?;
-    go::drop_nulls(&mut new, &schema::Shape::Object(of));
+    go::drop_nulls(&mut new, &crate::schema::Shape::Object(of));
     walk::set(&mut new, "metadata.uid", "u");
     Ok(new)
 }

@@ -11,7 +11,7 @@ fn field(of: &str, name: &str) -> Field {
 #[test]
 fn every_kind_that_is_served_has_a_type() {
     for kind in KINDS {
-        assert!(of_kind(kind).is_some(), "{} {}", kind.api_version(), kind.kind);
+        assert!(of_kind(kind).is_some(), "{} {}", kind.api_version(), kind.kind());
     }
 }
 

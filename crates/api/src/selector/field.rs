@@ -37,7 +37,7 @@ impl FieldSelector {
                 continue;
             }
             if !selectable(field, kind) {
-                return Err(SelectorError(if kind.fields.is_empty() {
+                return Err(SelectorError(if kind.fields().is_empty() {
                     format!(
                         "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
                         crate::fielderror::quote(field)
@@ -68,20 +68,17 @@ impl FieldSelector {
 }
 
 fn selectable(field: &str, kind: &Kind) -> bool {
-    matches!(field, "metadata.name" | "metadata.namespace")
-        || kind.fields.iter().any(|(name, _)| *name == field)
+    matches!(field, "metadata.name" | "metadata.namespace") || kind.fields().contains(&field)
 }
 
 fn read(field: &str, object: &Value, kind: &Kind) -> String {
     match field {
         "metadata.name" => meta::name(object).to_owned(),
         "metadata.namespace" => meta::namespace(object).to_owned(),
-        _ => kind
-            .fields
-            .iter()
-            .find(|(name, _)| *name == field)
-            .map(|(_, read)| read(object))
-            .unwrap_or_default(),
+        _ => {
+            let at = kind.fields().iter().position(|name| *name == field);
+            at.and_then(|at| kind.selectable(object).into_iter().nth(at)).unwrap_or_default()
+        }
     }
 }
 

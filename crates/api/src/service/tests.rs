@@ -551,9 +551,9 @@ fn what_has_no_effect_is_warned_about() {
 fn unknown_fields_and_wrong_types_are_named_by_path() {
     let kind = find("", "v1", "services").unwrap();
     let object = service(json!({"foo": 1, "ports": [{"port": 80, "bar": 2}]}));
-    assert_eq!(kind.decode(&object).unwrap(), ["spec.ports[0].bar", "spec.foo"]);
+    assert_eq!(kind.read(&mut object.clone()).unwrap(), ["spec.ports[0].bar", "spec.foo"]);
     let wrong = service(json!({"ports": [{"port": "eighty"}]}));
-    let text = kind.decode(&wrong).unwrap_err();
+    let text = kind.read(&mut wrong.clone()).unwrap_err();
     assert!(text.contains("ServicePort.spec.ports.port of type int32"), "{text}");
 }
 

@@ -163,8 +163,10 @@ pub(crate) async fn reconcile(server: &Server) -> Result<()> {
         let name = meta::name(&object).to_owned();
         let namespace = Some(meta::namespace(&object).to_owned()).filter(|namespace| !namespace.is_empty());
         let subject = Subject { kind, namespace: namespace.as_deref(), name: &name };
-        let failed =
-            |status: Status| Error::Bootstrap { what: format!("{} {name}", kind.kind), why: status.message };
+        let failed = |status: Status| Error::Bootstrap {
+            what: format!("{} {name}", kind.kind()),
+            why: status.message,
+        };
         match server.cache(kind).get(&subject.key()).map(|stored| stored.value()) {
             None => match server.create_object(kind, namespace.as_deref(), object.clone(), false).await {
                 Ok(_) => {}

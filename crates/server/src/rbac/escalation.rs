@@ -40,7 +40,7 @@ impl Index {
         decide: impl Fn(&Attributes) -> Decision,
     ) -> Result<(), Status> {
         let Grant { user, kind, namespace, name, new, old } = *grant;
-        if kind.group != GROUP || user.is_in(MASTERS) || old.is_some_and(|old| only_metadata(new, old)) {
+        if kind.group() != GROUP || user.is_in(MASTERS) || old.is_some_and(|old| only_metadata(new, old)) {
             return Ok(());
         }
         let may = |verb: &str, resource: &str, name: &str| {
@@ -56,18 +56,18 @@ impl Index {
             };
             matches!(decide(&request), Decision::Allow(_))
         };
-        let refuse = |why: &str| Err(forbidden(GROUP, kind.plural, name, why));
+        let refuse = |why: &str| Err(forbidden(GROUP, kind.plural(), name, why));
         let (held, errors) = self.rules_for(user, namespace);
         // What isn't there is named by the kind that is written, though it is a role.
         let named = |error: &String| match error.split_once('.') {
-            Some(("role" | "clusterrole", rest)) => format!("{}.{rest}", kind.plural),
+            Some(("role" | "clusterrole", rest)) => format!("{}.{rest}", kind.plural()),
             _ => error.clone(),
         };
         let errors: Vec<String> = errors.iter().map(named).collect();
-        if kind.plural.ends_with("roles") {
+        if kind.plural().ends_with("roles") {
             // At creation the request names nothing.
             let asked = if old.is_some() { name } else { "" };
-            if may("escalate", kind.plural, asked) {
+            if may("escalate", kind.plural(), asked) {
                 return Ok(());
             }
             if let Some(why) = excess(user, &held, &Rule::all(new), &errors) {

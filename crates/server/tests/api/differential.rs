@@ -6,6 +6,7 @@
 //! docs/reference/differences.md has it.
 
 mod access; // who may
+mod custom; // kinds that clients define
 mod dice; // random numbers that a seed repeats
 mod draw; // requests
 mod each; // one object of each other kind

@@ -5,6 +5,7 @@ mod support; // a server over a store in memory
 mod access; // who asks, who may
 mod apply; // server-side apply, and owners of fields
 mod connect; // what becomes a connection: exec and its like, and proxies
+mod definitions; // kinds that clients define
 mod differential; // the real kube-apiserver beside ours
 mod etcd; // two servers on one etcd
 mod faults; // a store that fails
