@@ -135,8 +135,6 @@ impl Peer {
                 flag("service-account-signing-key-file", &at("tls.key")),
                 flag("service-account-issuer", "https://kubernetes.default.svc"),
                 flag("allow-privileged", "true"),
-                // It wants a controller that makes the account `default` first.
-                flag("disable-admission-plugins", "ServiceAccount"),
             ],
         );
 
