@@ -49,7 +49,7 @@ pub struct Answers {
 
 impl World {
     pub async fn start(programs: &Programs, shape: Shape) -> World {
-        let peer = Peer::start(programs, &shape).await;
+        let peer = Peer::start(programs, shape.cidrs, shape.ports).await;
         let cidrs = shape.cidrs.iter().map(|cidr| cidr.parse().expect("a range")).collect();
         let mut config = Config::new(cidrs);
         config.node_ports = NodePorts { first: shape.ports.0, last: shape.ports.1 };
