@@ -183,8 +183,21 @@ fn tag(image: &str) -> Option<&str> {
     last.split_once(':').map(|(_, tag)| tag)
 }
 
+/// The singular and the plural of an address say the same, and the singular is believed.
+fn default_addresses(pod: &mut Value) {
+    let one = walk::text(pod, "status.podIP").to_owned();
+    let first = walk::list(pod, "status.podIPs").first().map(|ip| walk::text(ip, "ip").to_owned());
+    match first {
+        None if !one.is_empty() => walk::set(pod, "status.podIPs", json!([{"ip": one}])),
+        Some(first) if one.is_empty() => walk::set(pod, "status.podIP", first),
+        Some(first) if first != one => walk::set(pod, "status.podIPs", json!([{"ip": one}])),
+        _ => {}
+    }
+}
+
 /// Fills in a pod: its specification, and requests from limits.
 pub fn default(pod: &mut Value) {
+    default_addresses(pod);
     walk::default(pod, "spec.enableServiceLinks", true);
     if let Some(spec) = walk::at_mut(pod, "spec") {
         default_spec(spec);

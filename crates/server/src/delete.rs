@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use portolan_api::custom::names;
 use portolan_api::fielderror::FieldError;
 use portolan_api::kinds::definition::CUSTOM_RESOURCE_DEFINITION;
+use portolan_api::kinds::namespace;
+use portolan_api::kinds::pod::POD;
 use portolan_api::{Kind, Status, meta, walk};
 use portolan_store::{Compare, Op, Revision, Txn};
 use serde_json::{Value, json};
@@ -230,15 +232,19 @@ impl Server {
                 mark_definition(&mut new);
             } else {
                 hold(&mut new, options.policy.or_else(|| default_policy(kind)));
-                meta::mark_deleted(&mut new, Timestamp::now(), grace_s(kind, &old, options.grace_s));
-            }
-            if kind.kind() == "Namespace" {
-                walk::set(&mut new, "status.phase", "Terminating");
+                match *kind == namespace::NAMESPACE {
+                    // What is in a namespace is let go at its own pace.
+                    true => namespace::begin_deletion(&mut new, Timestamp::now()),
+                    false => {
+                        meta::mark_deleted(&mut new, Timestamp::now(), grace_s(kind, &old, options.grace_s))
+                    }
+                }
             }
             let gone = vanishes(kind, &new);
+            // What goes at once was never seen marked, but for pods.
+            let last = |new: Value| if *kind == POD { new } else { old.clone() };
             if options.dry_run || (!gone && new == old) {
-                // What goes at once was never seen marked.
-                return Ok(if gone { Deleted::Gone(old) } else { Deleted::Going(new) });
+                return Ok(if gone { Deleted::Gone(last(new)) } else { Deleted::Going(new) });
             }
             let txn = if gone {
                 removal(kind, &key, &old, revision)
@@ -250,8 +256,7 @@ impl Server {
             };
             let Some(Revision(revision)) = self.commit(txn).await? else { continue };
             if gone {
-                // As it was: what goes at once was never seen marked.
-                let mut last = old;
+                let mut last = last(new);
                 meta::set_resource_version(&mut last, revision);
                 return Ok(Deleted::Gone(last));
             }

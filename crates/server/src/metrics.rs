@@ -161,12 +161,7 @@ pub(crate) fn answer(server: &Server) -> Response<ServerBody> {
     let name = "apiserver_storage_objects";
     page.head(name, "gauge", "Objects that are stored, by resource.");
     for (kind, count) in server.counts() {
-        let resource = if kind.group.is_empty() {
-            kind.plural.to_owned()
-        } else {
-            format!("{}.{}", kind.plural, kind.group)
-        };
-        page.value(name, &labels(&[("resource", &resource)]), count);
+        page.value(name, &labels(&[("resource", &kind.resource())]), count);
     }
     let version = &server.config.version;
     let name = "kubernetes_build_info";

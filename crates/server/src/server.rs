@@ -147,8 +147,8 @@ impl Server {
     }
 
     /// How many objects of each kind there are.
-    pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static Kind, usize)> {
-        self.caches.iter().map(|cache| (cache.kind, cache.len()))
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (&Kind, usize)> {
+        self.caches.iter().map(|cache| (&cache.kind, cache.len()))
     }
 
     /// The kind `Namespace`.

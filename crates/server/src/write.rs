@@ -290,9 +290,11 @@ impl Server {
                 txn.compares.push(self.open_namespace(kind, &name, namespace).await?);
             }
             owners.settle(kind, &mut new, &Value::Null);
+            kind.default(&mut new);
+            let base = walk::text(&object, "metadata.generateName");
+            self.admit_new(kind, &mut new, if generated { base } else { &name }).await?;
             kind.prepare_create(&mut new);
             self.fill_token(kind, &mut new).await?;
-            self.admit_new(kind, &mut new)?;
             self.allocate(kind, &mut new, None, dry_run, &mut txn).await?;
             let errors = kind.check_create(&new);
             if !errors.is_empty() {
@@ -551,6 +553,8 @@ impl Server {
                 Txn { compares: vec![Compare::ModRevision(key.clone(), revision)], ops: Vec::new() };
             let errors = match part {
                 Part::Main => {
+                    kind.default(&mut new);
+                    self.admit_change(kind, &mut new, &old);
                     kind.prepare_update(&mut new, &old);
                     self.fill_token(kind, &mut new).await?;
                     self.allocate(kind, &mut new, Some(&old), dry_run, &mut txn).await?;

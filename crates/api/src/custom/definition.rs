@@ -101,7 +101,7 @@ pub fn validate_status_update(new: &Value, _: &Value) -> Vec<FieldError> {
 }
 
 /// What to say of a definition that is good.
-pub fn warnings(definition: &Value) -> Vec<String> {
+pub fn warnings(definition: &Value, _: Option<&Value>) -> Vec<String> {
     fn gather(schema: &Value, said: &mut Vec<String>) {
         let format = walk::text(schema, "format");
         if !formats::is_supported(walk::text(schema, "type"), format) {

@@ -69,6 +69,7 @@ fn default(object: &mut Value) {
     match (one.is_empty(), first.is_empty()) {
         (false, true) => walk::set(object, "spec.podCIDRs", json!([one])),
         (true, false) => walk::set(object, "spec.podCIDR", first),
+        (false, false) if one != first => walk::set(object, "spec.podCIDRs", json!([one])),
         _ => {}
     }
     if walk::flag(object, "spec.unschedulable") == Some(false) {

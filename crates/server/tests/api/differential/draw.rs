@@ -117,7 +117,8 @@ impl Drawer {
                 step.doing = Doing::List;
                 step.query = self.selection(kind);
             }
-            "clear" if kind.plural != "nodes" && kind.namespaced => {
+            // The accounts of pods stay.
+            "clear" if kind.plural != "serviceaccounts" && kind.namespaced => {
                 step.doing = Doing::DeleteAll;
                 if self.dice.percent(50) {
                     step.query = vec![("labelSelector", "app=web".into())];

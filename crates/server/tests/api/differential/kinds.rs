@@ -49,6 +49,9 @@ impl Spec {
         let made = ["made-", "x", "Bad_"]
             .iter()
             .any(|base| name.strip_prefix(base).is_some_and(|rest| rest.len() == 5));
+        if self.plural == "serviceaccounts" {
+            return name == "default";
+        }
         !(self.namespaced || numbered("a") || numbered("192.0.2.") || made || ODD_NAMES.contains(&name))
     }
 

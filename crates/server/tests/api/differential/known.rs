@@ -19,9 +19,11 @@ const ORDER: &str = "findings about a map's members come in the order of the mem
 const EMPTY: &str = "an empty map is the same as none";
 const TAINT: &str = "a new node has no taint";
 const STATUS: &str = "a status makes no object";
+const CHANGED: &str = "what changed in a pod is named";
 /// All reasons. A test compares them with the document.
-pub const DIFFERENCES: [&str; 14] =
-    [WORDS, ONCE, UNNAMED, KEYS, MERGE, TIME, STATUS, NEW, DIGITS, VERSION, WRAP, ORDER, EMPTY, TAINT];
+pub const DIFFERENCES: [&str; 15] = [
+    WORDS, ONCE, UNNAMED, KEYS, MERGE, TIME, STATUS, NEW, DIGITS, VERSION, WRAP, ORDER, EMPTY, TAINT, CHANGED,
+];
 
 /// The reason for a difference, if it is on purpose.
 pub fn reason(step: &Step, answers: &Answers, difference: &Difference) -> Option<&'static str> {
@@ -62,20 +64,26 @@ pub fn reason(step: &Step, answers: &Answers, difference: &Difference) -> Option
     {
         return Some(WRAP);
     }
-    if matches!(step.kind.plural, "configmaps" | "secrets") {
-        // Go walks through a map in another order each time.
-        let sorted = |causes: &Value| {
-            let mut texts: Vec<String> = once(causes).iter().map(Value::to_string).collect();
-            texts.sort();
-            texts
-        };
-        let (of_real, of_ours) = (sorted(&real["details"]["causes"]), sorted(&ours["details"]["causes"]));
-        if !of_real.is_empty() && of_real == of_ours {
-            return Some(ORDER);
-        }
-        if real_said.contains("binaryData: Forbidden") && !ours_said.contains("binaryData: Forbidden") {
-            return Some(EMPTY);
-        }
+    // Go walks through a map in another order each time.
+    let sorted = |causes: &Value| {
+        let mut texts: Vec<String> = once(causes).iter().map(Value::to_string).collect();
+        texts.sort();
+        texts
+    };
+    let causes = |body: &Value| cut(&body["details"]["causes"]);
+    let (of_real, of_ours) = (causes(real), causes(ours));
+    if real["details"]["causes"] != of_real && once(&of_real) == once(&of_ours) {
+        return Some(CHANGED);
+    }
+    let (of_real, of_ours) = (sorted(&of_real), sorted(&of_ours));
+    if !of_real.is_empty() && of_real == of_ours {
+        return Some(ORDER);
+    }
+    if matches!(step.kind.plural, "configmaps" | "secrets")
+        && real_said.contains("binaryData: Forbidden")
+        && !ours_said.contains("binaryData: Forbidden")
+    {
+        return Some(EMPTY);
     }
     let strategic = matches!(&step.doing, Doing::Patch { way: "strategic-merge-patch", .. });
     if strategic && answers.ours.code == 400 && answers.real.code == 500 && real["reason"].is_null() {
@@ -139,6 +147,17 @@ fn without_taint(value: &Value) -> Value {
         map.retain(|_, value| !empty(value));
     }
     if empty(&value) { Value::Null } else { value }
+}
+
+/// Causes without what follows on further lines: there Go shows what its structs differ in.
+fn cut(causes: &Value) -> Value {
+    let mut causes = causes.clone();
+    for cause in causes.as_array_mut().into_iter().flatten() {
+        if let Some((head, _)) = cause["message"].as_str().and_then(|text| text.split_once('\n')) {
+            cause["message"] = head.to_owned().into();
+        }
+    }
+    causes
 }
 
 fn once(causes: &Value) -> Vec<Value> {

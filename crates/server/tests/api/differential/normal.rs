@@ -200,6 +200,11 @@ fn renamed(word: &str, before: &str, object: &str, memory: &mut Memory) -> Optio
     if let Some(name) = memory.name(object, word) {
         return Some(name);
     }
+    // The volume that every pod gets.
+    if let Some(made) = word.strip_prefix("kube-api-access-").filter(|made| made.len() == 5) {
+        let _ = made;
+        return Some("kube-api-access-<random>".into());
+    }
     if is_uid(word) {
         return Some("<uid>".into());
     }
