@@ -86,7 +86,9 @@ pub fn drop_nulls(value: &mut Value) {
                         | "nodeSelector"
                         | "stringData"
                 );
-                if let (true, Value::Object(inner)) = (texts, &mut *value) {
+                let is_selector =
+                    value.get("matchLabels").is_some() || value.get("matchExpressions").is_some();
+                if let (true, Value::Object(inner)) = (texts && !is_selector, &mut *value) {
                     inner.values_mut().filter(|v| v.is_null()).for_each(|v| *v = "".into());
                 }
                 drop_nulls(value);

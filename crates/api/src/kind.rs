@@ -310,6 +310,7 @@ impl Kind {
     pub fn prepare_update(&self, new: &mut Value, old: &Value) {
         self.default(new);
         meta::keep_system_fields(new, old);
+        self.place(new);
         (self.strategy.prepare_update)(new, old);
         self.count_generation(new, old);
     }
@@ -318,7 +319,15 @@ impl Kind {
     pub fn prepare_status_update(&self, new: &mut Value, old: &Value) {
         self.default(new);
         meta::keep_system_fields(new, old);
+        self.place(new);
         (self.strategy.prepare_status_update)(new, old);
+    }
+
+    /// Objects of the whole cluster are in no namespace, whatever they say.
+    fn place(&self, object: &mut Value) {
+        if !self.namespaced {
+            walk::remove(object, "metadata.namespace");
+        }
     }
 
     /// Counts `metadata.generation` up when the desired state differs. Also to be called after an allocation has changed
@@ -335,8 +344,9 @@ impl Kind {
     /// What is wrong with a new object, metadata included.
     pub fn check_create(&self, object: &Value) -> Vec<FieldError> {
         let own = (self.strategy.validate)(object);
-        // Events of the core group are older than the rules of metadata, which are asked only where theirs are kept.
-        if self.kind == "Event" && self.group.is_empty() && !own.is_empty() {
+        // Some kinds' rules leave metadata out, which is then asked only where theirs are kept (`rest.BeforeCreate`).
+        let alone = matches!((self.group, self.kind), ("", "Event") | ("policy", "PodDisruptionBudget"));
+        if alone && !own.is_empty() {
             return own;
         }
         let mut errors = meta::validate(object, self.namespaced, self.names);

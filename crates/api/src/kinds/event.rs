@@ -20,7 +20,7 @@ pub static EVENT: Kind = Kind {
     namespaced: true,
     subresources: &[],
     generation: false,
-    names: NameRule::Subdomain,
+    names: NameRule::PathSegment,
     decode: decode::strictly::<k8s_openapi::api::core::v1::Event>,
     conversion: None,
     strategy: Strategy {

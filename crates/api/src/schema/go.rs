@@ -53,6 +53,34 @@ pub fn date_conditions(object: &mut Value, of: &Type, now: &str) {
     }
 }
 
+/// In a list or a map, a null is the zero of what belongs there.
+pub fn fill_nulls(map: &mut Map<String, Value>, of: &Type) {
+    fn fill(value: &mut Value, shape: &Shape) {
+        let item = |value: &mut Value, inner: &Shape| match value {
+            Value::Null => {
+                *value = match inner {
+                    Shape::Object(_) => Value::Object(Map::new()),
+                    inner => zero(inner),
+                }
+            }
+            value => fill(value, inner),
+        };
+        match (value, shape) {
+            (Value::Object(map), Shape::Object(inner)) => fill_nulls(map, inner.get()),
+            (Value::Array(items), Shape::List(inner)) => {
+                items.iter_mut().for_each(|value| item(value, inner))
+            }
+            (Value::Object(map), Shape::Map(inner)) => map.values_mut().for_each(|value| item(value, inner)),
+            _ => {}
+        }
+    }
+    for (key, value) in map {
+        if let Some(field) = of.field(key) {
+            fill(value, &field.shape);
+        }
+    }
+}
+
 /// The object as it stands in Go's struct, written out again: what a typed client would have sent, nulls included.
 pub fn typed(value: &Value, shape: &Shape) -> Value {
     match (value, shape) {

@@ -37,7 +37,10 @@ impl FieldSelector {
                 continue;
             }
             if !selectable(field, kind) {
-                return Err(SelectorError(if kind.fields.is_empty() {
+                let generic = kind.fields.is_empty() || kind.kind == "IPAddress";
+                return Err(SelectorError(if kind.kind == "Job" {
+                    format!("field label {} not supported for Job", crate::fielderror::quote(field))
+                } else if generic {
                     format!(
                         "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
                         crate::fielderror::quote(field)
@@ -68,7 +71,10 @@ impl FieldSelector {
 }
 
 fn selectable(field: &str, kind: &Kind) -> bool {
-    matches!(field, "metadata.name" | "metadata.namespace")
+    // The oldest kinds of the whole cluster have no namespace to be selected by.
+    let placed = !matches!((kind.group, kind.kind), ("", "Namespace" | "Node"));
+    field == "metadata.name"
+        || (field == "metadata.namespace" && placed)
         || kind.fields.iter().any(|(name, _)| *name == field)
 }
 
