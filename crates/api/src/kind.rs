@@ -509,6 +509,7 @@ impl Kind {
             Kind::Listed(entry) => {
                 self.default(new);
                 meta::keep_system_fields(new, old);
+                self.place(new);
                 (entry.strategy.prepare_update)(new, old);
             }
             Kind::Custom(custom) => custom.prepare_update(new, old),
@@ -522,9 +523,17 @@ impl Kind {
             Kind::Listed(entry) => {
                 self.default(new);
                 meta::keep_system_fields(new, old);
+                self.place(new);
                 (entry.strategy.prepare_status_update)(new, old);
             }
             Kind::Custom(custom) => custom.prepare_status_update(new, old),
+        }
+    }
+
+    /// Objects of the whole cluster are in no namespace, whatever they say.
+    fn place(&self, object: &mut Value) {
+        if !self.namespaced() {
+            walk::remove(object, "metadata.namespace");
         }
     }
 
@@ -545,8 +554,10 @@ impl Kind {
         match self {
             Kind::Listed(entry) => {
                 let own = (entry.strategy.validate)(object);
-                // Events of the core group are older than the rules of metadata, which are asked only where theirs are kept.
-                if entry.kind == "Event" && entry.group.is_empty() && !own.is_empty() {
+                // Some kinds' rules leave metadata out, which is then asked only where theirs are kept (`rest.BeforeCreate`).
+                let alone =
+                    matches!((entry.group, entry.kind), ("", "Event") | ("policy", "PodDisruptionBudget"));
+                if alone && !own.is_empty() {
                     return own;
                 }
                 let mut errors = meta::validate(object, entry.namespaced, entry.names);

@@ -14,8 +14,8 @@ mod warnings;
 
 pub use summary::{Summary, summary};
 pub use validate::{
-    node_selector, overcommitted, tolerations, validate_change, validate_new, validate_status,
-    validate_template, whole_numbers,
+    container_resource_faults, node_selector, overcommitted, overhead, tolerations, validate_change,
+    validate_new, validate_status, validate_template, whole_numbers,
 };
 pub use warnings::{claim_warnings, name_warnings, status_warnings, template_warnings, warnings};
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use portolan_api::kinds::class::PRIORITY_CLASS;
 use portolan_api::kinds::config::SERVICE_ACCOUNT;
 use portolan_api::kinds::ingress::INGRESS_CLASS;
+use portolan_api::kinds::node::NODE;
 use portolan_api::kinds::quota::{LIMIT_RANGE, RESOURCE_QUOTA};
 use portolan_api::{Kind, Status, limits, meta, quota, walk};
 use portolan_store::{Compare, Op, Range, Txn};
@@ -39,7 +40,25 @@ impl Server {
         }
         self.prioritize(kind, new, shown)?;
         tolerate(new);
+        let node = walk::text(new, "spec.nodeName").to_owned();
+        if !node.is_empty() {
+            for (key, value) in self.topology(&node).await? {
+                if let Some(labels) = walk::map_mut(new, "metadata.labels") {
+                    labels.insert(key, value);
+                }
+            }
+        }
         Ok(())
+    }
+
+    /// The labels of a node that its pods get (plugin/pkg/admission/podtopologylabels).
+    pub(crate) async fn topology(&self, node: &str) -> Result<Vec<(String, Value)>, Status> {
+        const PLACES: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
+        let (entry, _) = self.store.get(&object_key(&NODE, None, node)).await.map_err(store_status)?;
+        let node =
+            entry.and_then(|entry| stored(&NODE, &entry.value, entry.mod_revision.0)).unwrap_or_default();
+        let labels = meta::labels(&node).iter().filter(|(key, _)| PLACES.contains(&key.as_str()));
+        Ok(labels.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
     /// Fills in what a changed object keeps of what it has got.

@@ -14,7 +14,7 @@ use portolan_store::{Compare, Op, Revision, Txn};
 use serde_json::{Value, json};
 
 use crate::claims;
-use crate::http::{Answer, Call, json as respond};
+use crate::http::{Answer, Call, json as respond, warn};
 use crate::object::{Selection, bare};
 use crate::options::{self, dry_run_errors};
 use crate::read::{Page, object_key, render};
@@ -70,6 +70,14 @@ impl Options {
         }
         options.dry_run |= !dry.is_empty();
         Ok(options)
+    }
+
+    /// What comes as a surprise.
+    fn warnings(&self, kind: &Kind) -> Vec<String> {
+        let surprises = kind.group() == "batch" && kind.kind() == "Job" && self.policy.is_none();
+        let text = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them \
+                    or set propagationPolicy=Orphan to suppress this warning";
+        surprises.then(|| text.to_owned()).into_iter().collect()
     }
 
     /// Whether nothing may be deleted.
@@ -179,13 +187,14 @@ impl Server {
         let options = Options::read(call)?;
         let kind = &call.kind;
         self.guard(call, None, None)?;
-        match self.delete_object(call.subject(), &options).await? {
-            Deleted::Going(object) => Ok(respond(StatusCode::OK, &call.show(object))),
-            Deleted::Gone(object) if returns_object(kind) => Ok(respond(StatusCode::OK, &call.show(object))),
+        let answer = match self.delete_object(call.subject(), &options).await? {
+            Deleted::Going(object) => respond(StatusCode::OK, &call.show(object)),
+            Deleted::Gone(object) if returns_object(kind) => respond(StatusCode::OK, &call.show(object)),
             Deleted::Gone(object) => {
-                Ok(respond(StatusCode::OK, &Status::deleted(kind, call.name(), meta::uid(&object))))
+                respond(StatusCode::OK, &Status::deleted(kind, call.name(), meta::uid(&object)))
             }
-        }
+        };
+        Ok(warn(answer, &options.warnings(kind)))
     }
 
     /// DELETE of a collection.
@@ -205,7 +214,7 @@ impl Server {
                 Err(status) => return Err(status),
             }
         }
-        Ok(render(call, &Page { next: None, remaining: None, ..page }))
+        Ok(warn(render(call, &Page { next: None, remaining: None, ..page }), &options.warnings(&call.kind)))
     }
 
     /// Deletes an object, or marks it for deletion.

@@ -306,7 +306,13 @@ impl Server {
                 let (entry, _) = self.store.get(&key).await.map_err(store_status)?;
                 return match entry {
                     Some(entry) => Err(exists(kind, &new, &entry).warned(&warnings)),
-                    None => Ok((new, warnings)),
+                    None => {
+                        // What was never written has no version but the one that it came with.
+                        if meta::resource_version(&object) == "0" {
+                            meta::set_resource_version(&mut new, 0);
+                        }
+                        Ok((new, warnings))
+                    }
                 };
             }
             // Text that is no number counts as none, as in Kubernetes.
@@ -545,7 +551,7 @@ impl Server {
             let (old, revision) = self.stored(kind, &key, name).await?;
             let mut new = make(&old)?;
             check_version(kind, name, &new, &old)?;
-            if part == Part::Main && meta::resource_version(&new).is_empty() && !updates_unseen(kind) {
+            if part != Part::Exact && meta::resource_version(&new).is_empty() && !updates_unseen(kind) {
                 return Err(Status::version_needed(kind, name));
             }
             owners.settle(kind, &mut new, &old);

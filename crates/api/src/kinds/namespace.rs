@@ -30,7 +30,11 @@ pub static NAMESPACE: Kind = Kind::Listed(&Entry {
         prepare_update,
         prepare_status_update: keep_all_but_status,
         validate,
-        validate_update: |new, _| validate(new),
+        validate_update: |new, _| {
+            let mut errors = meta::validate_base(new, NameRule::Label);
+            errors.extend(validate(new));
+            errors
+        },
         validate_status_update,
         ..Strategy::PLAIN
     },

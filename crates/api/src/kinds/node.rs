@@ -186,7 +186,8 @@ fn validate(object: &Value) -> Vec<FieldError> {
 }
 
 fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = validate(new);
+    let mut errors = meta::validate_base(new, NameRule::Subdomain);
+    errors.extend(validate(new));
     errors.extend(validate_change(new, old));
     errors
 }

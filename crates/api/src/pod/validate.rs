@@ -19,7 +19,7 @@ mod volumes;
 
 pub use change::validate_change;
 pub(super) use resources::{HUGE, aggregate, of_whole_pods};
-pub use resources::{overcommitted, whole_numbers};
+pub use resources::{container_resource_faults, overcommitted, overhead, whole_numbers};
 pub use scheduling::{node_selector, tolerations};
 pub use status::validate_status;
 
@@ -226,7 +226,7 @@ fn validate_spec(spec: &Value, name: Option<&str>, at: &str) -> Vec<FieldError> 
         word(&mut errors, spec, at, "preemptionPolicy", &["PreemptLowerPriority", "Never"]);
     }
     if let Some(overhead) = walk::at(spec, "overhead") {
-        resources::overhead(&mut errors, overhead, &format!("{at}.overhead"));
+        errors.extend(resources::overhead(overhead, &format!("{at}.overhead")));
     }
     security::os(&mut errors, spec, at);
     containers::files_of_environment(&mut errors, spec, at);

@@ -4,11 +4,12 @@ use serde_json::Value;
 
 use super::{Errors, annotations, tolerations, validate_pod};
 use crate::fielderror::FieldError;
-use crate::walk;
+use crate::{meta, walk};
 
 /// What is wrong with a changed pod, metadata apart (`ValidatePodUpdate`).
 pub fn validate_change(new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = validate_pod(new);
+    let mut errors = meta::validate_base(new, meta::NameRule::Subdomain);
+    errors.extend(validate_pod(new));
     annotations::changes(&mut errors, new, old, "metadata.annotations");
     let none = Value::Null;
     let (now, before) = (new.get("spec").unwrap_or(&none), old.get("spec").unwrap_or(&none));

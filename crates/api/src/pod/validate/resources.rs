@@ -78,7 +78,8 @@ fn name_faults(name: &str) -> Vec<String> {
     faults
 }
 
-fn container_name_faults(name: &str) -> Vec<String> {
+/// What is wrong with the name of what a container may use.
+pub fn container_resource_faults(name: &str) -> Vec<String> {
     let mut faults = name_faults(name);
     if name.matches('/').count() == 0 {
         if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !name.starts_with(HUGE) {
@@ -91,7 +92,7 @@ fn container_name_faults(name: &str) -> Vec<String> {
 }
 
 fn of_container_name(errors: &mut Errors, path: &str, name: &str) {
-    errors.extend(meta::findings(path, name, container_name_faults(name)));
+    errors.extend(meta::findings(path, name, container_resource_faults(name)));
 }
 
 const OF_PODS: [&str; 3] = ["cpu", "hugepages-", "memory"];
@@ -177,10 +178,12 @@ pub(super) fn of_container(errors: &mut Errors, value: &Value, claims: &[&str], 
     wants(errors, value, of_container_name, claims, at);
 }
 
-/// What a pod costs beside its containers.
-pub(super) fn overhead(errors: &mut Errors, overhead: &Value, at: &str) {
+/// What is wrong with what a pod costs beside its containers.
+pub fn overhead(overhead: &Value, at: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
     // Kubernetes checks it as limits, and names it so.
-    wants(errors, &json!({"limits": overhead}), of_container_name, &[], at);
+    wants(&mut errors, &json!({"limits": overhead}), of_container_name, &[], at);
+    errors
 }
 
 fn claimed(errors: &mut Errors, value: &Value, claims: &[&str], at: &str) {

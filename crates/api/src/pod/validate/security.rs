@@ -35,7 +35,7 @@ pub(super) fn of_pod(errors: &mut Errors, spec: &Value, at: &str) {
     windows_options(errors, context, &at);
     app_armor(errors, context, &at);
     maybe(errors, context, &at, "supplementalGroupsPolicy", &["Merge", "Strict"]);
-    maybe(errors, context, &at, "seLinuxChangePolicy", &["MountOption", "Recursive"]);
+    maybe(errors, context, &at, "seLinuxChangePolicy", &["Recursive"]);
 }
 
 /// `net.ipv4.ip_forward`, or the same with slashes.

@@ -193,11 +193,14 @@ impl Drawer {
 
     fn create(&mut self, step: &mut Step) -> Doing {
         let mut body = self.fresh(step);
-        if self.dice.percent(55) {
-            let edits = self.edits(&(step.kind.fields)(), 3);
+        let often = if step.kind.plural == "services" { 55 } else { 40 };
+        if self.dice.percent(often) {
+            let edits = self.edits(&(step.kind.fields)(), 2);
             edits.iter().for_each(|edit| edit.apply(&mut body));
         }
-        if self.dice.percent(4) {
+        // Addresses aren't made up, and namespaces stay.
+        let named = matches!(step.kind.plural, "ipaddresses" | "namespaces");
+        if !named && self.dice.percent(4) {
             pointer::remove(&mut body, "/metadata/name");
             let base = self.dice.pick(&["made-", "x", "Bad_", ""]);
             pointer::set(&mut body, "/metadata/generateName", base.into());
@@ -209,7 +212,7 @@ impl Drawer {
     fn update(&mut self, step: &Step, fields: Fields) -> Doing {
         let fallback = self.fresh(step);
         let version = self.dice.weigh(&[(60, Version::Current), (35, Version::None), (5, Version::Stale)]);
-        let edits = if self.dice.percent(92) { self.edits(&fields, 3) } else { Vec::new() };
+        let edits = if self.dice.percent(85) { self.edits(&fields, 2) } else { Vec::new() };
         Doing::Update { edits, fallback, version }
     }
 
