@@ -577,6 +577,16 @@ impl Kind {
             Kind::Custom(custom) => custom.warnings(object),
         }
     }
+
+    /// The same of a change: of what is defined, and of definitions, what was so before is not said again.
+    pub fn change_warnings(&self, new: &Value, old: &Value) -> Vec<String> {
+        let mut said = self.warnings(new);
+        if self.custom().is_some() || self.group() == "apiextensions.k8s.io" {
+            let before = self.warnings(old);
+            said.retain(|warning| !before.contains(warning));
+        }
+        said
+    }
 }
 
 pub use crate::kinds::KINDS;

@@ -123,7 +123,9 @@ impl Server {
         let author = call.author(&now);
         // Who is overtaken by a deletion or a creation looks again.
         for _ in 0..4 {
+            let before = parking_lot::Mutex::new(Value::Null);
             let make = |old: &Value| {
+                *before.lock() = old.clone();
                 let new = ownership::apply(&config, old, kind, &of, author, force)?;
                 self.guard(call, Some(&new), Some(old))?;
                 Ok(new)
@@ -147,7 +149,7 @@ impl Server {
                 changed => {
                     let object = changed?;
                     if part == Part::Main {
-                        warnings.extend(kind.warnings(&object));
+                        warnings.extend(kind.change_warnings(&object, &before.into_inner()));
                     }
                     return call.written(StatusCode::OK, object, &warnings);
                 }

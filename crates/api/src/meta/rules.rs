@@ -34,6 +34,9 @@ const LABEL_VALUE_TEXT: &str = "a valid label must be an empty string or consist
 /// The annotations of an object may not be larger than this together (apimachinery `TotalAnnotationSizeLimitB`).
 const ANNOTATIONS_LIMIT: usize = 256 * 1024;
 
+/// What the kinds of Kubernetes' core say of a finalizer, and others don't.
+pub(crate) const UNQUALIFIED: &str = "name is neither a standard finalizer name nor is it fully qualified";
+
 fn label_shape(text: &str) -> bool {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     let edge = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -308,11 +311,7 @@ fn validate_finalizer_domains(object: &Value) -> Vec<FieldError> {
     for (i, finalizer) in walk::list(object, "metadata.finalizers").iter().enumerate() {
         let text = finalizer.as_str().unwrap_or("");
         if !text.contains('/') && !matches!(text, "kubernetes" | "orphan" | "foregroundDeletion") {
-            errors.push(FieldError::invalid(
-                format!("metadata.finalizers[{i}]"),
-                text,
-                "name is neither a standard finalizer name nor is it fully qualified",
-            ));
+            errors.push(FieldError::invalid(format!("metadata.finalizers[{i}]"), text, UNQUALIFIED));
         }
     }
     errors
