@@ -238,7 +238,7 @@ impl Server {
                     Target::OpenApiV2 | Target::OpenApiV3 | Target::OpenApiV3Group(_) => {
                         openapi::answer(self, &other, &query, &head.headers).await
                     }
-                    other => discovery::answer(&other, &head.headers, &self.config, &self.kinds().await?),
+                    other => discovery::answer(&other, &head.headers, &self.config, &self.kinds().await),
                 };
             }
         };
