@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 mod agent; // `portolan agent`
+mod dns; // `portolan dns`
 mod explain; // `portolan explain`, `portolan trace`
 pub mod lab; // `portolan lab …`
 mod node; // `portolan node`
@@ -27,6 +28,7 @@ enum Verb {
     Node(node::Args),
     /// Run the node agent alone, in kube-proxy's place on somebody's Kubernetes.
     Agent(agent::Args),
+    Dns(dns::Args),
     Explain(Box<explain::Explain>),
     Trace(Box<explain::Trace>),
     /// Run a cluster of network namespaces on this machine.
@@ -53,6 +55,11 @@ pub fn run() -> anyhow::Result<ExitCode> {
             // Watches decode objects on the runtime's threads, and what stays of them is the forwarding thread's.
             portolan_sys::process::share_heap();
             serve(|stop| agent::run(args, stop))
+        }
+        Verb::Dns(args) => {
+            // As above: what a watch decodes is kept by the zone.
+            portolan_sys::process::share_heap();
+            serve(|stop| dns::run(args, stop))
         }
         Verb::Explain(args) => explain::explain(*args),
         Verb::Trace(args) => explain::trace(*args),

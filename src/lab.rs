@@ -19,6 +19,7 @@ pub mod apply; // manifests: read, then applied
 mod bring_up; // from an API that answers to Services that answer
 mod check; // what every place should see of every Service, and a table of it: pure
 mod cluster; // the cluster through its API
+mod dns; // the cluster's name servers
 mod enter; // running a command inside
 mod init; // the first process inside
 mod keeper; // `lab up`, the process outside
@@ -73,7 +74,10 @@ pub fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
             let inside = init::log_file(&labs.dir_of(&logs.named.name), &logs.machine);
             let path = format!("/proc/{}/root{}", init.pid, inside.display());
             let mut file = std::fs::File::open(&path).with_context(|| {
-                format!("no log of {}: expected server, init, or a node's name", logs.machine)
+                format!(
+                    "no log of {}: expected server, init, a node's name, or dns- with a node's name",
+                    logs.machine
+                )
             })?;
             std::io::copy(&mut file, &mut std::io::stdout())?;
             Ok(ExitCode::SUCCESS)
@@ -129,22 +133,35 @@ fn phase(phase: Phase) -> &'static str {
 
 fn details(state: &State) -> String {
     let none = || "<none>".to_owned();
+    let pid = |p: &state::Supervised| p.pid.map_or("down".into(), |pid| pid.to_string());
     let machines: Vec<Vec<String>> = state
         .topology
         .machines()
         .map(|machine| {
-            let process = state.processes.iter().find(|p| p.machine == machine.name);
+            let process = state.processes.iter().find(|p| p.name == machine.name);
             vec![
                 machine.name.clone(),
                 machine.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-                process.map_or(none(), |p| p.pid.map_or("down".into(), |pid| pid.to_string())),
+                process.map_or(none(), pid),
                 process.map_or(none(), |p| p.restarts.to_string()),
             ]
+        })
+        .collect();
+    let beside: Vec<Vec<String>> = state
+        .processes
+        .iter()
+        .filter(|process| process.name != process.machine)
+        .map(|process| {
+            vec![process.name.clone(), process.machine.clone(), pid(process), process.restarts.to_string()]
         })
         .collect();
     let mut text = listing(std::slice::from_ref(state));
     text.push('\n');
     text.push_str(&table::render(&["MACHINE", "ADDRESSES", "PID", "RESTARTS"], &machines));
+    if !beside.is_empty() {
+        text.push('\n');
+        text.push_str(&table::render(&["BESIDE", "MACHINE", "PID", "RESTARTS"], &beside));
+    }
     if !state.published.is_empty() {
         let ports: Vec<Vec<String>> = state
             .published

@@ -4,8 +4,11 @@ mod agent; // the agent alone, in kube-proxy's place
 mod announce; // one node answers for an address, and another one soon after
 mod definitions; // kinds that clients define, by kubectl and by Helm
 mod disruption; // pods and parts die, connections go on
+mod dns; // names, as dig sees them, and the real CoreDNS beside ours
 mod explain; // faults are injected, and named
 mod harness; // a lab for a test
+mod informers; // clients that follow
+mod kill; // the server and its etcd are killed while clients write and watch
 mod kubectl; // the real kubectl against a lab
 mod lab; // the lab: started, used, killed, and nothing left
 mod load; // clients that open connections and count

@@ -75,3 +75,14 @@ fn no_test_is_ignored() {
         offenders.map(|(p, _)| p.display().to_string()).collect(),
     );
 }
+
+#[test]
+fn the_part_of_the_end_to_end_tests_is_of_the_whole() {
+    let names = |file: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(root().join("tests/e2e").join(file)).expect("a list of tests");
+        text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    };
+    let whole = [names("api.txt"), names("services.txt")].concat();
+    let offenders = names("part.txt").into_iter().filter(|name| !whole.contains(name));
+    complain("name in tests/e2e/part.txt what is in api.txt or services.txt", offenders.collect());
+}

@@ -280,7 +280,8 @@ fn read(path: &Path) -> anyhow::Result<File> {
     }
 }
 
-async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Client> {
+/// A client with what a kubeconfig says, or else as a pod reaches its own API server.
+pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Client> {
     let config = match kubeconfig {
         Some(path) => {
             let named = || format!("--kubeconfig {}", path.display());
@@ -288,7 +289,7 @@ async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Client> {
             kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.with_context(named)?
         }
         None => kube::Config::incluster().context(
-            "--kubeconfig: not given, nor clientConnection.kubeconfig in a --config, and this is no pod with a service account",
+            "--kubeconfig: not given (nor clientConnection.kubeconfig in an agent's --config), and this is no pod with a service account",
         )?,
     };
     Ok(kube::Client::try_from(config)?)

@@ -118,7 +118,7 @@ pub struct Exec {
 pub struct Logs {
     #[command(flatten)]
     pub named: Named,
-    /// `server`, a node's name, or `init`.
+    /// `server`, a node's name, `dns-` with a node's name, or `init`.
     #[arg(value_name = "MACHINE")]
     pub machine: String,
 }

@@ -54,6 +54,12 @@ pub struct Args {
     /// The port of the node's log endpoint.
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     log_port: u16,
+    /// Where pods look names up, as the address of the Service kube-dns; without it they know no name server.
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    cluster_dns: Vec<IpAddr>,
+    /// The domain of the cluster's names.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = super::dns::domain)]
+    cluster_domain: portolan_dns::name::Name,
     #[command(flatten)]
     addresses: AddressArgs,
     #[command(flatten)]
@@ -108,6 +114,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     pods.log_token = crate::secret::log_token(&args.token);
     pods.log_port = args.log_port;
     pods.labels = args.label.into_iter().collect();
+    pods.cluster_dns = args.cluster_dns;
+    pods.cluster_domain = args.cluster_domain.to_string().trim_end_matches('.').to_owned();
 
     let mut agent = portolan_agent::Config::new(&name);
     agent.service_cidrs = args.service_cidr;

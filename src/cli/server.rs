@@ -179,7 +179,15 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
             ca_pem: Some(authority.certificate_pem().to_owned()),
             ..portolan_control::Config::default()
         };
-        portolan_control::run(client, config, stop.clone())
+        // A file has one server, an etcd may have several.
+        let alone = args.store == Store::File;
+        let (stop, identity) = (stop.clone(), identity()?);
+        async move {
+            match alone {
+                true => portolan_control::run(client, config, stop).await,
+                false => portolan_control::run_elected(client, config, identity, stop).await,
+            }
+        }
     };
 
     let mut serving = tokio::task::JoinSet::new();
@@ -205,6 +213,12 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     let result = tokio::try_join!(ended, controlled).map(|_| ());
     server.close();
     result
+}
+
+/// A name that no other server has: of this machine, and of this start.
+fn identity() -> anyhow::Result<String> {
+    let unique = std::fs::read_to_string("/proc/sys/kernel/random/uuid").context("drawing an identity")?;
+    Ok(format!("{}_{}", rustix::system::uname().nodename().to_string_lossy(), unique.trim()))
 }
 
 fn bracketed(ip: IpAddr) -> String {

@@ -83,7 +83,8 @@ fn parse(source: &str, text: &str) -> anyhow::Result<Vec<Document>> {
     Ok(documents)
 }
 
-fn document(source: &str, value: Value) -> anyhow::Result<Document> {
+/// An object as one of a manifest.
+pub fn document(source: &str, value: Value) -> anyhow::Result<Document> {
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     let missing = |field: &str| anyhow!("{source}: {field}: required: every object of a manifest has one");
     let version = text("/apiVersion").ok_or_else(|| missing("apiVersion"))?;

@@ -17,6 +17,7 @@ use anyhow::{Context, bail};
 use portolan_sys::namespace::{self, Namespaces};
 use tokio::sync::mpsc;
 
+use super::dns;
 use super::network::{self, Network};
 use super::nodeports::{self, PodRoute};
 use super::protocol::{self, Order, Report, Request, Writer};
@@ -119,6 +120,7 @@ enum Event {
 
 struct Process {
     machine: Machine,
+    name: String,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     pid: Option<u32>,
@@ -189,18 +191,27 @@ impl Init {
 
         let mut lab = Init { network, processes: Vec::new(), publisher, client, events, order };
         lab.watch_children()?;
-        lab.add(lab.order.topology.server.clone(), server_arguments(&lab.order, api_address), Vec::new())?;
+        let server = lab.order.topology.server.clone();
+        lab.add(&server.name.clone(), server, server_arguments(&lab.order, api_address), Vec::new())?;
         let token = lab.appears(&lab.order.dir.join("server/node-token"), writer).await?;
         for node in lab.order.topology.nodes.clone() {
             let token = ("PORTOLAN_NODE_TOKEN".to_owned(), token.trim().to_owned());
             let arguments = node_arguments(&lab.order, &node);
-            lab.add(node, arguments, vec![token])?;
+            lab.add(&node.name.clone(), node, arguments, vec![token])?;
         }
         let kubeconfig = lab.appears(&server_kubeconfig(&lab.order.dir), writer).await?;
         let inside = format!("https://{}", bracketed(lab.order.topology.server.addresses[0]));
         let text = kubeconfig.replace(&format!("https://{api_address}"), &inside);
         portolan_server::pki::write_atomically(&kubeconfig_inside(&lab.order.dir), text.as_bytes(), 0o600)?;
         writer.send(&Report::Serving { api: api_address, kubeconfig: kubeconfig.clone() }).await;
+        let text =
+            dns::install(&lab.order.topology, &kubeconfig).await.context("the name servers' objects")?;
+        let text = text.replace(&format!("https://{api_address}"), &inside);
+        portolan_server::pki::write_atomically(&dns_kubeconfig(&lab.order.dir), text.as_bytes(), 0o600)?;
+        for node in lab.order.topology.nodes.clone() {
+            let arguments = dns_arguments(&lab.order, &node);
+            lab.add(&format!("dns-{}", node.name), node, arguments, Vec::new())?;
+        }
         lab.report(writer).await;
 
         let events = lab.events.clone();
@@ -253,11 +264,13 @@ impl Init {
 
     fn add(
         &mut self,
+        name: &str,
         machine: Machine,
         arguments: Vec<String>,
         environment: Vec<(String, String)>,
     ) -> anyhow::Result<()> {
         self.processes.push(Process {
+            name: name.to_owned(),
             machine,
             arguments,
             environment,
@@ -271,7 +284,7 @@ impl Init {
 
     fn start(&mut self, index: usize) -> anyhow::Result<()> {
         let process = &mut self.processes[index];
-        let name = &process.machine.name;
+        let (name, machine) = (&process.name, &process.machine.name);
         let log = fs::OpenOptions::new().create(true).append(true).open(log_file(&self.order.dir, name))?;
         // The program that runs now, even if another was put in its place meanwhile.
         let mut command = Command::new("/proc/self/exe");
@@ -284,9 +297,9 @@ impl Init {
             .stdout(log.try_clone()?)
             .stderr(log)
             .process_group(0);
-        let spawned = namespace::in_netns(self.network.of(name)?, || {
+        let spawned = namespace::in_netns(self.network.of(machine)?, || {
             namespace::unshare(Namespaces::UTS)?;
-            namespace::set_hostname(name)?;
+            namespace::set_hostname(machine)?;
             command.spawn()
         })?;
         let child = spawned.with_context(|| format!("starting {name}"))?;
@@ -306,7 +319,7 @@ impl Init {
             }
             let delay = process.back_off;
             process.back_off = (delay * 2).min(BACK_OFF.1);
-            let machine = process.machine.name.clone();
+            let machine = process.name.clone();
             let log = tail(&log_file(&self.order.dir, &machine));
             writer.send(&Report::Ended { machine, status, log }).await;
             self.report(writer).await;
@@ -322,6 +335,7 @@ impl Init {
     async fn report(&self, writer: &mut Writer) {
         let all = self.processes.iter().map(|p| Supervised {
             machine: p.machine.name.clone(),
+            name: p.name.clone(),
             pid: p.pid,
             restarts: p.restarts,
         });
@@ -389,6 +403,11 @@ pub fn kubeconfig_inside(dir: &Path) -> PathBuf {
     dir.join("kubeconfig.inside")
 }
 
+/// The kubeconfig of the name servers, inside of the lab.
+fn dns_kubeconfig(dir: &Path) -> PathBuf {
+    dir.join("kubeconfig.dns")
+}
+
 /// The directory of a node, inside of the lab.
 pub fn node_dir(dir: &Path, node: &str) -> PathBuf {
     dir.join("nodes").join(node)
@@ -447,12 +466,24 @@ fn node_arguments(order: &Order, node: &Machine) -> Vec<String> {
     add("node-ip", joined(&node.addresses));
     add("interface", network::LINK.into());
     add("service-cidr", joined(&topology.service_cidrs));
+    add("cluster-dns", joined(&topology.cluster_dns()));
     for (name, dir) in &order.images {
         add("image", format!("{name}={}", dir.display()));
     }
     if order.allow_host_image {
         arguments.push("--allow-host-image".into());
     }
+    arguments
+}
+
+/// A name server answers at its node's addresses. Behind the lab's router there is nobody to ask for other names.
+fn dns_arguments(order: &Order, node: &Machine) -> Vec<String> {
+    let mut arguments = vec!["dns".to_owned()];
+    let mut add = |option: &str, value: String| arguments.extend([format!("--{option}"), value]);
+    add("kubeconfig", dns_kubeconfig(&order.dir).display().to_string());
+    add("listen", joined(&node.addresses.iter().map(|a| SocketAddr::new(*a, dns::PORT)).collect::<Vec<_>>()));
+    add("forward", "none".into());
+    add("metrics-bind-address", SocketAddr::new(node.addresses[0], dns::METRICS_PORT).to_string());
     arguments
 }
 

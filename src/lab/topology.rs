@@ -188,6 +188,11 @@ impl Topology {
                 ));
             }
         }
+        if let Some(cidr) = service_cidrs.iter().find(|cidr| name_server(cidr).is_none()) {
+            return Err(format!(
+                "--service-cidr: {cidr} has no tenth address, which is the name server's; choose a larger range"
+            ));
+        }
         let mut pool = wish.pool;
         if pool.is_empty() {
             pool = of_family("10.80.0.200-10.80.0.250", "fd00:80::200-fd00:80::2ff");
@@ -214,6 +219,11 @@ impl Topology {
     /// The machines that have a link to the local network.
     pub fn machines(&self) -> impl Iterator<Item = &Machine> {
         [&self.server].into_iter().chain(&self.nodes).chain([&self.client])
+    }
+
+    /// The addresses of the Service that stands for the name servers, one of each family: the tenth of each range, as usual.
+    pub fn cluster_dns(&self) -> Vec<IpAddr> {
+        self.service_cidrs.iter().filter_map(name_server).collect()
     }
 
     /// The machine of this name.
@@ -243,6 +253,15 @@ fn address(family: IpFamily, host: u16) -> IpAddr {
             Ipv6Addr::new(0xfd00, 0x80, 0, 0, 0, 0, 0, digits).into()
         }
     }
+}
+
+/// The tenth address of a range.
+fn name_server(cidr: &IpNet) -> Option<IpAddr> {
+    let address = match cidr.network() {
+        IpAddr::V4(ip) => IpAddr::from((u32::from(ip).checked_add(10)?).to_be_bytes()),
+        IpAddr::V6(ip) => IpAddr::from((u128::from(ip).checked_add(10)?).to_be_bytes()),
+    };
+    cidr.contains(&address).then_some(address)
 }
 
 fn overlap(a: &IpNet, b: &IpNet) -> bool {
@@ -298,7 +317,16 @@ mod tests {
             Topology::plan(Wish { service_cidrs, ..wish(&both) })
         };
         assert!(with(&["10.0.0.0/16", "fd01::/112"]).is_ok());
-        for bad in [&["10.0.0.0/16"][..], &["fd01::/112", "10.0.0.0/16"], &["10.244.8.0/24", "fd01::/112"]] {
+        assert_eq!(
+            with(&["10.0.0.0/16", "fd01::/112"]).expect("a topology").cluster_dns(),
+            ["10.0.0.10".parse::<IpAddr>().unwrap(), "fd01::a".parse().unwrap()]
+        );
+        for bad in [
+            &["10.0.0.0/16"][..],
+            &["fd01::/112", "10.0.0.0/16"],
+            &["10.244.8.0/24", "fd01::/112"],
+            &["10.0.0.0/29", "fd01::/112"],
+        ] {
             assert!(with(bad).is_err_and(|e| e.starts_with("--service-cidr: ")), "{bad:?}");
         }
         assert!(Topology::plan(wish(&[IpFamily::IPv4; 2])).is_err_and(|e| e.starts_with("--ip-families: ")));

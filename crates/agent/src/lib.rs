@@ -15,7 +15,7 @@ pub mod lock; // one agent for each network namespace
 mod meters; // what the agent measures of its work
 mod metrics; // the page that Prometheus reads
 pub mod observed; // what the watches said so far
-mod port; // an HTTP port: opened, tried again, answered
+pub mod port; // an HTTP port: opened, tried again, answered
 mod proxy_health; // what /healthz and /livez say
 pub mod servers; // the agent's own ports
 pub mod sysctl; // the kernel settings that forwarding needs

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use portolan_dataplane::Applied;
+use portolan_metrics::Histogram;
 use portolan_plan::model::{Action, FrontendKind, PlanChange, ServiceName};
 
 use crate::observed::Update;
@@ -76,17 +77,6 @@ pub(crate) struct Changes {
 struct NoLocal {
     internal: bool,
     external: bool,
-}
-
-/// A Prometheus histogram.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Histogram {
-    /// One for each bound, and one for what is above all of them.
-    pub counts: Vec<u64>,
-    /// The sum of all observations in seconds.
-    pub sum: f64,
-    /// The bounds.
-    pub bounds: &'static [f64],
 }
 
 /// Powers of two from a millisecond to 16 seconds, and for what is faster here, from 16 microseconds. The bounds from a
@@ -268,33 +258,6 @@ impl Changes {
     /// How many the kernel doesn't have.
     pub fn pending(self) -> u64 {
         self.arrived.saturating_sub(self.done)
-    }
-}
-
-impl Histogram {
-    fn observe(&mut self, bounds: &'static [f64], value: Duration) {
-        let seconds = value.as_secs_f64();
-        self.bounds = bounds;
-        self.counts.resize(bounds.len() + 1, 0);
-        self.counts[bounds.partition_point(|bound| *bound < seconds)] += 1;
-        self.sum += seconds;
-    }
-
-    /// Both together; of the same bounds.
-    pub fn with(&self, other: &Histogram) -> Histogram {
-        let mut sum = self.clone();
-        if other.counts.len() > sum.counts.len() {
-            sum.bounds = other.bounds;
-            sum.counts.resize(other.counts.len(), 0);
-        }
-        sum.counts.iter_mut().zip(&other.counts).for_each(|(mine, others)| *mine += others);
-        sum.sum += other.sum;
-        sum
-    }
-
-    /// How many observations.
-    pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
     }
 }
 

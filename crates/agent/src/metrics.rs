@@ -1,29 +1,12 @@
 //! The page that Prometheus reads: kube-proxy's names where they mean the same here, and our own.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 use std::time::{Duration, SystemTime};
 
 use portolan_dataplane::Counters;
+use portolan_metrics::{Page, Process};
 
-use crate::meters::{Histogram, Meters, Readings};
-
-/// The content type of the page.
-pub(crate) const CONTENT: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// What the process uses of the machine.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Process {
-    /// Processor time in seconds, of the kernel for it and its own.
-    pub cpu: f64,
-    /// Resident bytes.
-    pub resident: u64,
-    /// Virtual bytes.
-    pub virtual_: u64,
-    /// When it started, in seconds of the Unix epoch.
-    pub started: f64,
-    /// Open descriptors.
-    pub descriptors: usize,
-}
+use crate::meters::{Meters, Readings};
 
 /// The page, from everything that there is to say. Counters are `None` where the kernel can't be asked.
 pub(crate) fn page(meters: &Meters, counters: Option<Counters>, process: Option<Process>) -> String {
@@ -42,13 +25,9 @@ pub(crate) fn page(meters: &Meters, counters: Option<Counters>, process: Option<
         page.value("portolan_dropped_packets_total", "reason=\"missed\"", missed);
     }
     if let Some(process) = process {
-        page.one("process_cpu_seconds_total", "counter", "Processor time used, in seconds.", process.cpu);
-        page.one("process_resident_memory_bytes", "gauge", "Resident memory in bytes.", process.resident);
-        page.one("process_virtual_memory_bytes", "gauge", "Virtual memory in bytes.", process.virtual_);
-        page.one("process_start_time_seconds", "gauge", "Start of the process, Unix time.", process.started);
-        page.one("process_open_fds", "gauge", "Open file descriptors.", process.descriptors);
+        process.write(&mut page);
     }
-    page.text
+    page.text()
 }
 
 /// One transaction programs both families, so what kube-proxy counts for each of its two proxiers is the same for both.
@@ -135,71 +114,6 @@ fn unix(time: Option<SystemTime>) -> f64 {
     since.map_or(0.0, |d: Duration| d.as_secs_f64())
 }
 
-#[derive(Default)]
-struct Page {
-    text: String,
-}
-
-impl Page {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn value(&mut self, name: &str, labels: &str, value: impl Display) {
-        let _ = match labels {
-            "" => writeln!(self.text, "{name} {value}"),
-            labels => writeln!(self.text, "{name}{{{labels}}} {value}"),
-        };
-    }
-
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
-        self.head(name, kind, help);
-        self.value(name, "", value);
-    }
-
-    fn histogram(&mut self, name: &str, labels: &str, histogram: &Histogram) {
-        let comma = if labels.is_empty() { "" } else { "," };
-        let mut below = 0;
-        for (bound, count) in histogram.bounds.iter().zip(&histogram.counts) {
-            below += count;
-            self.value(&format!("{name}_bucket"), &format!("{labels}{comma}le=\"{bound}\""), below);
-        }
-        self.value(&format!("{name}_bucket"), &format!("{labels}{comma}le=\"+Inf\""), histogram.count());
-        self.value(&format!("{name}_sum"), labels, histogram.sum);
-        self.value(&format!("{name}_count"), labels, histogram.count());
-    }
-}
-
-impl Process {
-    /// This process now.
-    pub fn now() -> Option<Process> {
-        let read = |path: &str| std::fs::read_to_string(path).ok();
-        let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-        Process::of(&read("/proc/self/stat")?, &read("/proc/self/status")?, &read("/proc/stat")?, descriptors)
-    }
-
-    /// From proc_pid_stat(5), proc_pid_status(5) and proc_stat(5).
-    fn of(own: &str, status: &str, machine: &str, descriptors: usize) -> Option<Process> {
-        /// `USER_HZ`, which is 100 on every architecture that we run on, whatever the kernel's own clock.
-        const TICKS: f64 = 100.0;
-        // The program's name may contain anything, and ends at the last parenthesis; field 3 comes after it.
-        let fields: Vec<&str> = own.rsplit_once(')')?.1.split_ascii_whitespace().collect();
-        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-        let size = |name: &str| {
-            let text = status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
-            Some(text.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
-        };
-        let booted: f64 = machine.lines().find_map(|l| l.strip_prefix("btime "))?.trim().parse().ok()?;
-        Some(Process {
-            cpu: (field(14)? + field(15)?) as f64 / TICKS,
-            resident: size("VmRSS")?,
-            virtual_: size("VmSize")?,
-            started: booted + field(22)? as f64 / TICKS,
-            descriptors,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -275,21 +189,5 @@ mod tests {
                 "docs/reference/agent.md lacks a row for {name}"
             );
         }
-    }
-
-    #[test]
-    fn what_a_process_uses_is_read_past_any_name() {
-        let own = "42 (a) b (c) S 1 1 1 0 -1 4 0 0 0 0 150 50 0 0 20 0 9 0 1000 8192000 25 1844 1 1";
-        let status = "Name:\ta) b (c\nVmSize:\t    8000 kB\nVmRSS:\t     100 kB\n";
-        let process = Process::of(own, status, "cpu 1 2\nbtime 1700000000\n", 8).expect("understood");
-        let wanted = Process {
-            cpu: 2.0,
-            resident: 102_400,
-            virtual_: 8_192_000,
-            started: 1_700_000_010.0,
-            descriptors: 8,
-        };
-        assert_eq!(process, wanted);
-        assert_eq!(Process::of("", "", "", 0), None);
     }
 }

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 /// What is answered.
-pub(crate) type Answer = Response<Full<Bytes>>;
+pub type Answer = Response<Full<Bytes>>;
 
 /// A client that hasn't asked by then is dropped.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ const CLIENTS: usize = 256;
 
 /// Listens there. The unspecified address of either family means all addresses of both, as Go's `net.Listen` has it, or of
 /// IPv4 alone where the kernel has no IPv6.
-pub(crate) async fn bind(at: SocketAddr) -> io::Result<TcpListener> {
+pub async fn bind(at: SocketAddr) -> io::Result<TcpListener> {
     if !at.ip().is_unspecified() {
         return TcpListener::bind(at).await;
     }
@@ -52,7 +52,7 @@ fn bind_both(port: u16) -> io::Result<TcpListener> {
 }
 
 /// Listens there as soon as it can be done, and tells of each time that it can't.
-pub(crate) async fn open(at: SocketAddr, pause: Duration, mut failed: impl FnMut(io::Error)) -> TcpListener {
+pub async fn open(at: SocketAddr, pause: Duration, mut failed: impl FnMut(io::Error)) -> TcpListener {
     loop {
         match bind(at).await {
             Ok(listener) => return listener,
@@ -63,7 +63,7 @@ pub(crate) async fn open(at: SocketAddr, pause: Duration, mut failed: impl FnMut
 }
 
 /// Answers whoever connects, for as long as it is polled.
-pub(crate) async fn serve<F>(listener: TcpListener, answer: F)
+pub async fn serve<F>(listener: TcpListener, answer: F)
 where
     F: Fn(&Request<Incoming>) -> Answer + Clone + Send + Sync + 'static,
 {
@@ -96,7 +96,7 @@ where
 }
 
 /// An answer of this kind of content.
-pub(crate) fn answer(status: StatusCode, content: &'static str, body: impl Into<Bytes>) -> Answer {
+pub fn answer(status: StatusCode, content: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -106,12 +106,12 @@ pub(crate) fn answer(status: StatusCode, content: &'static str, body: impl Into<
 }
 
 /// JSON, as an answer's content.
-pub(crate) const JSON: &str = "application/json";
+pub const JSON: &str = "application/json";
 /// Text, as an answer's content.
-pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
+pub const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The answer where nothing is.
-pub(crate) fn not_found() -> Answer {
+pub fn not_found() -> Answer {
     answer(StatusCode::NOT_FOUND, TEXT, "404 page not found\n")
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::events::{Recorder, Severity};
 use crate::meters::Meters;
-use crate::metrics::{self, Process};
+use crate::metrics;
 use crate::port::{self, Answer, JSON, TEXT};
 use crate::proxy_health::{self, Pulse};
 
@@ -172,7 +172,10 @@ impl Shown {
         match path {
             "/metrics" => {
                 let counters = self.counters.as_ref().and_then(|read| read());
-                ok(metrics::CONTENT, metrics::page(&self.meters, counters, Process::now()))
+                ok(
+                    portolan_metrics::CONTENT,
+                    metrics::page(&self.meters, counters, portolan_metrics::Process::now()),
+                )
             }
             "/healthz" => ok(TEXT, "ok".to_owned()),
             "/proxyMode" => ok(TEXT, "nftables".to_owned()),

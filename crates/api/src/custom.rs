@@ -379,10 +379,11 @@ impl Custom {
         }
     }
 
-    /// What goes into `Warning:` headers of a new object.
-    pub(crate) fn warnings(&self, object: &Value) -> Vec<String> {
+    /// What goes into `Warning:` headers: of finalizers that weren't there before.
+    pub(crate) fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
         let mut said = Vec::new();
-        for finalizer in meta::finalizers(object) {
+        let before = old.map(meta::finalizers).unwrap_or_default();
+        for finalizer in meta::finalizers(object).into_iter().filter(|name| !before.contains(name)) {
             let head = format!("metadata.finalizers: {}: ", crate::fielderror::quote(finalizer));
             said.extend(meta::qualified_faults(finalizer).into_iter().map(|fault| format!("{head}{fault}")));
             let ours = matches!(finalizer, "orphan" | "foregroundDeletion" | "kubernetes");

@@ -141,6 +141,16 @@ pub fn warnings(path: &str, text: &str) -> Vec<String> {
     }
 }
 
+/// A warning for a range that is not written in its one canonical way.
+pub fn range_warnings(path: &str, text: &str) -> Vec<String> {
+    let canonical = text.parse::<IpNet>().ok().filter(|net| net.addr().is_ipv6()).map(|net| net.to_string());
+    let odd = canonical.filter(|canonical| canonical != text).map(|canonical| {
+        let (text, canonical) = (quote(text), quote(&canonical));
+        format!("{path}: IPv6 CIDR value {text} should be in RFC 5952 canonical format ({canonical})")
+    });
+    odd.into_iter().collect()
+}
+
 /// What is wrong with an address as the end of a connection from elsewhere.
 pub fn special_faults(path: &str, text: &str) -> Vec<FieldError> {
     let Some(ip) = parse(text) else {

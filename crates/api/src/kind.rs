@@ -83,8 +83,10 @@ pub struct Strategy {
     pub validate_update: fn(new: &Value, old: &Value) -> Vec<FieldError>,
     /// The rules of a change through `/status`.
     pub validate_status_update: fn(new: &Value, old: &Value) -> Vec<FieldError>,
-    /// What goes into `Warning:` headers.
-    pub warnings: fn(&Value) -> Vec<String>,
+    /// What goes into `Warning:` headers: of a new object, or of one that was changed.
+    pub warnings: fn(new: &Value, old: Option<&Value>) -> Vec<String>,
+    /// The same of a written status.
+    pub status_warnings: fn(&Value) -> Vec<String>,
 }
 
 fn nothing(_: &mut Value) {}
@@ -94,7 +96,10 @@ fn no_finding(_: &Value) -> Vec<FieldError> {
 fn no_change_finding(_: &Value, _: &Value) -> Vec<FieldError> {
     Vec::new()
 }
-fn no_warning(_: &Value) -> Vec<String> {
+fn no_warning(_: &Value, _: Option<&Value>) -> Vec<String> {
+    Vec::new()
+}
+fn no_status_warning(_: &Value) -> Vec<String> {
     Vec::new()
 }
 fn as_is(_: &mut Value, _: &Value) {}
@@ -154,6 +159,7 @@ impl Strategy {
         validate_update: no_change_finding,
         validate_status_update: no_change_finding,
         warnings: no_warning,
+        status_warnings: no_status_warning,
     };
 
     /// A kind whose `status` is written through `/status` alone.
@@ -503,6 +509,7 @@ impl Kind {
             Kind::Listed(entry) => {
                 self.default(new);
                 meta::keep_system_fields(new, old);
+                self.place(new);
                 (entry.strategy.prepare_update)(new, old);
             }
             Kind::Custom(custom) => custom.prepare_update(new, old),
@@ -516,9 +523,17 @@ impl Kind {
             Kind::Listed(entry) => {
                 self.default(new);
                 meta::keep_system_fields(new, old);
+                self.place(new);
                 (entry.strategy.prepare_status_update)(new, old);
             }
             Kind::Custom(custom) => custom.prepare_status_update(new, old),
+        }
+    }
+
+    /// Objects of the whole cluster are in no namespace, whatever they say.
+    fn place(&self, object: &mut Value) {
+        if !self.namespaced() {
+            walk::remove(object, "metadata.namespace");
         }
     }
 
@@ -538,8 +553,15 @@ impl Kind {
     pub fn check_create(&self, object: &Value) -> Vec<FieldError> {
         match self {
             Kind::Listed(entry) => {
+                let own = (entry.strategy.validate)(object);
+                // Some kinds' rules leave metadata out, which is then asked only where theirs are kept (`rest.BeforeCreate`).
+                let alone =
+                    matches!((entry.group, entry.kind), ("", "Event") | ("policy", "PodDisruptionBudget"));
+                if alone && !own.is_empty() {
+                    return own;
+                }
                 let mut errors = meta::validate(object, entry.namespaced, entry.names);
-                errors.extend((entry.strategy.validate)(object));
+                errors.extend(own);
                 errors
             }
             Kind::Custom(custom) => custom.check_create(object),
@@ -571,21 +593,19 @@ impl Kind {
     }
 
     /// What goes into `Warning:` headers.
-    pub fn warnings(&self, object: &Value) -> Vec<String> {
+    pub fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
         match self {
-            Kind::Listed(entry) => (entry.strategy.warnings)(object),
-            Kind::Custom(custom) => custom.warnings(object),
+            Kind::Listed(entry) => (entry.strategy.warnings)(new, old),
+            Kind::Custom(custom) => custom.warnings(new, old),
         }
     }
 
-    /// The same of a change: of what is defined, and of definitions, what was so before is not said again.
-    pub fn change_warnings(&self, new: &Value, old: &Value) -> Vec<String> {
-        let mut said = self.warnings(new);
-        if self.custom().is_some() || self.group() == "apiextensions.k8s.io" {
-            let before = self.warnings(old);
-            said.retain(|warning| !before.contains(warning));
+    /// The same of a written status.
+    pub fn status_warnings(&self, object: &Value) -> Vec<String> {
+        match self {
+            Kind::Listed(entry) => (entry.strategy.status_warnings)(object),
+            Kind::Custom(_) => Vec::new(),
         }
-        said
     }
 }
 

@@ -205,11 +205,11 @@ pub fn controller_reference(api_version: &str, kind: &str, owner: &Value) -> Val
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kind::find;
+    use crate::kind::{Kind, find};
 
     fn texts(plural: &str, object: &Value) -> Vec<String> {
-        let kind = find("", "v1", plural).unwrap();
-        validate(object, kind.namespaced, kind.names).iter().map(ToString::to_string).collect()
+        let Kind::Listed(entry) = find("", "v1", plural).unwrap() else { panic!("a kind of the table") };
+        validate(object, entry.namespaced, entry.names).iter().map(ToString::to_string).collect()
     }
 
     #[test]

@@ -90,6 +90,18 @@ impl Quantity {
         self.nano % NANO == 0
     }
 
+    /// Whether it is so many times another amount.
+    pub fn is_multiple_of(&self, other: Quantity) -> bool {
+        other.nano != 0 && self.nano % other.nano == 0
+    }
+
+    /// The same, with what is less than a thousandth made a whole one.
+    pub fn rounded_to_milli(&self) -> Quantity {
+        let milli = NANO / 1000;
+        let rest = self.nano.rem_euclid(milli);
+        Quantity { nano: if rest == 0 { self.nano } else { self.nano - rest + milli }, ..*self }
+    }
+
     /// How often `other` is in it.
     pub fn ratio(&self, other: Quantity) -> f64 {
         self.nano as f64 / other.nano as f64

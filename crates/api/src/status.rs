@@ -19,6 +19,8 @@ pub struct Status {
     pub details: Map<String, Value>,
     /// What goes into `Warning:` headers beside it.
     pub warnings: Vec<String>,
+    /// The `continue` token with which a list goes on in spite of it; empty if none.
+    pub resume: String,
 }
 
 fn details(name: &str, group: &str, kind: &str) -> Map<String, Value> {
@@ -33,7 +35,14 @@ fn details(name: &str, group: &str, kind: &str) -> Map<String, Value> {
 
 impl Status {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Map::new(), warnings: Vec::new() }
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            details: Map::new(),
+            warnings: Vec::new(),
+            resume: String::new(),
+        }
     }
 
     fn about(self, kind: &Kind, name: &str) -> Self {
@@ -275,12 +284,15 @@ impl Status {
         Self::expired(format!("too old resource version: {asked} ({oldest})"))
     }
 
-    /// 410 for a `continue` token that compaction has passed.
-    pub fn continue_expired() -> Self {
-        Self::expired(
+    /// 410 for a `continue` token that compaction has passed, with one that leads through the rest of the list as it is now.
+    pub fn continue_expired(resume: String) -> Self {
+        let status = Self::expired(
             "The provided continue parameter is too old to display a consistent list result. You can start a new list \
-             without the continue parameter.",
-        )
+             without the continue parameter, or use the continue token in this response to retrieve the remainder of the \
+             results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, \
+             or deleted between the time the first chunk was returned and now may show up in the list.",
+        );
+        Self { resume, ..status }
     }
 
     /// 413.
@@ -346,6 +358,9 @@ impl Status {
             "status": "Failure",
             "message": self.message,
         });
+        if !self.resume.is_empty() {
+            out["metadata"]["continue"] = self.resume.as_str().into();
+        }
         if let Some(map) = out.as_object_mut() {
             if !self.reason.is_empty() {
                 map.insert("reason".into(), self.reason.into());

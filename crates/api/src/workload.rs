@@ -74,32 +74,31 @@ pub(crate) fn not_negative(errors: &mut Vec<FieldError>, object: &Value, path: &
     }
 }
 
-/// Checks a label selector that must select something, and gives it.
+/// Checks a label selector that must select something, and gives it as the matching does: none where it can't be understood,
+/// and one of nothing where there is none (`LabelSelectorAsSelector`).
 fn selector(errors: &mut Vec<FieldError>, object: &Value, kind: &str) -> Option<LabelSelector> {
     const SELECTOR: &str = "spec.selector";
     let Some(selector) = walk::at(object, SELECTOR) else {
         errors.push(FieldError::required(SELECTOR, ""));
-        return None;
+        return Some(LabelSelector::nothing());
     };
     let faults = validate_object(selector, SELECTOR);
-    let empty =
-        walk::map(selector, "matchLabels").is_empty() && walk::list(selector, "matchExpressions").is_empty();
-    let good = faults.is_empty() && !empty;
-    if empty {
+    let sound = faults.is_empty();
+    errors.extend(faults);
+    if walk::map(selector, "matchLabels").is_empty() && walk::list(selector, "matchExpressions").is_empty() {
         let text = format!("empty selector is invalid for {kind}");
         errors.push(FieldError::invalid(SELECTOR, shown(selector), text));
     }
-    errors.extend(faults);
-    good.then(|| LabelSelector::from_object(selector).ok()).flatten()
+    LabelSelector::from_object(selector).ok().filter(|_| sound)
 }
 
-/// Checks that a template's labels are selected.
+/// Checks that a template's labels are selected; an empty selector is another fault.
 fn selected(errors: &mut Vec<FieldError>, template: &Value, selector: Option<&LabelSelector>) {
     let labels = walk::map(template, "metadata.labels");
-    if selector.is_some_and(|selector| !selector.matches(labels)) {
+    if selector.is_some_and(|selector| !selector.is_empty() && !selector.matches(labels)) {
         errors.push(FieldError::invalid(
             "spec.template.metadata.labels",
-            walk::at(template, "metadata.labels").cloned().unwrap_or_default(),
+            walk::at(template, "metadata.labels").filter(|l| *l != &json!({})).cloned().unwrap_or_default(),
             "`selector` does not match template `labels`",
         ));
     }
@@ -108,7 +107,7 @@ fn selected(errors: &mut Vec<FieldError>, template: &Value, selector: Option<&La
 /// Checks what pods that shall always run may not ask for; `kind` is how the text names the owner.
 fn runs_forever(errors: &mut Vec<FieldError>, template: &Value, kind: &str) {
     let policy = walk::text(template, "spec.restartPolicy");
-    if matches!(policy, "Never" | "OnFailure") {
+    if policy != "Always" {
         errors.push(FieldError::not_supported("spec.template.spec.restartPolicy", policy, &["Always"]));
     }
     if walk::at(template, "spec.activeDeadlineSeconds").is_some() {
@@ -119,15 +118,33 @@ fn runs_forever(errors: &mut Vec<FieldError>, template: &Value, kind: &str) {
     }
 }
 
-fn selector_and_template(errors: &mut Vec<FieldError>, object: &Value, kind: &str) {
-    let chosen = selector(errors, object, kind);
-    let Some(template) = walk::at(object, "spec.template") else {
-        errors.push(FieldError::required("spec.template", ""));
+fn selector_and_template(errors: &mut Vec<FieldError>, object: &Value) {
+    // Kubernetes says `deployment` of ReplicaSets, too.
+    let Some(chosen) = selector(errors, object, "deployment") else {
+        let said = walk::at(object, "spec.selector").map(shown).unwrap_or_default();
+        errors.push(FieldError::invalid("spec.selector", said, "invalid label selector"));
         return;
     };
-    selected(errors, template, chosen.as_ref());
-    errors.extend(pod::validate_template(template, "spec.template"));
-    runs_forever(errors, template, "ReplicaSet");
+    let template = walk::at(object, "spec.template").cloned().unwrap_or_else(|| json!({}));
+    selected(errors, &template, Some(&chosen));
+    errors.extend(pod::validate_template(&template, "spec.template"));
+    runs_forever(errors, &template, "ReplicaSet");
+}
+
+/// Warns of a new template, and of one whose object has changed.
+pub(crate) fn template_warnings(new: &Value, old: Option<&Value>, at: &str) -> Vec<String> {
+    let same = |old: &Value| crate::meta::generation(new) == crate::meta::generation(old);
+    if old.is_some_and(same) {
+        return Vec::new();
+    }
+    pod::template_warnings(walk::at(new, at).unwrap_or(&Value::Null), at)
+}
+
+/// The same, and of a name that pods' names begin with.
+pub(crate) fn name_and_template_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut out = if old.is_none() { pod::name_warnings(new) } else { Vec::new() };
+    out.extend(template_warnings(new, old, "spec.template"));
+    out
 }
 
 /// The number or share at a path; findings if it is neither (`ValidatePositiveIntOrPercent`).
@@ -169,7 +186,7 @@ pub fn validate_deployment(object: &Value) -> Vec<FieldError> {
     const ROLLING: &str = "spec.strategy.rollingUpdate";
     let mut errors = Vec::new();
     not_negative(&mut errors, object, "spec.replicas");
-    selector_and_template(&mut errors, object, "deployment");
+    selector_and_template(&mut errors, object);
     match walk::text(object, "spec.strategy.type") {
         "Recreate" => {
             if walk::at(object, ROLLING).is_some() {
@@ -183,7 +200,7 @@ pub fn validate_deployment(object: &Value) -> Vec<FieldError> {
             let unavailable = format!("{ROLLING}.maxUnavailable");
             let missing = share(&mut errors, object, &unavailable);
             let surge = share(&mut errors, object, &format!("{ROLLING}.maxSurge"));
-            if missing == Some(0) && surge == Some(0) {
+            if missing.unwrap_or(0) == 0 && surge.unwrap_or(0) == 0 {
                 errors.push(FieldError::invalid(
                     &unavailable,
                     walk::at(object, &unavailable).cloned().unwrap_or_default(),
@@ -192,11 +209,15 @@ pub fn validate_deployment(object: &Value) -> Vec<FieldError> {
             }
             at_most_whole(&mut errors, object, &unavailable, missing);
         }
-        other => errors.push(FieldError::not_supported(
-            "spec.strategy.type",
-            other,
-            &["Recreate", "RollingUpdate"],
-        )),
+        kind => {
+            // The members of Go's struct.
+            let rolling = walk::at(object, ROLLING).map(|rolling| {
+                let of = |field: &str| rolling.get(field).cloned().unwrap_or(Value::from(0));
+                json!({"MaxUnavailable": of("maxUnavailable"), "MaxSurge": of("maxSurge")})
+            });
+            let shown = json!({"Type": kind, "RollingUpdate": rolling});
+            errors.push(FieldError::not_supported("spec.strategy", shown, &["Recreate", "RollingUpdate"]));
+        }
     }
     for field in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
         not_negative(&mut errors, object, &format!("spec.{field}"));
@@ -220,7 +241,7 @@ pub fn validate_replica_set(object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     not_negative(&mut errors, object, "spec.replicas");
     not_negative(&mut errors, object, "spec.minReadySeconds");
-    selector_and_template(&mut errors, object, "replica set");
+    selector_and_template(&mut errors, object);
     errors
 }
 
@@ -249,32 +270,53 @@ pub fn validate_replica_set_update(new: &Value, old: &Value) -> Vec<FieldError> 
     errors
 }
 
-/// What is wrong with the numbers that a controller reports.
-pub fn validate_status_update(new: &Value, _old: &Value) -> Vec<FieldError> {
+/// Checks the numbers of pods that a controller reports: `order` is that in which they are named, and those of `within` are
+/// at most all.
+fn counts(new: &Value, order: &[&str], within: &[&str]) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let of = |field: &str| walk::int(new, &format!("status.{field}")).unwrap_or(0);
-    for field in [
-        "observedGeneration",
-        "replicas",
-        "updatedReplicas",
-        "readyReplicas",
-        "availableReplicas",
-        "unavailableReplicas",
-        "fullyLabeledReplicas",
-    ] {
+    for field in order {
         not_negative(&mut errors, new, &format!("status.{field}"));
     }
-    for field in ["updatedReplicas", "readyReplicas", "availableReplicas", "fullyLabeledReplicas"] {
-        if of(field) > of("replicas") {
-            let text = "cannot be greater than status.replicas";
-            errors.push(FieldError::invalid(format!("status.{field}"), of(field), text));
-        }
+    for field in within.iter().filter(|field| of(field) > of("replicas")) {
+        let text = "cannot be greater than status.replicas";
+        errors.push(FieldError::invalid(format!("status.{field}"), of(field), text));
     }
     if of("availableReplicas") > of("readyReplicas") {
         let text = "cannot be greater than readyReplicas";
         errors.push(FieldError::invalid("status.availableReplicas", of("availableReplicas"), text));
     }
     errors
+}
+
+/// What is wrong with the numbers that the Deployment controller reports.
+pub fn validate_deployment_status(new: &Value, old: &Value) -> Vec<FieldError> {
+    let order = [
+        "observedGeneration",
+        "replicas",
+        "updatedReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "unavailableReplicas",
+        "terminatingReplicas",
+        "collisionCount",
+    ];
+    let mut errors = counts(new, &order, &["updatedReplicas", "readyReplicas", "availableReplicas"]);
+    errors.extend(stateful::collisions_only_grow(new, old));
+    errors
+}
+
+/// What is wrong with the numbers that the ReplicaSet and ReplicationController controllers report.
+pub fn validate_replicas_status(new: &Value, _: &Value) -> Vec<FieldError> {
+    let order = [
+        "replicas",
+        "fullyLabeledReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "observedGeneration",
+        "terminatingReplicas",
+    ];
+    counts(new, &order, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"])
 }
 
 #[cfg(test)]

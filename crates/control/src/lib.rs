@@ -4,8 +4,8 @@
 //! runs behind what this process has already done. A change of an object becomes wake-ups, a closed set; a wake-up
 //! names one thing to look at, and looking twice is harmless.
 //!
-//! Absent on purpose: the store and the server (these are ordinary clients), leader election (one process runs the
-//! controllers), periodic resyncs (they would hide a missed wake-up).
+//! Absent on purpose: the store and the server (these are ordinary clients), periodic resyncs (they would hide a missed
+//! wake-up).
 
 mod addresses; // ServiceCIDRs and IPAddresses
 mod aggregation; // ClusterRoles that collect the rules of others
@@ -20,6 +20,7 @@ mod endpoints; // the legacy Endpoints of a Service
 mod garbage; // dependents whose owners are gone
 mod job; // pods that come to an end
 mod kinds; // the kinds that the API has
+mod leader; // one of several servers
 mod load_balancer; // addresses for Services of type LoadBalancer
 mod mirror; // EndpointSlices of Endpoints that somebody writes
 mod namespaces; // what a namespace has, and how it ends
@@ -43,6 +44,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use driver::run;
+pub use leader::run_elected;
 pub use slices::{SERVICE_NAME, desired_slices, pod_ip, resolve};
 
 /// What the controllers need to know about the cluster besides what its API tells.

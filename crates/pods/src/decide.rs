@@ -348,6 +348,7 @@ mod tests {
             started: at(started),
             finished: at(finished),
             failure: None,
+            last_words: None,
         }
     }
 

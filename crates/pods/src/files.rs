@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
@@ -22,8 +22,17 @@ pub(crate) fn hostname(pod: &Pod) -> String {
     name.trim_end_matches(['-', '.']).to_owned()
 }
 
+/// Where pods look names up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Names<'a> {
+    /// The cluster's name servers.
+    pub servers: &'a [IpAddr],
+    /// The domain of the cluster's names.
+    pub domain: &'a str,
+}
+
 /// `/etc/hosts`.
-pub(crate) fn hosts(pod: &Pod, addresses: &[IpAddr]) -> String {
+pub(crate) fn hosts(pod: &Pod, addresses: &[IpAddr], domain: &str) -> String {
     // Some look for this line to see whose file it is.
     let mut text =
         "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-mcastprefix\n\
@@ -33,7 +42,7 @@ pub(crate) fn hosts(pod: &Pod, addresses: &[IpAddr]) -> String {
     let hostname = hostname(pod);
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let full = spec.subdomain.as_deref().filter(|subdomain| !subdomain.is_empty());
-    let full = full.map(|subdomain| format!("{hostname}.{subdomain}.{namespace}.svc.cluster.local\t"));
+    let full = full.map(|subdomain| format!("{hostname}.{subdomain}.{namespace}.svc.{domain}\t"));
     for address in addresses {
         text.push_str(&format!("{address}\t{}{hostname}\n", full.as_deref().unwrap_or_default()));
     }
@@ -87,7 +96,7 @@ impl Resolver {
         let mut text = String::new();
         if self.servers.is_empty() {
             text.push_str(
-                "# This cluster has no name server yet. Services are in the environment: NAME_SERVICE_HOST.\n",
+                "# This cluster has no name server. Services are in the environment: NAME_SERVICE_HOST.\n",
             );
         }
         for server in self.servers {
@@ -103,9 +112,9 @@ impl Resolver {
     }
 }
 
-/// `/etc/resolv.conf`, from the pod's policy and the machine's own file. For `ClusterFirst` it names a server only where the
-/// manifest does: one that doesn't answer makes every look-up wait.
-pub(crate) fn resolv_conf(pod: &Pod, machine: &str) -> String {
+/// `/etc/resolv.conf`, from the pod's policy and the machine's own file. Without a name server in the cluster it names one only
+/// where the manifest does: one that doesn't answer makes every look-up wait.
+pub(crate) fn resolv_conf(pod: &Pod, machine: &str, names: Names<'_>) -> String {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let Some(spec) = &pod.spec else { return String::new() };
     let host_network = spec.host_network.unwrap_or(false);
@@ -115,13 +124,12 @@ pub(crate) fn resolv_conf(pod: &Pod, machine: &str) -> String {
         "Default" => Resolver::parse(machine, host_network),
         "ClusterFirst" if host_network => Resolver::parse(machine, true),
         _ => {
-            let mut searches = vec![
-                format!("{namespace}.svc.cluster.local"),
-                "svc.cluster.local".into(),
-                "cluster.local".into(),
-            ];
+            let Names { servers, domain } = names;
+            let mut searches =
+                vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()];
             searches.extend(Resolver::parse(machine, true).searches);
-            Resolver { servers: Vec::new(), searches, options: vec!["ndots:5".to_owned()] }
+            let servers = servers.iter().map(IpAddr::to_string).collect();
+            Resolver { servers, searches, options: vec!["ndots:5".to_owned()] }
         }
     };
     let config = spec.dns_config.clone().unwrap_or_default();
@@ -141,13 +149,14 @@ pub(crate) fn prepare_etc(
     pod: &Pod,
     addresses: &[IpAddr],
     hostname: &str,
+    names: Names<'_>,
 ) -> io::Result<Vec<Mount>> {
     fs::create_dir_all(dir.0.join("etc"))?;
     let mut mounts = Vec::new();
     for (name, text) in [
-        ("hosts", hosts(pod, addresses)),
+        ("hosts", hosts(pod, addresses, names.domain)),
         ("hostname", format!("{hostname}\n")),
-        ("resolv.conf", resolv_conf(pod, &fs::read_to_string("/etc/resolv.conf").unwrap_or_default())),
+        ("resolv.conf", resolv_conf(pod, &fs::read_to_string("/etc/resolv.conf").unwrap_or_default(), names)),
     ] {
         let source = dir.etc(name);
         write_atomically(&source, text.as_bytes())?;
@@ -321,6 +330,30 @@ fn inside(path: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// `fsGroup`: makes a volume and all that is in it the group's, who may read, and write where the pod may; what is made there
+/// later is the group's as well. A volume that is the group's already is looked through only `again` if its files have changed.
+fn give_to(path: &Path, group: u32, writable: bool, again: bool) -> io::Result<()> {
+    /// `S_ISGID`.
+    const INHERIT: u32 = 0o2000;
+    let known = fs::symlink_metadata(path)?;
+    if known.is_symlink() {
+        return Ok(());
+    }
+    let mut mode = known.mode() & 0o7777 | if writable { 0o660 } else { 0o440 };
+    if known.is_dir() {
+        if !again && known.gid() == group && known.mode() & INHERIT != 0 {
+            return Ok(());
+        }
+        for entry in fs::read_dir(path)? {
+            give_to(&entry?.path(), group, writable, again)?;
+        }
+        mode |= INHERIT | 0o110;
+    }
+    std::os::unix::fs::chown(path, None, Some(group))?;
+    // Last, since a change of owner takes special bits away.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
 /// Makes the volumes that a container mounts, and says where they go.
 pub(crate) fn prepare_volumes(
     dir: &PodDir,
@@ -330,11 +363,14 @@ pub(crate) fn prepare_volumes(
     allow_host_paths: bool,
 ) -> Result<Vec<Mount>, String> {
     let said = |error: io::Error| error.to_string();
+    let group = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()?.fs_group);
+    let group = group.and_then(|group| u32::try_from(group).ok());
     let mut mounts = Vec::new();
     for volume in volumes_of(pod, container) {
         let directory = dir.volume(&volume.name);
         let mut source = directory.clone();
         let mut writable = false;
+        let mut changed = false;
         if let Some(files) = content(pod, volume, sources)? {
             for (path, Content { bytes, mode }) in files {
                 let path = directory.join(inside(&path)?);
@@ -345,6 +381,7 @@ pub(crate) fn prepare_volumes(
                 if fs::read(&path).is_ok_and(|known| known == bytes) {
                     continue;
                 }
+                changed = true;
                 write_atomically(&path, &bytes).map_err(said)?;
                 fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(said)?;
             }
@@ -368,6 +405,10 @@ pub(crate) fn prepare_volumes(
                 "volume {}: only emptyDir, configMap, secret, downwardAPI, projected and hostPath are supported",
                 volume.name
             ));
+        }
+        if let Some(group) = group.filter(|_| volume.host_path.is_none()) {
+            give_to(&directory, group, writable, changed)
+                .map_err(|error| format!("securityContext.fsGroup: volume {}: {error}", volume.name))?;
         }
         for mount in container.volume_mounts.iter().flatten().filter(|mount| mount.name == volume.name) {
             let source = match mount.sub_path.as_deref().filter(|path| !path.is_empty()) {
@@ -399,9 +440,30 @@ mod tests {
             .expect("a Pod")
     }
 
+    const NONE: Names<'_> = Names { servers: &[], domain: "cluster.local" };
+
+    #[test]
+    fn resolv_conf_names_the_clusters_servers_first() {
+        let servers = ["10.96.0.10".parse().unwrap(), "fd00:10:96::a".parse().unwrap()];
+        let names = Names { servers: &servers, domain: "example.test" };
+        let with = |spec| resolv_conf(&pod(spec), "nameserver 192.0.2.1\n", names);
+        let ours = "nameserver 10.96.0.10\nnameserver fd00:10:96::a\nsearch shop.svc.example.test svc.example.test example.test\n\
+            options ndots:5\n";
+        assert_eq!(with(json!({"containers": []})), ours);
+        let host = json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"});
+        assert_eq!(with(host), ours);
+        let more = json!({"containers": [], "dnsConfig": {"nameservers": ["192.0.2.53", "192.0.2.54"]}});
+        assert!(
+            with(more).starts_with(
+                "nameserver 10.96.0.10\nnameserver fd00:10:96::a\nnameserver 192.0.2.53\nsearch"
+            )
+        );
+        assert_eq!(with(json!({"containers": [], "dnsPolicy": "Default"})), "nameserver 192.0.2.1\n");
+    }
+
     #[test]
     fn resolv_conf_names_no_server_that_nobody_runs() {
-        let text = resolv_conf(&pod(json!({"containers": []})), "");
+        let text = resolv_conf(&pod(json!({"containers": []})), "", NONE);
         assert!(!text.contains("nameserver"), "{text}");
         assert!(
             text.contains("search shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n")
@@ -410,7 +472,7 @@ mod tests {
             "nameservers": ["192.0.2.53"], "searches": ["example.org"], "options": [{"name": "ndots", "value": "2"}]
         }}));
         assert_eq!(
-            resolv_conf(&own, "nameserver 192.0.2.1\n"),
+            resolv_conf(&own, "nameserver 192.0.2.1\n", NONE),
             "nameserver 192.0.2.53\nsearch example.org\noptions ndots:2\n"
         );
     }
@@ -419,7 +481,7 @@ mod tests {
     fn a_pods_policy_says_whether_it_takes_the_machines_names() {
         let machine =
             "# made by hand\nnameserver 127.0.0.53\nnameserver 192.0.2.1\nsearch lan\noptions edns0\n";
-        let with = |spec| resolv_conf(&pod(spec), machine);
+        let with = |spec| resolv_conf(&pod(spec), machine, NONE);
         assert_eq!(
             with(
                 json!({"containers": [], "dnsPolicy": "Default", "dnsConfig": {"searches": ["example.org", "lan"]}})
@@ -445,7 +507,7 @@ mod tests {
     fn hosts_name_the_pod_and_its_aliases() {
         let pod = pod(json!({"containers": [], "hostname": "h", "subdomain": "s",
             "hostAliases": [{"ip": "192.0.2.9", "hostnames": ["a", "b"]}]}));
-        let text = hosts(&pod, &["10.1.0.1".parse().expect("an address")]);
+        let text = hosts(&pod, &["10.1.0.1".parse().expect("an address")], "cluster.local");
         assert!(text.ends_with("10.1.0.1\th.s.shop.svc.cluster.local\th\n192.0.2.9\ta\tb\n"), "{text}");
         assert_eq!(hostname(&pod), "h");
     }

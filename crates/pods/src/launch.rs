@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::env::{Sources, Values, environment, expand};
 use crate::files::{self, prepare_etc, prepare_volumes, references};
 use crate::image::{Image, Settings};
-use crate::protocol::{Confinement, Console, EchoOrder, Launch, PodDir, Program, Root};
+use crate::protocol::{Confinement, Console, EchoOrder, LastWords, Launch, Mount, PodDir, Program, Root};
 use crate::runtime::Runtime;
 
 /// Why a container can't be started.
@@ -135,6 +135,7 @@ pub(crate) async fn launch(
     let mut env = environment(pod, container, &sources).map_err(Problem::Config)?;
     let mut confinement = confinement(pod, container);
     let mut directory = container.working_dir.clone().unwrap_or_default();
+    let mut last_words = None;
     let (program, root, mounts) = match image {
         Image::Echo { abrupt } => {
             let (tcp, udp) = echo_ports(container);
@@ -163,10 +164,28 @@ pub(crate) async fn launch(
             let said = |error: std::io::Error| Problem::Config(format!("write the pod's files: {error}"));
             let host_network = pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false);
             let hostname = if host_network { runtime.config.node_name.clone() } else { files::hostname(pod) };
-            let mut mounts = prepare_etc(dir, pod, addresses, &hostname).map_err(said)?;
+            let names =
+                files::Names { servers: &runtime.config.cluster_dns, domain: &runtime.config.cluster_domain };
+            let mut mounts = prepare_etc(dir, pod, addresses, &hostname, names).map_err(said)?;
             let host_paths = runtime.config.allow_host_image;
             mounts
                 .extend(prepare_volumes(dir, pod, container, &sources, host_paths).map_err(Problem::Config)?);
+            let policy = container.termination_message_policy.as_deref();
+            last_words = Some(if policy == Some("FallbackToLogsOnError") {
+                LastWords::OrLogs
+            } else {
+                LastWords::File
+            });
+            mounts.push(Mount {
+                source: dir.last_words(&container.name),
+                target: container
+                    .termination_message_path
+                    .clone()
+                    .unwrap_or_else(|| "/dev/termination-log".to_owned())
+                    .into(),
+                read_only: false,
+                optional: true,
+            });
             let path_is_ours = !container.env.iter().flatten().any(|variable| variable.name == "PATH");
             for variable in settings.env.iter().flatten() {
                 let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
@@ -213,6 +232,7 @@ pub(crate) async fn launch(
             once: container.stdin_once.unwrap_or(false),
             terminal: container.tty.unwrap_or(false),
         },
+        last_words,
     })
 }
 

@@ -15,6 +15,7 @@ mod tokens; // tokens of pods' service accounts // a pod's status
 
 // Pods on this node.
 mod files; // hosts, resolv.conf, volumes
+mod host_ports; // ports of the node that lead to pods
 mod launch; // from a manifest to an order for a supervisor
 mod network; // a pod's cable
 mod probe; // asking a container how it is
@@ -72,6 +73,10 @@ pub struct Config {
     pub log_port: u16,
     /// More labels of the Node object, such as `topology.kubernetes.io/zone`.
     pub labels: BTreeMap<String, String>,
+    /// The name servers of the cluster; pods look names up there.
+    pub cluster_dns: Vec<IpAddr>,
+    /// The domain of the cluster's names.
+    pub cluster_domain: String,
     /// How long the node counts as alive after its last sign of life, in seconds: `leaseDurationSeconds`.
     pub lease_seconds: u16,
     /// How to start a pod's supervisor: a program and its first arguments. It must end up in [`pod_main`].
@@ -90,6 +95,8 @@ impl Config {
             log_token: String::new(),
             log_port: 10250,
             labels: BTreeMap::new(),
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".to_owned(),
             lease_seconds: 8,
             supervisor: (PathBuf::from("/proc/self/exe"), vec![OsString::from("__pod")]),
         }

@@ -1,13 +1,17 @@
 //! Probes: asking a container how it is, and counting the answers.
 
+mod grpc; // asking by the gRPC health protocol
+mod http; // asking by HTTP, plain or over TLS
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe};
+use k8s_openapi::api::core::v1::{Container, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+
+pub(crate) use http::http_get;
 
 use crate::sandbox::Control;
 
@@ -186,49 +190,6 @@ async fn connect(target: SocketAddr) -> Result<TcpStream, String> {
     TcpStream::connect(target).await.map_err(|error| format!("connect to {target}: {error}"))
 }
 
-/// GET, for a probe or a hook: well is what answers with success or a redirect.
-pub(crate) async fn http_get(
-    get: &HTTPGetAction,
-    container: &Container,
-    address: IpAddr,
-) -> Result<(), String> {
-    if get.scheme.as_deref() == Some("HTTPS") {
-        return Err("httpGet.scheme: HTTPS probes are not supported; use tcpSocket".to_owned());
-    }
-    let target = target(get.host.as_ref(), address, port(container, &get.port)?)?;
-    let mut stream = connect(target).await?;
-    let mut host = target.to_string();
-    let mut headers = String::new();
-    for header in get.http_headers.iter().flatten() {
-        if header.name.eq_ignore_ascii_case("host") {
-            host.clone_from(&header.value);
-        } else {
-            headers.push_str(&format!("{}: {}\r\n", header.name, header.value));
-        }
-    }
-    let path = get.path.as_deref().unwrap_or("/");
-    let request = format!(
-        "GET {}{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: portolan-probe\r\nAccept: */*\r\n{headers}Connection: close\r\n\r\n",
-        if path.starts_with('/') { "" } else { "/" },
-    );
-    stream.write_all(request.as_bytes()).await.map_err(|error| format!("{target}: {error}"))?;
-    let mut head = Vec::new();
-    while head.len() < 4096 && !head.contains(&b'\n') {
-        match stream.read_buf(&mut head).await {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(error) => return Err(format!("{target}: {error}")),
-        }
-    }
-    let line = String::from_utf8_lossy(&head);
-    let line = line.lines().next().unwrap_or_default();
-    match line.split(' ').nth(1).and_then(|code| code.parse::<u16>().ok()) {
-        Some(200..=399) => Ok(()),
-        Some(code) => Err(format!("HTTP probe failed with statuscode: {code}")),
-        None => Err(format!("{target} doesn't speak HTTP: {line:?}")),
-    }
-}
-
 /// One probe.
 async fn ask(patient: &Patient, probe: &Probe, timeout: Duration) -> Result<(), String> {
     if let Some(get) = &probe.http_get {
@@ -247,8 +208,10 @@ async fn ask(patient: &Patient, probe: &Probe, timeout: Duration) -> Result<(), 
             None => Err(format!("the command could not be run: {}", output.trim())),
         };
     }
-    if probe.grpc.is_some() {
-        return Err("grpc probes are not supported; use tcpSocket or httpGet".to_owned());
+    if let Some(action) = &probe.grpc {
+        let port = port(&patient.container, &IntOrString::Int(action.port))?;
+        let service = action.service.as_deref().unwrap_or_default();
+        return grpc::check(SocketAddr::new(patient.address, port), service).await;
     }
     Ok(())
 }

@@ -129,6 +129,18 @@ pub(crate) struct Launch {
     /// What its standard streams are.
     #[serde(default)]
     pub console: Console,
+    /// Whether it can leave a message about its end ([`PodDir::last_words`]), and where one comes from if it hasn't.
+    #[serde(default)]
+    pub last_words: Option<LastWords>,
+}
+
+/// `terminationMessagePolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum LastWords {
+    /// `File`: only what it left.
+    File,
+    /// `FallbackToLogsOnError`: after an error, what it wrote last.
+    OrLogs,
 }
 
 /// What a container's standard streams are: `stdin`, `stdinOnce` and `tty`.
@@ -157,6 +169,9 @@ pub(crate) struct Exit {
     pub finished: Timestamp,
     /// Why it could not be started, if it could not.
     pub failure: Option<String>,
+    /// What it said of its end.
+    #[serde(default)]
+    pub last_words: Option<String>,
 }
 
 /// Whether a container runs.
@@ -197,6 +212,7 @@ impl Record {
                 started,
                 finished: now,
                 failure: None,
+                last_words: None,
             });
         }
     }
@@ -302,6 +318,10 @@ impl PodDir {
     /// What the node prepares for the containers: `/etc/hosts` and the like.
     pub fn etc(&self, file: &str) -> PathBuf {
         self.0.join("etc").join(file)
+    }
+    /// Where a container leaves a message about its end.
+    pub fn last_words(&self, container: &str) -> PathBuf {
+        self.0.join("last-words").join(container)
     }
     /// A volume's directory.
     pub fn volume(&self, name: &str) -> PathBuf {

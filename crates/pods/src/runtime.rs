@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::address::Pool;
 use crate::events::Recorder;
+use crate::host_ports::{self, HostPorts};
 use crate::image::Images;
 use crate::protocol::{PodDir, read_json};
 use crate::tokens::Tokens;
@@ -61,6 +62,7 @@ pub(crate) struct Runtime {
     pub config: Config,
     pub images: Images,
     pub pool: Mutex<Pool>,
+    pub host_ports: HostPorts,
     pub services: Store<Service>,
     pub recorder: Recorder,
     pub tokens: Tokens,
@@ -111,6 +113,7 @@ pub(crate) fn teardown(data_dir: &Path) -> io::Result<()> {
         }
     }
     network::disconnect_all_but(&[])?;
+    host_ports::remove()?;
     // Its own range leads nowhere, and others' ranges to other nodes, only while the node runs.
     routes::apply(&BTreeMap::new())?;
     first_error
@@ -140,12 +143,15 @@ pub(crate) async fn run(client: Client, config: Config, shutdown: CancellationTo
     let machine = node::Machine::read();
 
     let mut pool = Pool::default();
+    let mut opened = Vec::new();
     let on_disk = pods_on_disk(&config.data_dir)?;
     for (uid, dir) in &on_disk {
         if let Ok(Some(network)) = read_json::<Network>(&dir.network()) {
             pool.claim(uid, network.addresses);
+            opened.push((uid.clone(), network.host_ports));
         }
     }
+    let host_ports = HostPorts::new(&config.node_addresses, opened);
     network::disconnect_all_but(&on_disk.keys().cloned().collect::<Vec<_>>())?;
 
     let (services, writer) = reflector::store();
@@ -157,6 +163,7 @@ pub(crate) async fn run(client: Client, config: Config, shutdown: CancellationTo
         config,
         images,
         pool: Mutex::new(pool),
+        host_ports,
         services,
         recorder,
         tokens: Tokens::default(),
@@ -221,7 +228,7 @@ async fn keep_node(
         watch_objects(Api::<Node>::all(client.clone()), watcher::Config::default()).backoff(patience());
     let mut stream = pin!(stream);
     let mut interval = tokio::time::interval(ROUTES_INTERVAL);
-    let mut said = Vec::new();
+    let (mut said, mut host_ports_said) = (Vec::new(), None);
     nodes.insert(config.node_name.clone(), registered);
     loop {
         if let Some(own) = nodes.get(&config.node_name) {
@@ -248,6 +255,17 @@ async fn keep_node(
                 nodes.insert(config.node_name.clone(), own);
                 continue;
             }
+        }
+        let owner = runtime.clone();
+        let healed =
+            tokio::task::spawn_blocking(move || owner.host_ports.heal().err().map(|error| error.to_string()));
+        if let Ok(problem) = healed.await
+            && problem != host_ports_said
+        {
+            if let Some(problem) = &problem {
+                tracing::warn!(%problem, "host ports were not compared; tried again every {} s", ROUTES_INTERVAL.as_secs());
+            }
+            host_ports_said = problem;
         }
         if synced {
             let wanted = routes::wanted(&config.node_name, nodes.values());
@@ -382,9 +400,11 @@ async fn remove_orphans(runtime: &Arc<Runtime>, known: &HashSet<String>) {
         let name = read_json::<PodName>(&dir.pod()).ok().flatten();
         tracing::info!(?name, uid, "is no longer in the API: removed");
         let (own, runtime) = (uid.clone(), runtime.clone());
-        tokio::task::spawn_blocking(move || match remove_pod(&own, &dir) {
-            Ok(()) => runtime.pool.lock().release(&own),
-            Err(error) => tracing::warn!(%error, uid = own, "was not removed"),
+        tokio::task::spawn_blocking(move || {
+            match runtime.host_ports.close(&own).and_then(|()| remove_pod(&own, &dir)) {
+                Ok(()) => runtime.pool.lock().release(&own),
+                Err(error) => tracing::warn!(%error, uid = own, "was not removed"),
+            }
         });
     }
 }

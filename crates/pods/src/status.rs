@@ -58,7 +58,7 @@ fn terminated(exit: &Exit) -> ContainerStateTerminated {
         container_id: Some(format!("portolan://{}", exit.id)),
         exit_code: exit.code,
         finished_at: Some(Time(exit.finished)),
-        message: exit.failure.clone(),
+        message: exit.failure.clone().or_else(|| exit.last_words.clone()),
         reason: Some(reason.to_owned()),
         signal: exit.signal,
         started_at: Some(Time(exit.started)),
@@ -349,6 +349,7 @@ mod tests {
                 started: at(0),
                 finished: at(1),
                 failure: None,
+                last_words: None,
             })
         };
         let mut crash = facts(Some(exit(1)), false);

@@ -6,6 +6,7 @@ mod container;
 mod cri_log;
 mod echo;
 mod execution;
+mod last_words;
 mod root;
 
 use std::collections::BTreeMap;
@@ -337,6 +338,7 @@ impl Supervisor {
             let ended = Report::Executed { token: attachment.token, code: Some(code), output: String::new() };
             self.answer(attachment.owner, &ended);
         }
+        let last_words = last_words::read(&self.dir, &running.launch, code);
         let exit = Exit {
             id: running.launch.id.clone(),
             code,
@@ -344,6 +346,7 @@ impl Supervisor {
             started: running.started,
             finished: Timestamp::now(),
             failure: running.failure,
+            last_words,
         };
         self.note(&running.launch, RunState::Exited(exit));
     }
@@ -453,6 +456,7 @@ impl Supervisor {
                     started,
                     finished: Timestamp::now(),
                     failure: Some(error.to_string()),
+                    last_words: None,
                 };
                 self.note(&launch, RunState::Exited(exit));
             }
@@ -464,6 +468,9 @@ impl Supervisor {
         fs::create_dir_all(&logs)?;
         forget_old_logs(&logs, launch.attempt);
         let log = LogFile::open(&self.dir.log(&launch.name, launch.attempt), LOG_LIMIT)?;
+        if launch.last_words.is_some() {
+            last_words::prepare(&self.dir, &launch.name)?;
+        }
         let (failure, failure_end) = pipe_with(PipeFlags::CLOEXEC)?;
         let Streams { input, outputs, inner } = Streams::open(launch.console)?;
         let Some((pid, pidfd)) = fork_isolated()? else {

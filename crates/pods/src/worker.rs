@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::decide::{Action, Decision, Observed, SandboxState, Wanted, decide, wanted};
 use crate::events::Severity;
+use crate::host_ports::{self, HostPort};
 use crate::launch::{Problem, launch};
 use crate::network;
 use crate::probe::{Kind, Patient, Verdict, attend};
@@ -49,6 +50,9 @@ pub(crate) struct PodName {
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Network {
     pub addresses: Vec<IpAddr>,
+    /// The node's ports that lead to the pod.
+    #[serde(default)]
+    pub host_ports: Vec<HostPort>,
 }
 
 /// What a worker tells the runtime when it ends.
@@ -267,9 +271,17 @@ impl Worker {
             self.addresses.clone_from(&self.runtime.config.node_addresses);
         } else {
             let (uid, addresses) = (self.uid.clone(), self.addresses.clone());
-            let connect = move || match network::connected(&uid, &addresses) {
-                Ok(true) => Ok(()),
-                _ => network::connect(&uid, pid, &addresses),
+            let (doors, runtime) = (host_ports::of(&self.pod, &self.addresses), self.runtime.clone());
+            let connect = move || {
+                match network::connected(&uid, &addresses) {
+                    Ok(true) => {}
+                    _ => network::connect(&uid, pid, &addresses)?,
+                }
+                if !doors.is_empty() {
+                    network::answer_localhost(&uid)?;
+                    runtime.host_ports.open(&uid, doors)?;
+                }
+                Ok::<_, std::io::Error>(())
             };
             let connected = tokio::task::spawn_blocking(connect).await.map_err(|error| error.to_string())?;
             connected.map_err(|error| format!("network: {error}"))?;
@@ -325,7 +337,9 @@ impl Worker {
         if !self.host_network() {
             // Written before anything uses them: after a restart nobody else gets them.
             self.addresses = self.runtime.pool.lock().give(&self.uid)?;
-            write_json(&self.dir.network(), &Network { addresses: self.addresses.clone() }).map_err(said)?;
+            let (addresses, host_ports) =
+                (self.addresses.clone(), host_ports::of(&self.pod, &self.addresses));
+            write_json(&self.dir.network(), &Network { addresses, host_ports }).map_err(said)?;
         }
         let order = Order { hostname: files::hostname(&self.pod), host_network: self.host_network() };
         let process = sandbox::start(&self.runtime.config, &self.dir, &order).await.map_err(said)?;
@@ -348,8 +362,9 @@ impl Worker {
             sandbox::kill(process).await.map_err(|error| format!("end the pod's processes: {error}"))?;
         }
         if !self.host_network() {
-            let uid = self.uid.clone();
-            let removed = tokio::task::spawn_blocking(move || network::disconnect(&uid)).await;
+            let (uid, runtime) = (self.uid.clone(), self.runtime.clone());
+            let remove = move || runtime.host_ports.close(&uid).and_then(|()| network::disconnect(&uid));
+            let removed = tokio::task::spawn_blocking(remove).await;
             removed
                 .map_err(|error| error.to_string())?
                 .map_err(|error| format!("remove the pod's link: {error}"))?;

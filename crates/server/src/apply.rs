@@ -125,7 +125,7 @@ impl Server {
         for _ in 0..4 {
             let before = parking_lot::Mutex::new(Value::Null);
             let make = |old: &Value| {
-                *before.lock() = old.clone();
+                old.clone_into(&mut before.lock());
                 let new = ownership::apply(&config, old, kind, &of, author, force)?;
                 self.guard(call, Some(&new), Some(old))?;
                 Ok(new)
@@ -149,7 +149,7 @@ impl Server {
                 changed => {
                     let object = changed?;
                     if part == Part::Main {
-                        warnings.extend(kind.change_warnings(&object, &before.into_inner()));
+                        warnings.extend(kind.warnings(&object, Some(&before.into_inner())));
                     }
                     return call.written(StatusCode::OK, object, &warnings);
                 }

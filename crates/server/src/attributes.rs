@@ -138,7 +138,7 @@ pub(crate) fn forbidden(group: &str, resource: &str, name: &str, why: &str) -> S
     let details = [("name", name), ("group", group), ("kind", resource)];
     let details = details.into_iter().filter(|(_, text)| !text.is_empty());
     let details: Map<String, Value> = details.map(|(key, text)| (key.to_owned(), text.into())).collect();
-    Status { code: 403, reason: "Forbidden", message, details, warnings: Vec::new() }
+    Status { code: 403, reason: "Forbidden", message, details, warnings: Vec::new(), resume: String::new() }
 }
 
 /// The pairs of a field selector that must be equal.

@@ -143,7 +143,8 @@ pub(crate) struct Record {
     forwarded: Option<String>,
     agent: Option<String>,
     received: Timestamp,
-    request: Option<Attributes>,
+    /// What is asked for; known once it is known who asks.
+    pub request: Option<Attributes>,
     user: Option<Identity>,
     impersonated: Option<Identity>,
     annotations: Map<String, Value>,

@@ -32,9 +32,9 @@ impl ServerBody {
         matches!(self.inner, Inner::Stream(_))
     }
 
-    /// The same body, which drops this at its end.
+    /// The same body, which drops this, too, at its end.
     pub(crate) fn with_end(self, end: Box<dyn Send>) -> ServerBody {
-        ServerBody { _end: Some(end), ..self }
+        ServerBody { _end: Some(Box::new((end, self._end))), ..self }
     }
 
     /// A body that is here already.

@@ -77,6 +77,9 @@ pub struct Config {
     pub node_log_token: String,
     /// How logs are fetched from a node.
     pub node_logs: Arc<dyn NodeLogs>,
+    /// Whether pods get an account and its token if they name none (kube-apiserver's admission plugin ServiceAccount). It
+    /// wants a controller that makes the account `default` in each namespace.
+    pub accounts_of_pods: bool,
     /// How long past revisions can be listed and watched from; older history is forgotten.
     pub history: Duration,
 }
@@ -100,6 +103,7 @@ impl Config {
             version: Version::default(),
             node_log_token: String::new(),
             node_logs: Arc::new(PinnedNodeLogs),
+            accounts_of_pods: false,
             history: Duration::from_secs(300),
         }
     }

@@ -7,12 +7,14 @@ use jiff::Timestamp;
 use portolan_api::custom::names;
 use portolan_api::fielderror::FieldError;
 use portolan_api::kinds::definition::CUSTOM_RESOURCE_DEFINITION;
+use portolan_api::kinds::namespace;
+use portolan_api::kinds::pod::POD;
 use portolan_api::{Kind, Status, meta, walk};
 use portolan_store::{Compare, Op, Revision, Txn};
 use serde_json::{Value, json};
 
 use crate::claims;
-use crate::http::{Answer, Call, json as respond};
+use crate::http::{Answer, Call, json as respond, warn};
 use crate::object::{Selection, bare};
 use crate::options::{self, dry_run_errors};
 use crate::read::{Page, object_key, render};
@@ -68,6 +70,14 @@ impl Options {
         }
         options.dry_run |= !dry.is_empty();
         Ok(options)
+    }
+
+    /// What comes as a surprise.
+    fn warnings(&self, kind: &Kind) -> Vec<String> {
+        let surprises = kind.group() == "batch" && kind.kind() == "Job" && self.policy.is_none();
+        let text = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them \
+                    or set propagationPolicy=Orphan to suppress this warning";
+        surprises.then(|| text.to_owned()).into_iter().collect()
     }
 
     /// Whether nothing may be deleted.
@@ -177,13 +187,14 @@ impl Server {
         let options = Options::read(call)?;
         let kind = &call.kind;
         self.guard(call, None, None)?;
-        match self.delete_object(call.subject(), &options).await? {
-            Deleted::Going(object) => Ok(respond(StatusCode::OK, &call.show(object))),
-            Deleted::Gone(object) if returns_object(kind) => Ok(respond(StatusCode::OK, &call.show(object))),
+        let answer = match self.delete_object(call.subject(), &options).await? {
+            Deleted::Going(object) => respond(StatusCode::OK, &call.show(object)),
+            Deleted::Gone(object) if returns_object(kind) => respond(StatusCode::OK, &call.show(object)),
             Deleted::Gone(object) => {
-                Ok(respond(StatusCode::OK, &Status::deleted(kind, call.name(), meta::uid(&object))))
+                respond(StatusCode::OK, &Status::deleted(kind, call.name(), meta::uid(&object)))
             }
-        }
+        };
+        Ok(warn(answer, &options.warnings(kind)))
     }
 
     /// DELETE of a collection.
@@ -203,7 +214,7 @@ impl Server {
                 Err(status) => return Err(status),
             }
         }
-        Ok(render(call, &Page { next: None, remaining: None, ..page }))
+        Ok(warn(render(call, &Page { next: None, remaining: None, ..page }), &options.warnings(&call.kind)))
     }
 
     /// Deletes an object, or marks it for deletion.
@@ -230,15 +241,19 @@ impl Server {
                 mark_definition(&mut new);
             } else {
                 hold(&mut new, options.policy.or_else(|| default_policy(kind)));
-                meta::mark_deleted(&mut new, Timestamp::now(), grace_s(kind, &old, options.grace_s));
-            }
-            if kind.kind() == "Namespace" {
-                walk::set(&mut new, "status.phase", "Terminating");
+                match *kind == namespace::NAMESPACE {
+                    // What is in a namespace is let go at its own pace.
+                    true => namespace::begin_deletion(&mut new, Timestamp::now()),
+                    false => {
+                        meta::mark_deleted(&mut new, Timestamp::now(), grace_s(kind, &old, options.grace_s))
+                    }
+                }
             }
             let gone = vanishes(kind, &new);
+            // What goes at once was never seen marked, but for pods.
+            let last = |new: Value| if *kind == POD { new } else { old.clone() };
             if options.dry_run || (!gone && new == old) {
-                // What goes at once was never seen marked.
-                return Ok(if gone { Deleted::Gone(old) } else { Deleted::Going(new) });
+                return Ok(if gone { Deleted::Gone(last(new)) } else { Deleted::Going(new) });
             }
             let txn = if gone {
                 removal(kind, &key, &old, revision)
@@ -250,8 +265,7 @@ impl Server {
             };
             let Some(Revision(revision)) = self.commit(txn).await? else { continue };
             if gone {
-                // As it was: what goes at once was never seen marked.
-                let mut last = old;
+                let mut last = last(new);
                 meta::set_resource_version(&mut last, revision);
                 return Ok(Deleted::Gone(last));
             }

@@ -113,11 +113,20 @@ pub(crate) fn group_versions(kinds: &[Kind]) -> Vec<(String, &str, &str)> {
 }
 
 fn index(kinds: &[Kind]) -> Value {
-    let mut paths: Vec<String> =
-        ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
+    let mut paths: Vec<String> = [
+        "/api",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ]
+    .into_iter()
+    .map(str::to_owned)
+    .collect();
     paths.extend(group_versions(kinds).into_iter().map(|(path, ..)| format!("/{path}")));
     paths.sort();
     json!({"paths": paths})

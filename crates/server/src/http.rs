@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -27,7 +27,7 @@ use crate::negotiate::{self, Form};
 use crate::options::{self, Writing};
 use crate::path::{self, ObjectPath, Query, Target};
 use crate::server::Server;
-use crate::{discovery, health, openapi, squeeze, yaml};
+use crate::{discovery, health, metrics, openapi, squeeze, yaml};
 
 /// The largest body that is read, as in kube-apiserver (`MaxRequestBodyBytes`).
 const BODY_LIMIT: usize = 3 << 20;
@@ -161,6 +161,8 @@ impl Server {
         B::Error: Into<StreamError>,
     {
         let (method, uri) = (request.method().clone(), request.uri().clone());
+        let begun = Instant::now();
+        let under = self.meters.begin(!matches!(method, Method::GET | Method::HEAD));
         let squeezed = squeeze::accepted(request.headers());
         let mut record = Record::begin(&caller, &uri, request.headers());
         let (head, body) = request.into_parts();
@@ -177,6 +179,17 @@ impl Server {
         }
         let response = if squeezed { squeeze::whole(response) } else { response };
         tracing::debug!(%method, %uri, code = response.status().as_u16(), "answered");
+        let response = match &record.request {
+            Some(request) => {
+                let known = portolan_api::review::find(&request.group, &request.version, &request.resource)
+                    .or_else(|| portolan_api::find(&request.group, &request.version, &request.resource))
+                    .is_some_and(|kind| request.subresource.is_empty() || kind.has(&request.subresource));
+                let dry_run = Query::parse(uri.query().unwrap_or_default()).has("dryRun");
+                self.meters.answered(request, known, dry_run, begun.elapsed(), response)
+            }
+            None => response,
+        };
+        drop(under);
         record.answered(self.audit.as_ref(), response).await
     }
 
@@ -222,6 +235,7 @@ impl Server {
         let mut body = || unread.take().ok_or_else(|| Status::internal("the body was read twice"));
         match &target {
             Target::Version => return Ok(json(StatusCode::OK, &self.version())),
+            Target::Metrics => return Ok(metrics::answer(self)),
             Target::Health(check) => return Ok(health::answer(self, check, &query).await),
             Target::KeySet => return Ok(self.accounts.key_set()),
             Target::OpenIdConfiguration => return Ok(self.accounts.discovery(&self.config)),

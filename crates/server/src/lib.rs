@@ -30,6 +30,7 @@ mod review; // questions about all that
 
 mod discovery; // what there is
 mod health; // whether we are well
+mod metrics; // what we count
 mod openapi; // how it is written
 
 mod apply; // server-side apply, and who a write is counted for

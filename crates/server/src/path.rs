@@ -9,6 +9,8 @@ pub(crate) enum Target {
     Version,
     /// `/healthz`, `/livez`, `/readyz`, or one check below them.
     Health(String),
+    /// `/metrics`: what the server counts.
+    Metrics,
     /// `/api`.
     LegacyApi,
     /// `/apis`.
@@ -73,6 +75,7 @@ pub(crate) fn parse(path: &str) -> Target {
         [] => Target::Index,
         ["version"] => Target::Version,
         ["healthz" | "livez" | "readyz", ..] => Target::Health(words.join("/")),
+        ["metrics"] => Target::Metrics,
         ["api"] => Target::LegacyApi,
         ["apis"] => Target::Groups,
         ["apis", group] => Target::Group((*group).into()),

@@ -162,11 +162,16 @@ impl Server {
                     "specifying resource version is not allowed when using continue",
                 ));
             }
-            let (revision, start) = Token::read(token, call)?;
-            return self
-                .old_page(call, selection, revision, start, limit)
-                .await
-                .map_err(|status| if status.code == 410 { Status::continue_expired() } else { status });
+            let (snapshot, start) = Token::read(token, call)?;
+            let revision = match snapshot {
+                Some(revision) => revision,
+                None => self.store.revision().await.map_err(store_status)?.0,
+            };
+            let page = self.old_page(call, selection, revision, start.clone(), limit).await;
+            return page.map_err(|status| match status.code {
+                410 => Status::continue_expired(Token::write(None, &start)),
+                _ => status,
+            });
         }
         match (policy, revision) {
             (Some("Exact"), Some(revision)) if revision > 0 => {
@@ -184,7 +189,8 @@ impl Server {
             // The rest is only known when nothing is filtered out (the API's `remainingItemCount`).
             remaining = selection.is_empty().then_some(objects.len() - limit);
             objects.truncate(limit);
-            next = objects.last().map(|last| Token::write(snapshot.revision, &format!("{}\0", last.key)));
+            next =
+                objects.last().map(|last| Token::write(Some(snapshot.revision), &format!("{}\0", last.key)));
         }
         Ok(Page { revision: snapshot.revision, objects, next, remaining })
     }
@@ -231,7 +237,8 @@ impl Server {
                     continue;
                 }
                 if limit > 0 && objects.len() == limit {
-                    let next = objects.last().map(|last| Token::write(revision, &format!("{}\0", last.key)));
+                    let next =
+                        objects.last().map(|last| Token::write(Some(revision), &format!("{}\0", last.key)));
                     return Ok(Page { revision, objects, next, remaining: None });
                 }
                 objects.push(Arc::new(object));
@@ -299,21 +306,24 @@ pub(crate) fn render(call: &Call, page: &Page) -> http::Response<crate::body::Se
     }
 }
 
-/// The `continue` token: the snapshot's revision and the key that comes next.
+/// The `continue` token: the snapshot's revision, none for whatever is newest when it comes back, and the key that comes next.
 struct Token;
 
 impl Token {
-    fn write(revision: u64, start: &str) -> String {
+    fn write(revision: Option<u64>, start: &str) -> String {
         base64::engine::general_purpose::URL_SAFE_NO_PAD
             .encode(json!({"rv": revision, "start": start}).to_string())
     }
 
-    fn read(token: &str, call: &Call) -> Result<(u64, String), Status> {
+    fn read(token: &str, call: &Call) -> Result<(Option<u64>, String), Status> {
         let parsed = base64::engine::general_purpose::URL_SAFE_NO_PAD
             .decode(token)
             .ok()
             .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok())
-            .and_then(|value| Some((value["rv"].as_u64()?, value["start"].as_str()?.to_owned())))
+            .and_then(|value| {
+                let revision = Some(&value["rv"]).filter(|rv| rv.is_null() || rv.is_u64())?;
+                Some((revision.as_u64(), value["start"].as_str()?.to_owned()))
+            })
             // The token comes back from a client: it must not lead out of the collection that was asked for.
             .filter(|(_, start)| start.starts_with(&call.scope()));
         parsed.ok_or_else(|| {

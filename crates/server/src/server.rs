@@ -23,6 +23,7 @@ use crate::config::{Config, Error, Result};
 use crate::definitions::{self, Definitions};
 use crate::http::Caller;
 use crate::inflight::Inflight;
+use crate::metrics::Meters;
 use crate::nodes::Nodes;
 use crate::{audit, bootstrap, compact, expire, rbac};
 
@@ -41,6 +42,7 @@ pub struct Server {
     pub(crate) nodes: Nodes,
     pub(crate) audit: Option<audit::Log>,
     pub(crate) inflight: Inflight,
+    pub(crate) meters: Meters,
     close: CancellationToken,
 }
 
@@ -93,6 +95,7 @@ impl Server {
             nodes,
             audit,
             inflight: Inflight::default(),
+            meters: Meters::default(),
             close,
         });
         bootstrap::run(&server).await?;
@@ -144,6 +147,11 @@ impl Server {
     pub(crate) fn cache(&self, kind: &Kind) -> &Arc<Cache> {
         let found = self.caches.iter().find(|cache| cache.kind == *kind);
         found.expect("every kind of the table has a cache from the start")
+    }
+
+    /// How many objects of each kind there are.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (&Kind, usize)> {
+        self.caches.iter().map(|cache| (&cache.kind, cache.len()))
     }
 
     /// The kind `Namespace`.

@@ -139,6 +139,7 @@ impl Server {
         if node.is_empty() {
             return Err(Status::bad_request("target.name: Required value"));
         }
+        let places = self.topology(node).await?;
         let make = |old: &Value| {
             check_identity(kind, name, &body, old)?;
             if meta::deletion_timestamp(old).is_some() {
@@ -155,6 +156,13 @@ impl Server {
             for (key, value) in walk::map(&body, "metadata.annotations") {
                 if let Some(annotations) = walk::map_mut(&mut new, "metadata.annotations") {
                     annotations.insert(key.clone(), value.clone());
+                }
+            }
+            // What the pod says of its place already stays.
+            let labels = walk::map(&body, "metadata.labels").clone().into_iter();
+            for (key, value) in places.iter().cloned().chain(labels) {
+                if let Some(labels) = walk::map_mut(&mut new, "metadata.labels") {
+                    labels.entry(key).or_insert(value);
                 }
             }
             let now = meta::rfc3339(Timestamp::now());

@@ -305,9 +305,11 @@ impl Server {
                 txn.compares.push(self.open_namespace(kind, &name, namespace).await?);
             }
             owners.settle(kind, &mut new, &Value::Null);
+            kind.default(&mut new);
+            let base = walk::text(&object, "metadata.generateName");
+            self.admit_new(kind, &mut new, if generated { base } else { &name }).await?;
             kind.prepare_create(&mut new);
             self.fill_token(kind, &mut new).await?;
-            self.admit_new(kind, &mut new)?;
             self.allocate(kind, &mut new, None, dry_run, &mut txn).await?;
             let errors = kind.check_create(&new);
             if !errors.is_empty() {
@@ -317,12 +319,18 @@ impl Server {
                 new = custom.through_store(new);
             }
             self.charge(kind, &new, None, dry_run, &mut txn).await?;
-            let warnings = kind.warnings(&new);
+            let warnings = kind.warnings(&new, None);
             if dry_run {
                 let (entry, _) = self.store.get(&key).await.map_err(store_status)?;
                 return match entry {
                     Some(entry) => Err(exists(kind, &new, &entry).warned(&warnings)),
-                    None => Ok((new, warnings)),
+                    None => {
+                        // What was never written has no version but the one that it came with.
+                        if meta::resource_version(&object) == "0" {
+                            meta::set_resource_version(&mut new, 0);
+                        }
+                        Ok((new, warnings))
+                    }
                 };
             }
             // Text that is no number counts as none, as in Kubernetes.
@@ -433,7 +441,7 @@ impl Server {
         let owners = Owners::Counted(call.author(&now));
         let before = parking_lot::Mutex::new(Value::Null);
         let make = |old: &Value| {
-            *before.lock() = old.clone();
+            old.clone_into(&mut before.lock());
             self.replacement(call, &body, old)
         };
         let changed = self.modify_as(call.subject(), Part::Main, dry_run, owners, make).await;
@@ -456,7 +464,7 @@ impl Server {
             }
             changed => {
                 let object = changed.map_err(|status| status.warned(&warnings))?;
-                warnings.extend(call.kind.change_warnings(&object, &before.into_inner()));
+                warnings.extend(call.kind.warnings(&object, Some(&before.into_inner())));
                 call.written(StatusCode::OK, object, &warnings)
             }
         }
@@ -477,7 +485,7 @@ impl Server {
         let make = |old: &Value| self.replacement(call, &body, old);
         let changed = self.modify_as(call.subject(), Part::Status, dry_run, owners, make).await;
         let object = changed.map_err(|status| status.warned(&warnings))?;
-        warnings.extend(status_warnings(&call.kind, &object));
+        warnings.extend(call.kind.status_warnings(&object));
         call.written(StatusCode::OK, object, &warnings)
     }
 
@@ -505,7 +513,7 @@ impl Server {
         let warnings = parking_lot::Mutex::new(Vec::new());
         let before = parking_lot::Mutex::new(Value::Null);
         let make = |old: &Value| {
-            *before.lock() = old.clone();
+            old.clone_into(&mut before.lock());
             let mut new = patch(old)?;
             let mut found = Vec::new();
             let refuse = |new: &Value, why: &str| match strategic {
@@ -527,8 +535,8 @@ impl Server {
         let mut warnings = warnings.into_inner();
         let object = changed.map_err(|status| status.warned(&warnings))?;
         match part {
-            Part::Main => warnings.extend(call.kind.change_warnings(&object, &before.into_inner())),
-            _ => warnings.extend(status_warnings(&call.kind, &object)),
+            Part::Main => warnings.extend(call.kind.warnings(&object, Some(&before.into_inner()))),
+            _ => warnings.extend(call.kind.status_warnings(&object)),
         }
         call.written(StatusCode::OK, object, &warnings)
     }
@@ -561,7 +569,7 @@ impl Server {
             let (old, revision) = self.stored(kind, &key, name).await?;
             let mut new = make(&old)?;
             check_version(kind, name, &new, &old)?;
-            if part == Part::Main && meta::resource_version(&new).is_empty() && !updates_unseen(kind) {
+            if part != Part::Exact && meta::resource_version(&new).is_empty() && !updates_unseen(kind) {
                 return Err(Status::version_needed(kind, name));
             }
             owners.settle(kind, &mut new, &old);
@@ -569,6 +577,8 @@ impl Server {
                 Txn { compares: vec![Compare::ModRevision(key.clone(), revision)], ops: Vec::new() };
             let errors = match part {
                 Part::Main => {
+                    kind.default(&mut new);
+                    self.admit_change(kind, &mut new, &old);
                     kind.prepare_update(&mut new, &old);
                     self.fill_token(kind, &mut new).await?;
                     self.allocate(kind, &mut new, Some(&old), dry_run, &mut txn).await?;
@@ -626,11 +636,6 @@ fn invalid(kind: &Kind, object: &Value, name: &str, errors: &[FieldError]) -> St
         status.details.insert("kind".into(), said.into());
     }
     status
-}
-
-/// What there is to say of a written status.
-fn status_warnings(kind: &Kind, object: &Value) -> Vec<String> {
-    if is_service(kind) { service::status_warnings(object) } else { Vec::new() }
 }
 
 /// The object that was to be made is there.

@@ -4,6 +4,7 @@
 
 // Modules in the order in which a newcomer reads them.
 pub mod conntrack; // the connection table: list, delete
+pub mod datagram; // datagrams with both of their addresses
 pub mod link; // links, addresses, routes, neighbours
 pub mod mount; // mounts that rustix has no call for
 pub mod namespace; // making and entering namespaces

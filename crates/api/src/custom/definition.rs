@@ -101,7 +101,14 @@ pub fn validate_status_update(new: &Value, _: &Value) -> Vec<FieldError> {
 }
 
 /// What to say of a definition that is good.
-pub fn warnings(definition: &Value) -> Vec<String> {
+pub fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let before = old.map(remarks).unwrap_or_default();
+    let mut said = remarks(new);
+    said.retain(|remark| !before.contains(remark));
+    said
+}
+
+fn remarks(definition: &Value) -> Vec<String> {
     fn gather(schema: &Value, said: &mut Vec<String>) {
         let format = walk::text(schema, "format");
         if !formats::is_supported(walk::text(schema, "type"), format) {

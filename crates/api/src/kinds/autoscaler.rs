@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::AGE;
 use crate::fielderror::FieldError;
 use crate::kind::{Column, Conversion, Entry, Kind, Strategy, keep_all_but_status, keep_status};
-use crate::{duration, meta, walk};
+use crate::quantity::Quantity;
+use crate::{duration, meta, pod, walk};
 
 const COLUMNS: &[Column] = &[
     Column::object_name(),
@@ -25,6 +26,7 @@ const STRATEGY: Strategy = Strategy {
     prepare_status_update: keep_all_but_status,
     validate,
     validate_update: |new, _| validate(new),
+    validate_status_update: |new, _| validate_status(new),
     ..Strategy::PLAIN
 };
 
@@ -210,11 +212,204 @@ fn validate(object: &Value) -> Vec<FieldError> {
     if !version.contains('/') {
         errors.push(FieldError::invalid(VERSION, version, "apiVersion must specify API group"));
     }
-    for (i, metric) in walk::list(object, "spec.metrics").iter().enumerate() {
-        if let Some(n) = utilization(metric).filter(|n| *n < 1) {
-            let path = format!("spec.metrics[{i}].resource.target.averageUtilization");
-            errors.push(FieldError::invalid(path, n, "must be greater than 0"));
+    let metrics = walk::list(object, "spec.metrics");
+    for (i, each) in metrics.iter().enumerate() {
+        metric(&mut errors, each, &format!("spec.metrics[{i}]"));
+    }
+    let outside = |each: &Value| matches!(walk::text(each, "type"), "Object" | "External");
+    if min == Some(0) && !metrics.iter().any(outside) {
+        let text = "must specify at least one Object or External metric to support scaling to zero replicas";
+        errors.push(FieldError::forbidden("spec.metrics", text));
+    }
+    for direction in ["scaleUp", "scaleDown"] {
+        let path = format!("spec.behavior.{direction}");
+        if let Some(rules) = walk::at(object, &path) {
+            scaling(&mut errors, rules, &path);
         }
+    }
+    errors
+}
+
+const SOURCES: [(&str, &str); 5] = [
+    ("Object", "object"),
+    ("External", "external"),
+    ("Pods", "pods"),
+    ("Resource", "resource"),
+    ("ContainerResource", "containerResource"),
+];
+
+/// One metric: what is measured, and what it should be.
+fn metric(errors: &mut Vec<FieldError>, metric: &Value, at: &str) {
+    let kinds = ["ContainerResource", "External", "Object", "Pods", "Resource"];
+    let kind = walk::text(metric, "type");
+    let path = format!("{at}.type");
+    if kind.is_empty() {
+        errors.push(FieldError::required(&path, "must specify a metric source type"));
+    }
+    let known = kinds.contains(&kind);
+    if !known {
+        errors.push(FieldError::not_supported(&path, kind, &kinds));
+    }
+    let present: Vec<&str> =
+        SOURCES.iter().map(|(_, field)| *field).filter(|field| walk::at(metric, field).is_some()).collect();
+    if let Some(field) = present.first() {
+        source(errors, walk::at(metric, field).unwrap_or(&Value::Null), field, &format!("{at}.{field}"));
+    }
+    let expected = SOURCES.iter().find(|(name, _)| *name == kind).map(|(_, field)| *field);
+    match expected {
+        Some(field) if !present.contains(&field) => {
+            let text = "must populate information for the given metric source";
+            errors.push(FieldError::required(format!("{at}.{field}"), text));
+        }
+        Some(_) => {}
+        None => errors.push(FieldError::not_supported(&path, kind, &kinds)),
+    }
+    for field in present.iter().filter(|field| present.len() != 1 && Some(**field) != expected) {
+        errors.push(FieldError::forbidden(
+            format!("{at}.{field}"),
+            "must populate the given metric source only",
+        ));
+    }
+}
+
+fn source(errors: &mut Vec<FieldError>, source: &Value, kind: &str, at: &str) {
+    let has = |field: &str| walk::at(source, &format!("target.{field}")).is_some();
+    let name = walk::text(source, "name");
+    match kind {
+        "object" => {
+            let object = source.get("describedObject").unwrap_or(&Value::Null);
+            for field in ["kind", "name"] {
+                let (path, text) = (format!("{at}.describedObject.{field}"), walk::text(object, field));
+                match text {
+                    "" => errors.push(FieldError::required(path, "")),
+                    text => errors.extend(meta::findings(&path, text, meta::path_segment_faults(text))),
+                }
+            }
+        }
+        "resource" | "containerResource" if name.is_empty() => {
+            errors.push(FieldError::required(format!("{at}.name"), "must specify a resource name"));
+        }
+        "containerResource" => {
+            errors.extend(meta::findings(&format!("{at}.name"), name, pod::container_resource_faults(name)));
+        }
+        _ => {}
+    }
+    if kind == "containerResource" {
+        let (path, container) = (format!("{at}.container"), walk::text(source, "container"));
+        match container {
+            "" => errors.push(FieldError::required(path, "must specify a container")),
+            container => errors.extend(meta::findings(&path, container, meta::label_faults(container))),
+        }
+    }
+    if matches!(kind, "object" | "external" | "pods") {
+        let (path, name) = (format!("{at}.metric.name"), walk::text(source, "metric.name"));
+        match name {
+            "" => errors.push(FieldError::required(path, "must specify a metric name")),
+            name => errors.extend(meta::findings(&path, name, meta::path_segment_faults(name))),
+        }
+    }
+    target_rules(errors, source.get("target").unwrap_or(&Value::Null), &format!("{at}.target"));
+    let (value, average, share) = (has("value"), has("averageValue"), has("averageUtilization"));
+    let mut need = |wanting: bool, field: &str, text: &str| {
+        if wanting {
+            errors.push(FieldError::required(format!("{at}.target.{field}"), text));
+        }
+    };
+    match kind {
+        "object" => {
+            need(!value && !average, "averageValue", "must set either a target value or averageValue")
+        }
+        "external" => {
+            let text = "must set either a target value for metric or a per-pod target";
+            need(!value && !average, "averageValue", text);
+            if value && average {
+                let text = "may not set both a target value for metric and a per-pod target";
+                errors.push(FieldError::forbidden(format!("{at}.target.value"), text));
+            }
+        }
+        "pods" => need(!average, "averageValue", "must specify a positive target averageValue"),
+        _ => {
+            let text = "must set either a target raw value or a target utilization";
+            need(!share && !average, "averageUtilization", text);
+            if share && average {
+                let text = "may not set both a target raw value and a target utilization";
+                errors.push(FieldError::forbidden(format!("{at}.target.averageValue"), text));
+            }
+        }
+    }
+}
+
+fn target_rules(errors: &mut Vec<FieldError>, target: &Value, at: &str) {
+    let kind = walk::text(target, "type");
+    if kind.is_empty() {
+        errors.push(FieldError::required(format!("{at}.type"), "must specify a metric target type"));
+    }
+    if !matches!(kind, "Utilization" | "Value" | "AverageValue") {
+        let text = "must be either Utilization, Value, or AverageValue";
+        errors.push(FieldError::invalid(format!("{at}.type"), kind, text));
+    }
+    for field in ["value", "averageValue"] {
+        let amount = walk::at(target, field).and_then(Value::as_str).and_then(Quantity::parse);
+        if let Some(amount) = amount.filter(|amount| *amount <= Quantity::ZERO) {
+            errors.push(FieldError::invalid(format!("{at}.{field}"), amount.to_string(), "must be positive"));
+        }
+    }
+    if let Some(n) = walk::int(target, "averageUtilization").filter(|n| *n < 1) {
+        errors.push(FieldError::invalid(format!("{at}.averageUtilization"), n, "must be greater than 0"));
+    }
+}
+
+fn scaling(errors: &mut Vec<FieldError>, rules: &Value, at: &str) {
+    const WINDOW: &str = "stabilizationWindowSeconds";
+    if let Some(n) = walk::int(rules, WINDOW) {
+        if n < 0 {
+            let text = "must be greater than or equal to zero";
+            errors.push(FieldError::invalid(format!("{at}.{WINDOW}"), n, text));
+        } else if n > 3600 {
+            errors.push(FieldError::invalid(
+                format!("{at}.{WINDOW}"),
+                n,
+                "must be less than or equal to 3600",
+            ));
+        }
+    }
+    if let Some(policy) = walk::at(rules, "selectPolicy").and_then(Value::as_str)
+        && !["Disabled", "Max", "Min"].contains(&policy)
+    {
+        let path = format!("{at}.selectPolicy");
+        errors.push(FieldError::not_supported(path, policy, &["Disabled", "Max", "Min"]));
+    }
+    let policies = walk::list(rules, "policies");
+    if policies.is_empty() {
+        errors.push(FieldError::required(format!("{at}.policies"), "must specify at least one Policy"));
+    }
+    for (i, policy) in policies.iter().enumerate() {
+        let path = |field: &str| format!("{at}.policies[{i}].{field}");
+        let kind = walk::text(policy, "type");
+        if !["Percent", "Pods"].contains(&kind) {
+            errors.push(FieldError::not_supported(path("type"), kind, &["Percent", "Pods"]));
+        }
+        for field in ["value", "periodSeconds"] {
+            let n = walk::int(policy, field).unwrap_or(0);
+            if n <= 0 {
+                errors.push(FieldError::invalid(path(field), n, "must be greater than zero"));
+            }
+            if field == "periodSeconds" && n > 1800 {
+                errors.push(FieldError::invalid(path(field), n, "must be less than or equal to 1800"));
+            }
+        }
+    }
+    let tolerance = walk::at(rules, "tolerance").and_then(Value::as_str).and_then(Quantity::parse);
+    if let Some(amount) = tolerance.filter(Quantity::is_negative) {
+        let text = "must be greater than or equal to 0";
+        errors.push(FieldError::invalid(format!("{at}.tolerance"), amount.to_string(), text));
+    }
+}
+
+fn validate_status(new: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for field in ["currentReplicas", "desiredReplicas"] {
+        crate::workload::not_negative(&mut errors, new, &format!("status.{field}"));
     }
     errors
 }

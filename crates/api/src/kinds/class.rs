@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::AGE;
 use crate::fielderror::FieldError;
 use crate::kind::{Column, Entry, Kind, Strategy};
-use crate::{duration, meta, walk};
+use crate::{duration, meta, pod, walk};
 
 /// The classes that every cluster has, and their values (pkg/apis/scheduling/v1/helpers.go).
 pub const SYSTEM_PRIORITIES: [(&str, i64, &str); 2] = [
@@ -108,11 +108,12 @@ pub static RUNTIME_CLASS: Kind = Kind::Listed(&Entry {
     strategy: Strategy {
         validate: validate_runtime,
         validate_update: |new, old| {
+            let mut errors = validate_runtime(new);
             let handler = walk::text(new, "handler");
-            if handler == walk::text(old, "handler") {
-                return Vec::new();
+            if handler != walk::text(old, "handler") {
+                errors.push(FieldError::invalid("handler", handler, "field is immutable"));
             }
-            vec![FieldError::invalid("handler", handler, "field is immutable")]
+            errors
         },
         ..Strategy::PLAIN
     },
@@ -126,13 +127,26 @@ pub static RUNTIME_CLASS: Kind = Kind::Listed(&Entry {
 });
 
 fn validate_runtime(object: &Value) -> Vec<FieldError> {
-    match walk::text(object, "handler") {
+    let mut errors = match walk::text(object, "handler") {
         "" => vec![FieldError::required("handler", "")],
-        handler => {
-            let mut errors = meta::findings("handler", handler, meta::label_faults(handler));
-            let selector = walk::map(object, "scheduling.nodeSelector");
-            errors.extend(meta::validate_labels(selector, "scheduling.nodeSelector"));
-            errors
+        handler => meta::findings("handler", handler, meta::label_faults(handler)),
+    };
+    if let Some(overhead) = walk::at(object, "overhead") {
+        let fixed = overhead.get("podFixed").unwrap_or(&Value::Null);
+        errors.extend(pod::overhead(fixed, "overhead"));
+    }
+    let selector = walk::map(object, "scheduling.nodeSelector");
+    errors.extend(meta::validate_labels(selector, "scheduling.nodeSelector"));
+    const TOLERATIONS: &str = "scheduling.tolerations";
+    let tolerations = walk::list(object, TOLERATIONS);
+    errors.extend(pod::tolerations(tolerations, TOLERATIONS));
+    let key = |toleration: &Value| {
+        ["key", "operator", "value", "effect"].map(|field| walk::text(toleration, field).to_owned())
+    };
+    for (i, toleration) in tolerations.iter().enumerate() {
+        if tolerations[..i].iter().any(|other| key(other) == key(toleration)) {
+            errors.push(FieldError::duplicate(format!("{TOLERATIONS}[{i}]"), toleration.clone()));
         }
     }
+    errors
 }

@@ -12,8 +12,6 @@ use crate::{duration, walk};
 
 /// What a ConfigMap or Secret may hold together.
 const MAX_SIZE: usize = 1024 * 1024;
-const KEY_TEXT: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or \
-    'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
 const FROZEN: &str = "field is immutable when `immutable` is set";
 
 /// The entry of ConfigMap.
@@ -120,21 +118,7 @@ pub static SERVICE_ACCOUNT: Kind = Kind::Listed(&Entry {
 fn keys(errors: &mut Vec<FieldError>, object: &Value, field: &str) -> usize {
     let mut size = 0;
     for (key, value) in walk::map(object, field) {
-        let path = format!("{field}[{key}]");
-        if key.len() > 253 {
-            errors.push(FieldError::invalid(&path, key.as_str(), "must be no more than 253 characters"));
-        }
-        if key.is_empty()
-            || !key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-        {
-            errors.push(FieldError::invalid(&path, key.as_str(), KEY_TEXT));
-        }
-        if key.starts_with("..") {
-            let text = if key == ".." { "must not be '..'" } else { "must not start with '..'" };
-            errors.push(FieldError::invalid(&path, key.as_str(), text));
-        } else if key == "." {
-            errors.push(FieldError::invalid(&path, key.as_str(), "must not be '.'"));
-        }
+        errors.extend(meta::findings(&format!("{field}[{key}]"), key, meta::config_key_faults(key)));
         size += value.as_str().map_or(0, str::len);
     }
     size

@@ -19,6 +19,7 @@ pub static CUSTOM_RESOURCE_DEFINITION: Kind = Kind::Listed(&Entry {
         validate_update: definition::validate_update,
         validate_status_update: definition::validate_status_update,
         warnings: definition::warnings,
+        ..Strategy::WITH_STATUS
     },
     ..Entry::of(
         "apiextensions.k8s.io",

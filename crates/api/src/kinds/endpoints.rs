@@ -30,7 +30,7 @@ pub static ENDPOINTS: Kind = Kind::Listed(&Entry {
             errors.extend(endpoint::validate_endpoints(new));
             errors
         },
-        warnings: endpoint::endpoints_warnings,
+        warnings: |new, _| endpoint::endpoints_warnings(new),
         ..Strategy::PLAIN
     },
     fields: &[],
@@ -61,7 +61,12 @@ pub static ENDPOINT_SLICE: Kind = Kind::Listed(&Entry {
         default: endpoint::default_slice,
         validate: endpoint::validate_slice,
         validate_update: endpoint::validate_slice_update,
-        warnings: endpoint::slice_warnings,
+        warnings: |new, old| {
+            let mut out = endpoint::slice_warnings(new);
+            // What can't be changed is said once.
+            out.retain(|text| old.is_none() || !text.starts_with("spec.addressType"));
+            out
+        },
         ..Strategy::PLAIN
     },
     fields: &[],

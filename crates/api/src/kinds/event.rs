@@ -20,7 +20,7 @@ pub static EVENT: Kind = Kind::Listed(&Entry {
     namespaced: true,
     subresources: &[],
     generation: false,
-    names: NameRule::Subdomain,
+    names: NameRule::PathSegment,
     conversion: None,
     strategy: Strategy {
         default: |o| spell_out(o, ["source", "firstTimestamp", "lastTimestamp"], true),

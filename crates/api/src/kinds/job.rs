@@ -19,6 +19,7 @@ pub static JOB: Kind = Kind::Listed(&Entry {
         validate: workload::validate_job,
         validate_update: workload::validate_job_update,
         validate_status_update: workload::validate_job_status,
+        warnings: workload::job_warnings,
         ..Strategy::PLAIN
     },
     fields: &[("status.successful", |o| walk::int(o, "status.succeeded").unwrap_or(0).to_string())],
@@ -90,6 +91,7 @@ pub static CRON_JOB: Kind = Kind::Listed(&Entry {
         prepare_status_update: keep_all_but_status,
         validate: workload::validate_cron_job,
         validate_update: workload::validate_cron_job_update,
+        warnings: workload::cron_job_warnings,
         ..Strategy::PLAIN
     },
     columns: &[

@@ -30,7 +30,11 @@ pub static NAMESPACE: Kind = Kind::Listed(&Entry {
         prepare_update,
         prepare_status_update: keep_all_but_status,
         validate,
-        validate_update: |new, _| validate(new),
+        validate_update: |new, _| {
+            let mut errors = meta::validate_base(new, NameRule::Label);
+            errors.extend(validate(new));
+            errors
+        },
         validate_status_update,
         ..Strategy::PLAIN
     },
@@ -56,6 +60,9 @@ fn default(object: &mut Value) {
     {
         labels.insert("kubernetes.io/metadata.name".into(), name.into());
     }
+    if walk::at(object, "status").is_some() {
+        walk::default(object, "status.phase", "Active");
+    }
 }
 
 fn prepare_create(object: &mut Value) {
@@ -76,30 +83,23 @@ fn prepare_update(new: &mut Value, old: &Value) {
 }
 
 fn validate(object: &Value) -> Vec<FieldError> {
+    const PATH: &str = "spec.finalizers";
     let mut errors = Vec::new();
-    for (i, finalizer) in walk::list(object, "spec.finalizers").iter().enumerate() {
+    for finalizer in walk::list(object, PATH) {
         let text = finalizer.as_str().unwrap_or("");
-        errors.extend(meta::findings(&format!("spec.finalizers[{i}]"), text, meta::qualified_faults(text)));
+        errors.extend(meta::findings(PATH, text, meta::qualified_faults(text)));
+        errors.extend(meta::finalizer_domain_fault(PATH, text));
     }
     errors
 }
 
 fn validate_status_update(new: &Value, _: &Value) -> Vec<FieldError> {
     let phase = walk::text(new, "status.phase");
-    let deleted = meta::deletion_timestamp(new).is_some();
-    match phase {
-        "Terminating" if !deleted => vec![FieldError::invalid(
-            "status.phase",
-            phase,
-            "may only be 'Terminating' if `deletionTimestamp` is not empty",
-        )],
-        "Active" if deleted => vec![FieldError::invalid(
-            "status.phase",
-            phase,
-            "may only be 'Active' if `deletionTimestamp` is empty",
-        )],
-        _ => Vec::new(),
-    }
+    let (allowed, text) = match meta::deletion_timestamp(new) {
+        None => ("Active", "may only be 'Active' if `deletionTimestamp` is empty"),
+        Some(_) => ("Terminating", "may only be 'Terminating' if `deletionTimestamp` is not empty"),
+    };
+    if phase == allowed { Vec::new() } else { vec![FieldError::invalid("status.Phase", phase, text)] }
 }
 
 /// The `finalize` subresource: of the stored namespace only `spec.finalizers` changes.

@@ -3,7 +3,6 @@
 use serde_json::Value;
 
 use super::AGE;
-use crate::fielderror::FieldError;
 use crate::kind::{Column, Entry, Kind, Strategy, keep_status};
 use crate::meta::{self, NameRule};
 use crate::{duration, pod, walk};
@@ -28,8 +27,11 @@ pub static POD: Kind = Kind::Listed(&Entry {
         prepare_create: pod::prepare_create,
         prepare_update: keep_status,
         prepare_status_update: pod::prepare_status_update,
-        validate,
-        validate_update,
+        validate: pod::validate_new,
+        validate_update: pod::validate_change,
+        validate_status_update: pod::validate_status,
+        warnings: pod::warnings,
+        status_warnings: pod::status_warnings,
         ..Strategy::PLAIN
     },
     fields: &[
@@ -60,16 +62,6 @@ pub static POD: Kind = Kind::Listed(&Entry {
     ],
     cells,
 });
-
-fn validate(object: &Value) -> Vec<FieldError> {
-    pod::validate_spec(object.get("spec").unwrap_or(&Value::Null), "spec")
-}
-
-fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = validate(new);
-    errors.extend(pod::validate_change(new, old));
-    errors
-}
 
 fn cells(object: &Value, now: jiff::Timestamp) -> Vec<Value> {
     let summary = pod::summary(object, now);

@@ -146,7 +146,13 @@ fn cluster_role(object: &Value) -> Vec<FieldError> {
             errors.push(FieldError::required(SELECTORS, text));
         }
         for (i, selector) in selectors.iter().enumerate() {
-            errors.extend(validate_object(selector, &format!("{SELECTORS}[{i}]")));
+            let path = format!("{SELECTORS}[{i}]");
+            let faults = validate_object(selector, &path);
+            let sound = faults.is_empty();
+            errors.extend(faults);
+            if !sound {
+                errors.push(FieldError::invalid(path, Value::Null, "invalid label selector."));
+            }
         }
     }
     errors

@@ -143,7 +143,7 @@ fn default_mutating(object: &mut Value) {
     }
 }
 
-fn uncalled(_: &Value) -> Vec<String> {
+fn uncalled(_: &Value, _: Option<&Value>) -> Vec<String> {
     vec!["webhooks and admission policies are stored here and never called".into()]
 }
 

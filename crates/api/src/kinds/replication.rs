@@ -2,7 +2,7 @@
 
 use super::{AGE, containers};
 use crate::kind::{Column, Entry, Kind, Strategy, keep_all_but_status, keep_status};
-use crate::{duration, meta, walk, workload};
+use crate::{duration, meta, pod, walk, workload};
 
 /// The entry of ReplicationController.
 pub static REPLICATION_CONTROLLER: Kind = Kind::Listed(&Entry {
@@ -17,7 +17,16 @@ pub static REPLICATION_CONTROLLER: Kind = Kind::Listed(&Entry {
         prepare_status_update: keep_all_but_status,
         validate: workload::validate_replication_controller,
         validate_update: |new, _| workload::validate_replication_controller(new),
-        validate_status_update: workload::validate_status_update,
+        validate_status_update: workload::validate_replicas_status,
+        warnings: |new, old| {
+            // Kubernetes looks at what was there before.
+            let mut out = if old.is_none() { pod::name_warnings(new) } else { Vec::new() };
+            let changed = old.is_none_or(|old| meta::generation(old) != meta::generation(new));
+            if let Some(template) = walk::at(old.unwrap_or(new), "spec.template").filter(|_| changed) {
+                out.extend(pod::template_warnings(template, "spec.template"));
+            }
+            out
+        },
         ..Strategy::PLAIN
     },
     fields: &[("status.replicas", |o| walk::int(o, "status.replicas").unwrap_or(0).to_string())],
@@ -60,6 +69,7 @@ pub static POD_TEMPLATE: Kind = Kind::Listed(&Entry {
         default: workload::default_pod_template,
         validate: workload::validate_pod_template,
         validate_update: |new, _| workload::validate_pod_template(new),
+        warnings: |new, old| workload::template_warnings(new, old, "template"),
         ..Strategy::PLAIN
     },
     columns: &[

@@ -31,7 +31,8 @@ pub static SERVICE: Kind = Kind::Listed(&Entry {
         validate: service::validate,
         validate_update: service::validate_update,
         validate_status_update: service::validate_status_update,
-        warnings: service::warnings,
+        warnings: |new, _| service::warnings(new),
+        status_warnings: service::status_warnings,
     },
     fields: &[
         ("spec.clusterIP", |o| walk::text(o, "spec.clusterIP").to_owned()),

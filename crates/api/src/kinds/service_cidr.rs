@@ -149,9 +149,11 @@ fn validate_address(object: &Value) -> Vec<FieldError> {
 }
 
 fn validate_address_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = validate_address(new);
     let (now, before) = (walk::at(new, "spec.parentRef"), walk::at(old, "spec.parentRef"));
-    if now == before {
-        return Vec::new();
+    if now != before {
+        let now = now.cloned().unwrap_or_default();
+        errors.push(FieldError::invalid("spec.parentRef", now, "field is immutable"));
     }
-    vec![FieldError::invalid("spec.parentRef", now.cloned().unwrap_or_default(), "field is immutable")]
+    errors
 }

@@ -21,6 +21,7 @@ pub static STATEFUL_SET: Kind = Kind::Listed(&Entry {
         validate: workload::validate_stateful_set,
         validate_update: workload::validate_stateful_set_update,
         validate_status_update: workload::validate_stateful_set_status,
+        warnings: workload::stateful_set_warnings,
         ..Strategy::PLAIN
     },
     columns: &[
@@ -53,6 +54,7 @@ pub static DAEMON_SET: Kind = Kind::Listed(&Entry {
         validate: workload::validate_daemon_set,
         validate_update: workload::validate_daemon_set_update,
         validate_status_update: workload::validate_daemon_set_status,
+        warnings: workload::daemon_set_warnings,
         ..Strategy::PLAIN
     },
     columns: &[

@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 use super::AGE;
 use crate::fielderror::FieldError;
 use crate::kind::{Column, Entry, Kind, Strategy, keep_all_but_status, keep_status};
+use crate::quantity::Quantity;
+use crate::selector::validate_object;
 use crate::{duration, meta, walk};
 
 const GROUP: &str = "storage.k8s.io";
@@ -283,13 +285,7 @@ pub static PERSISTENT_VOLUME_CLAIM: Kind = Kind::Listed(&Entry {
         prepare_create: |o| walk::set(o, "status", json!({"phase": "Pending"})),
         prepare_update: keep_status,
         prepare_status_update: keep_all_but_status,
-        validate: |o| {
-            let mut errors = access_modes(o);
-            if !walk::map(o, "spec.resources.requests").contains_key("storage") {
-                errors.push(FieldError::required("spec.resources[storage]", ""));
-            }
-            errors
-        },
+        validate: |o| claim_spec_faults(o.get("spec").unwrap_or(&Value::Null), "spec"),
         validate_update: |new, old| {
             let bare = |o: &Value| {
                 let mut spec = o.get("spec").cloned().unwrap_or_default();
@@ -363,20 +359,85 @@ fn access_modes(object: &Value) -> Vec<FieldError> {
     const PATH: &str = "spec.accessModes";
     let modes = walk::list(object, PATH);
     if modes.is_empty() {
-        let claim = walk::text(object, "kind") == "PersistentVolumeClaim";
-        return vec![FieldError::required(
-            PATH,
-            if claim { "at least 1 access mode is required" } else { "" },
-        )];
+        return vec![FieldError::required(PATH, "")];
     }
-    let known = |mode: &Value| MODES.iter().any(|(known, _)| mode == known);
+    mode_faults(modes, PATH)
+}
+
+/// What is wrong with what a claim asks for (`ValidatePersistentVolumeClaimSpec`).
+pub(crate) fn claim_spec_faults(spec: &Value, at: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let modes = walk::list(spec, "accessModes");
+    let path = format!("{at}.accessModes");
+    if modes.is_empty() {
+        errors.push(FieldError::required(&path, "at least 1 access mode is required"));
+    }
+    if let Some(selector) = walk::at(spec, "selector") {
+        errors.extend(validate_object(selector, &format!("{at}.selector")));
+    }
+    errors.extend(mode_faults(modes, &path));
+    let size = format!("{at}.resources[storage]");
+    match walk::map(spec, "resources.requests")
+        .get("storage")
+        .and_then(Value::as_str)
+        .and_then(Quantity::parse)
+    {
+        None => errors.push(FieldError::required(size, "")),
+        Some(amount) if amount <= Quantity::ZERO => {
+            errors.push(FieldError::invalid(size, amount.to_string(), "must be greater than zero"));
+        }
+        Some(_) => {}
+    }
+    let class = |errors: &mut Vec<FieldError>, field: &str| {
+        let name = walk::text(spec, field);
+        if !name.is_empty() {
+            errors.extend(meta::findings(&format!("{at}.{field}"), name, meta::subdomain_faults(name)));
+        }
+    };
+    class(&mut errors, "storageClassName");
+    if let Some(mode) = walk::at(spec, "volumeMode").and_then(Value::as_str)
+        && !["Block", "Filesystem"].contains(&mode)
+    {
+        errors.push(FieldError::not_supported(format!("{at}.volumeMode"), mode, &["Block", "Filesystem"]));
+    }
+    let source = |errors: &mut Vec<FieldError>, field: &str| {
+        let Some(source) = walk::at(spec, field) else { return };
+        let of = |part: &str| (format!("{at}.{field}.{part}"), walk::text(source, part));
+        for part in ["name", "kind"] {
+            let (path, text) = of(part);
+            if text.is_empty() {
+                errors.push(FieldError::required(path, ""));
+            }
+        }
+        let ((_, kind), (path, group)) = (of("kind"), of("apiGroup"));
+        if group.is_empty() && kind != "PersistentVolumeClaim" {
+            let text = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+            errors.push(FieldError::invalid(format!("{at}.{field}"), kind, text));
+        }
+        if !group.is_empty() {
+            errors.extend(meta::findings(&path, group, meta::subdomain_faults(group)));
+        }
+        let (path, namespace) = of("namespace");
+        if !namespace.is_empty() {
+            errors.extend(meta::findings(&path, namespace, meta::label_faults(namespace)));
+        }
+    };
+    source(&mut errors, "dataSource");
+    source(&mut errors, "dataSourceRef");
+    class(&mut errors, "volumeAttributesClassName");
+    errors
+}
+
+fn mode_faults(modes: &[Value], path: &str) -> Vec<FieldError> {
+    let known = |mode: &&Value| MODES.iter().any(|(known, _)| *mode == known);
     let odd = modes.iter().filter(|mode| !known(mode)).map(|mode| {
         let all = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
-        FieldError::not_supported(PATH, mode.clone(), &all)
+        FieldError::not_supported(path, mode.clone(), &all)
     });
     let mut errors: Vec<FieldError> = odd.collect();
-    if modes.len() > 1 && modes.iter().any(|mode| mode == "ReadWriteOncePod") {
-        errors.push(FieldError::forbidden(PATH, "may not use ReadWriteOncePod with other access modes"));
+    let alone = |mode: &&Value| **mode == "ReadWriteOncePod";
+    if modes.iter().any(|mode| alone(&mode)) && modes.iter().filter(known).any(|mode| !alone(&mode)) {
+        errors.push(FieldError::forbidden(path, "may not use ReadWriteOncePod with other access modes"));
     }
     errors
 }

@@ -56,7 +56,7 @@ fn no_malformed_object_makes_a_kind_panic() {
                 let _ = kind.check_update(&new, &old);
                 kind.prepare_status_update(&mut new, &old);
                 let _ = kind.check_status_update(&new, &old);
-                let _ = kind.warnings(&new);
+                let _ = kind.warnings(&new, None);
                 assert_eq!(kind.selectable(&new).len(), kind.fields().len());
             }
         }

@@ -35,7 +35,8 @@ pub static DEPLOYMENT: Kind = Kind::Listed(&Entry {
         prepare_status_update: keep_all_but_status_and_labels,
         validate: workload::validate_deployment,
         validate_update: workload::validate_deployment_update,
-        validate_status_update: workload::validate_status_update,
+        validate_status_update: workload::validate_deployment_status,
+        warnings: workload::name_and_template_warnings,
         ..Strategy::PLAIN
     },
     fields: &[],
@@ -85,7 +86,8 @@ pub static REPLICA_SET: Kind = Kind::Listed(&Entry {
         prepare_status_update: keep_all_but_status,
         validate: workload::validate_replica_set,
         validate_update: workload::validate_replica_set_update,
-        validate_status_update: workload::validate_status_update,
+        validate_status_update: workload::validate_replicas_status,
+        warnings: workload::name_and_template_warnings,
         ..Strategy::PLAIN
     },
     fields: &[],

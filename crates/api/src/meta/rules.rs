@@ -94,6 +94,42 @@ pub fn subdomain_faults(text: &str) -> Vec<String> {
     out
 }
 
+/// What keeps a text from being a subdomain that may have underscores, as where a resolver searches.
+pub fn underscored_subdomain_faults(text: &str) -> Vec<String> {
+    const TEXT: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and \
+        must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+        '_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')";
+    let shape = |part: &str| label_shape(&part.strip_prefix('_').unwrap_or(part).replace('_', "-"));
+    let mut out = Vec::new();
+    if text.len() > 253 {
+        out.push(too_long_name(253));
+    }
+    if text.is_empty() || !text.split('.').all(shape) {
+        out.push(TEXT.into());
+    }
+    out
+}
+
+/// What keeps a text from being a key of a ConfigMap or a Secret.
+pub fn config_key_faults(key: &str) -> Vec<String> {
+    const TEXT: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or \
+        'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+    let mut out = Vec::new();
+    if key.len() > 253 {
+        out.push(too_long_name(253));
+    }
+    if key.is_empty() || !key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
+        out.push(TEXT.into());
+    }
+    match key {
+        "." => out.push("must not be '.'".into()),
+        ".." => out.push("must not be '..'".into()),
+        _ if key.starts_with("..") => out.push("must not start with '..'".into()),
+        _ => {}
+    }
+    out
+}
+
 /// What keeps a text from being one part of a URL's path (apimachinery `IsPathSegmentName`).
 pub fn path_segment_faults(text: &str) -> Vec<String> {
     if matches!(text, "." | "..") {
@@ -305,16 +341,19 @@ fn validate_shared(object: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// Finalizers without a domain are Kubernetes' own (pkg/apis/core/validation, `validateKubeFinalizerName`).
+/// A finalizer without a domain is one of Kubernetes' own (pkg/apis/core/validation, `validateKubeFinalizerName`).
+pub fn finalizer_domain_fault(path: &str, finalizer: &str) -> Option<FieldError> {
+    let known =
+        finalizer.contains('/') || matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion");
+    (!known).then(|| FieldError::invalid(path, finalizer, UNQUALIFIED))
+}
+
 fn validate_finalizer_domains(object: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    for (i, finalizer) in walk::list(object, "metadata.finalizers").iter().enumerate() {
-        let text = finalizer.as_str().unwrap_or("");
-        if !text.contains('/') && !matches!(text, "kubernetes" | "orphan" | "foregroundDeletion") {
-            errors.push(FieldError::invalid(format!("metadata.finalizers[{i}]"), text, UNQUALIFIED));
-        }
-    }
-    errors
+    let all = walk::list(object, "metadata.finalizers").iter().enumerate();
+    all.filter_map(|(i, finalizer)| {
+        finalizer_domain_fault(&format!("metadata.finalizers[{i}]"), finalizer.as_str().unwrap_or(""))
+    })
+    .collect()
 }
 
 /// What is wrong with the base of a generated name.

@@ -156,9 +156,8 @@ pub(super) fn merge_map(
             .collect();
         for (key, value) in patch {
             if !key.starts_with('$') && !value.is_null() && !keep.contains(&key.as_str()) {
-                return Err(malformed(format!(
-                    "{RETAIN_KEYS} must name every field that the patch sets; {key:?} is missing"
-                )));
+                // A field that is set is not among those that are kept.
+                return Err(malformed("invalid patch format of retainKeys".to_owned()));
             }
         }
         target.retain(|key, _| keep.contains(&key.as_str()));

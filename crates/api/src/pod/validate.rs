@@ -1,11 +1,44 @@
-//! The rules of a pod's specification.
+//! The rules of a pod's specification, alone or in the template of a workload: which field, and in which words
+//! (pkg/apis/core/validation). The rules of its parts are in files of their own.
 
 use serde_json::Value;
 
 use crate::fielderror::FieldError;
-use crate::{meta, walk};
+use crate::quantity::Quantity;
+use crate::{ip, meta, walk};
 
-fn word(errors: &mut Vec<FieldError>, value: &Value, at: &str, field: &str, allowed: &[&str]) {
+mod annotations;
+mod change;
+mod containers;
+mod handlers;
+mod resources;
+mod scheduling;
+mod security;
+mod status;
+mod volumes;
+
+pub use change::validate_change;
+pub(super) use resources::{HUGE, aggregate, of_whole_pods};
+pub use resources::{container_resource_faults, overcommitted, overhead, whole_numbers};
+pub use scheduling::{node_selector, tolerations};
+pub use status::validate_status;
+
+type Errors = Vec<FieldError>;
+
+/// What the rules of a part need to know of the pod around it.
+struct Around<'a> {
+    /// The volumes that mounts may name: those that keep their own rules.
+    volumes: Vec<(&'a str, &'a Value)>,
+    claims: Vec<&'a str>,
+    grace: Option<i64>,
+    os: Option<&'a str>,
+    restart: &'a str,
+    /// Whether users are those of the host.
+    host_users: bool,
+}
+
+/// Finds fault with a word that has to be there and to be one of these.
+fn word(errors: &mut Errors, value: &Value, at: &str, field: &str, allowed: &[&str]) {
     let path = format!("{at}.{field}");
     match walk::text(value, field) {
         "" => errors.push(FieldError::required(path, "")),
@@ -14,10 +47,46 @@ fn word(errors: &mut Vec<FieldError>, value: &Value, at: &str, field: &str, allo
     }
 }
 
-fn not_negative(errors: &mut Vec<FieldError>, value: &Value, at: &str, field: &str) {
+/// Finds fault with a word that may be missing, but be no other than these.
+fn maybe(errors: &mut Errors, value: &Value, at: &str, field: &str, allowed: &[&str]) {
+    if let Some(found) = walk::at(value, field).and_then(Value::as_str)
+        && !allowed.contains(&found)
+    {
+        errors.push(FieldError::not_supported(format!("{at}.{field}"), found, allowed));
+    }
+}
+
+fn not_negative(errors: &mut Errors, value: &Value, at: &str, field: &str) {
     if let Some(n) = walk::int(value, field).filter(|n| *n < 0) {
         errors.push(FieldError::invalid(format!("{at}.{field}"), n, "must be greater than or equal to 0"));
     }
+}
+
+fn label(errors: &mut Errors, path: &str, text: &str) {
+    errors.extend(meta::findings(path, text, meta::label_faults(text)));
+}
+
+fn subdomain(errors: &mut Errors, path: &str, text: &str) {
+    errors.extend(meta::findings(path, text, meta::subdomain_faults(text)));
+}
+
+/// The quantity at a path of keys that may hold dots.
+fn quantity(value: &Value) -> Quantity {
+    value.as_str().and_then(Quantity::parse).unwrap_or(Quantity::ZERO)
+}
+
+fn has(value: &Value, field: &str) -> bool {
+    walk::at(value, field).is_some()
+}
+
+/// Every container with its path, those that begin first.
+pub(super) fn every_container<'a>(spec: &'a Value, at: &str) -> Vec<(String, &'a Value)> {
+    ["initContainers", "containers", "ephemeralContainers"]
+        .iter()
+        .flat_map(|list| {
+            walk::list(spec, list).iter().enumerate().map(move |(i, c)| (format!("{at}.{list}[{i}]"), c))
+        })
+        .collect()
 }
 
 /// What is wrong with a pod template at `at` (`ValidatePodTemplateSpec`).
@@ -25,327 +94,233 @@ pub fn validate_template(template: &Value, at: &str) -> Vec<FieldError> {
     let labels = walk::map(template, "metadata.labels");
     let mut errors = meta::validate_labels(labels, &format!("{at}.labels"));
     let annotations = walk::map(template, "metadata.annotations");
-    errors.extend(meta::validate_annotations(annotations, &format!("{at}.annotations")));
+    let (notes, inside) = (format!("{at}.annotations"), format!("{at}.spec"));
+    errors.extend(meta::validate_annotations(annotations, &notes));
     let spec = template.get("spec").unwrap_or(&Value::Null);
-    errors.extend(validate_spec(spec, &format!("{at}.spec")));
+    annotations::rules(&mut errors, annotations, spec, &notes);
+    errors.extend(validate_spec(spec, None, &inside));
+    annotations::match_fields(&mut errors, annotations, spec, &inside);
+    if !walk::list(spec, "ephemeralContainers").is_empty() {
+        errors.push(FieldError::forbidden(
+            format!("{inside}.ephemeralContainers"),
+            "ephemeral containers not allowed in pod template",
+        ));
+    }
     errors
 }
 
-/// What is wrong with a pod's specification at `at` (`spec`, or `spec.template.spec`).
-pub fn validate_spec(spec: &Value, at: &str) -> Vec<FieldError> {
+/// What is wrong with a pod at any time, its metadata apart (`validatePodMetadataAndSpec`).
+pub fn validate_pod(pod: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let mut volumes: Vec<&str> = Vec::new();
-    for (i, volume) in walk::list(spec, "volumes").iter().enumerate() {
-        let path = format!("{at}.volumes[{i}].name");
-        let name = walk::text(volume, "name");
-        if name.is_empty() {
-            errors.push(FieldError::required(path, ""));
-        } else {
-            errors.extend(meta::findings(&path, name, meta::label_faults(name)));
-            if volumes.contains(&name) {
-                errors.push(FieldError::duplicate(path, name));
+    let spec = pod.get("spec").unwrap_or(&Value::Null);
+    annotations::rules(&mut errors, walk::map(pod, "metadata.annotations"), spec, "metadata.annotations");
+    errors.extend(validate_spec(spec, Some(meta::name(pod)), "spec"));
+    if walk::text(spec, "serviceAccountName").is_empty() {
+        for (i, volume) in walk::list(spec, "volumes").iter().enumerate() {
+            for (j, source) in walk::list(volume, "projected.sources").iter().enumerate() {
+                if has(source, "serviceAccountToken") {
+                    errors.push(FieldError::forbidden(
+                        format!("spec.volumes[{i}].projected.sources[{j}].serviceAccountToken"),
+                        "must not be specified when serviceAccountName is not set",
+                    ));
+                }
             }
         }
-        volumes.push(name);
     }
-    let host_network = walk::flag(spec, "hostNetwork") == Some(true);
-    if walk::list(spec, "containers").is_empty() {
-        errors.push(FieldError::required(format!("{at}.containers"), ""));
-    }
-    let mut names: Vec<&str> = Vec::new();
     for list in ["containers", "initContainers"] {
-        let mut host_ports: Vec<(i64, &str, &str)> = Vec::new();
         for (i, container) in walk::list(spec, list).iter().enumerate() {
-            let path = format!("{at}.{list}[{i}]");
-            let name = walk::text(container, "name");
-            if name.is_empty() {
-                errors.push(FieldError::required(format!("{path}.name"), ""));
-            } else {
-                errors.extend(meta::findings(&format!("{path}.name"), name, meta::label_faults(name)));
-                if names.contains(&name) {
-                    errors.push(FieldError::duplicate(format!("{path}.name"), name));
-                }
-            }
-            names.push(name);
-            container_rules(&mut errors, container, &path, &volumes, host_network);
-            for (j, port) in walk::list(container, "ports").iter().enumerate() {
-                let key = (
-                    walk::int(port, "hostPort").unwrap_or(0),
-                    walk::text(port, "protocol"),
-                    walk::text(port, "hostIP"),
-                );
-                if key.0 != 0 && list == "containers" {
-                    if host_ports.contains(&key) {
-                        let shown = format!("{}/{}/{}", key.1, key.2, key.0);
-                        errors.push(FieldError::duplicate(format!("{path}.ports[{j}].hostPort"), shown));
-                    }
-                    host_ports.push(key);
-                }
-            }
+            containers::padded_image(&mut errors, container, &format!("spec.{list}[{i}]"));
         }
     }
+    errors
+}
+
+/// What is wrong with a pod that is to be made (`ValidatePodCreate`).
+pub fn validate_new(pod: &Value) -> Vec<FieldError> {
+    let mut errors = validate_pod(pod);
+    let spec = pod.get("spec").unwrap_or(&Value::Null);
+    if !walk::list(spec, "ephemeralContainers").is_empty() {
+        errors.push(FieldError::forbidden("spec.ephemeralContainers", "cannot be set on create"));
+    }
+    if !walk::text(spec, "nodeName").is_empty() && !walk::list(spec, "schedulingGates").is_empty() {
+        let text = "cannot be set until all schedulingGates have been cleared";
+        errors.push(FieldError::forbidden("spec.nodeName", text));
+    }
+    annotations::match_fields(&mut errors, walk::map(pod, "metadata.annotations"), spec, "spec");
+    errors
+}
+
+/// What is wrong with a pod's specification at `at` (`spec`, or `spec.template.spec`); `name` is the pod's, if there is a pod.
+fn validate_spec(spec: &Value, name: Option<&str>, at: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let grace = walk::int(spec, "terminationGracePeriodSeconds");
+    if grace.is_none() {
+        errors.push(FieldError::required(format!("{at}.terminationGracePeriodSeconds"), ""));
+    }
+    let claims: Vec<&str> =
+        walk::list(spec, "resourceClaims").iter().map(|c| walk::text(c, "name")).collect();
+    let around = Around {
+        volumes: volumes::rules(&mut errors, spec, name, &format!("{at}.volumes")),
+        claims: claims.into_iter().filter(|name| !name.is_empty()).collect(),
+        grace,
+        os: walk::at(spec, "os").map(|os| walk::text(os, "name")),
+        restart: walk::text(spec, "restartPolicy"),
+        host_users: walk::flag(spec, "hostUsers").unwrap_or(true),
+    };
+    resources::claims(&mut errors, spec, &format!("{at}.resourceClaims"));
+    containers::main(&mut errors, spec, &around, at);
+    containers::init(&mut errors, spec, &around, at);
+    containers::ephemeral(&mut errors, spec, &around, at);
+    resources::of_pod(&mut errors, spec, &around, at);
+    host_network(&mut errors, spec, name.is_some(), at);
     word(&mut errors, spec, at, "restartPolicy", &["Always", "OnFailure", "Never"]);
-    word(&mut errors, spec, at, "dnsPolicy", &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"]);
-    not_negative(&mut errors, spec, at, "terminationGracePeriodSeconds");
+    word(&mut errors, spec, at, "dnsPolicy", &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
     errors.extend(meta::validate_labels(walk::map(spec, "nodeSelector"), &format!("{at}.nodeSelector")));
-    for (field, rule) in [
-        ("nodeName", meta::subdomain_faults as fn(&str) -> Vec<String>),
-        ("serviceAccountName", meta::subdomain_faults),
-        ("hostname", meta::label_faults),
-        ("subdomain", meta::label_faults),
-    ] {
+    security::of_pod(&mut errors, spec, at);
+    scheduling::affinity(&mut errors, spec, at);
+    dns(&mut errors, spec, at);
+    for (i, gate) in walk::list(spec, "readinessGates").iter().enumerate() {
+        let kind = walk::text(gate, "conditionType");
+        let path = format!("{at}.readinessGates[{i}].conditionType");
+        errors.extend(meta::findings(&path, kind, meta::qualified_faults(kind)));
+    }
+    scheduling::gates(&mut errors, spec, at);
+    scheduling::spread(&mut errors, spec, at);
+    security::host_processes(&mut errors, spec, at);
+    security::own_users(&mut errors, spec, at);
+    overridden_name(&mut errors, spec, at);
+    for field in ["serviceAccountName", "nodeName"] {
         let text = walk::text(spec, field);
         if !text.is_empty() {
-            errors.extend(meta::findings(&format!("{at}.{field}"), text, rule(text)));
+            subdomain(&mut errors, &format!("{at}.{field}"), text);
         }
     }
-    if let Some(n) = walk::int(spec, "activeDeadlineSeconds").filter(|n| *n < 1) {
-        errors.push(FieldError::invalid(
-            format!("{at}.activeDeadlineSeconds"),
-            n,
-            "must be between 1 and 2147483647, inclusive",
-        ));
+    if let Some(n) =
+        walk::int(spec, "activeDeadlineSeconds").filter(|n| !(1..=i64::from(i32::MAX)).contains(n))
+    {
+        let text = "must be between 1 and 2147483647, inclusive";
+        errors.push(FieldError::invalid(format!("{at}.activeDeadlineSeconds"), n, text));
     }
+    for field in ["hostname", "subdomain"] {
+        let text = walk::text(spec, field);
+        if !text.is_empty() {
+            label(&mut errors, &format!("{at}.{field}"), text);
+        }
+    }
+    errors.extend(tolerations(walk::list(spec, "tolerations"), &format!("{at}.tolerations")));
     for (i, alias) in walk::list(spec, "hostAliases").iter().enumerate() {
-        let ip = walk::text(alias, "ip");
-        errors.extend(crate::ip::faults(&format!("{at}.hostAliases[{i}].ip"), ip, &[]));
+        let path = format!("{at}.hostAliases[{i}]");
+        errors.extend(ip::faults(&format!("{path}.ip"), walk::text(alias, "ip"), &[]));
+        for (j, name) in walk::list(alias, "hostnames").iter().enumerate() {
+            subdomain(&mut errors, &format!("{path}.hostnames[{j}]"), name.as_str().unwrap_or(""));
+        }
     }
-    tolerations(&mut errors, spec, at);
+    let class = walk::text(spec, "priorityClassName");
+    if !class.is_empty() {
+        subdomain(&mut errors, &format!("{at}.priorityClassName"), class);
+    }
+    if let Some(class) = walk::at(spec, "runtimeClassName").and_then(Value::as_str) {
+        subdomain(&mut errors, &format!("{at}.runtimeClassName"), class);
+    }
+    if has(spec, "preemptionPolicy") {
+        word(&mut errors, spec, at, "preemptionPolicy", &["PreemptLowerPriority", "Never"]);
+    }
+    if let Some(overhead) = walk::at(spec, "overhead") {
+        errors.extend(resources::overhead(overhead, &format!("{at}.overhead")));
+    }
+    security::os(&mut errors, spec, at);
+    containers::files_of_environment(&mut errors, spec, at);
     errors
 }
 
-fn tolerations(errors: &mut Vec<FieldError>, spec: &Value, at: &str) {
-    for (i, toleration) in walk::list(spec, "tolerations").iter().enumerate() {
-        let path = |field: &str| format!("{at}.tolerations[{i}].{field}");
-        let key = walk::text(toleration, "key");
-        let operator = walk::text(toleration, "operator");
-        if !key.is_empty() {
-            errors.extend(meta::findings(&path("key"), key, meta::qualified_faults(key)));
-        } else if operator != "Exists" {
-            errors.push(FieldError::invalid(
-                path("operator"),
-                operator,
-                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
-            ));
-        }
-        if !matches!(operator, "" | "Equal" | "Exists") {
-            errors.push(FieldError::not_supported(path("operator"), operator, &["Equal", "Exists"]));
-        }
-        let effect = walk::text(toleration, "effect");
-        if !matches!(effect, "" | "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
-            errors.push(FieldError::not_supported(
-                path("effect"),
-                effect,
-                &["NoExecute", "NoSchedule", "PreferNoSchedule"],
-            ));
-        }
-    }
-}
-
-fn container_rules(
-    errors: &mut Vec<FieldError>,
-    container: &Value,
-    at: &str,
-    volumes: &[&str],
-    host_network: bool,
-) {
-    let image = walk::text(container, "image");
-    if image.is_empty() {
-        errors.push(FieldError::required(format!("{at}.image"), ""));
-    } else if image.trim() != image {
-        errors.push(FieldError::invalid(
-            format!("{at}.image"),
-            image,
-            "must not have leading or trailing whitespace",
-        ));
-    }
-    let mut names: Vec<&str> = Vec::new();
-    for (i, port) in walk::list(container, "ports").iter().enumerate() {
-        let path = |field: &str| format!("{at}.ports[{i}].{field}");
-        let name = walk::text(port, "name");
-        if !name.is_empty() {
-            errors.extend(meta::findings(&path("name"), name, meta::port_name_faults(name)));
-            if names.contains(&name) {
-                errors.push(FieldError::duplicate(path("name"), name));
-            }
-            names.push(name);
-        }
-        let number = walk::int(port, "containerPort").unwrap_or(0);
-        if number == 0 {
-            errors.push(FieldError::required(path("containerPort"), ""));
-        } else if !meta::is_port(number) {
-            errors.push(FieldError::invalid(path("containerPort"), number, meta::PORT_TEXT));
-        }
-        let host = walk::int(port, "hostPort").unwrap_or(0);
-        if host != 0 && !meta::is_port(host) {
-            errors.push(FieldError::invalid(path("hostPort"), host, meta::PORT_TEXT));
-        } else if host_network && host != number {
-            errors.push(FieldError::invalid(
-                path("hostPort"),
-                host,
-                "must match `containerPort` when `hostNetwork` is true",
-            ));
-        }
-        word(errors, port, &format!("{at}.ports[{i}]"), "protocol", &["SCTP", "TCP", "UDP"]);
-    }
-    for (i, env) in walk::list(container, "env").iter().enumerate() {
-        let name = walk::text(env, "name");
-        let path = format!("{at}.env[{i}].name");
-        if name.is_empty() {
-            errors.push(FieldError::required(path, ""));
-        } else if name.contains('=') || !name.bytes().all(|b| (b' '..=b'~').contains(&b)) {
-            let text = "a valid environment variable name must consist only of printable ASCII characters other than '='";
-            errors.push(FieldError::invalid(path, name, text));
-        }
-        if !walk::text(env, "value").is_empty() && walk::at(env, "valueFrom").is_some() {
-            errors.push(FieldError::invalid(
-                format!("{at}.env[{i}].valueFrom"),
-                "",
-                "may not be specified when `value` is not empty",
-            ));
-        }
-    }
-    let mut paths: Vec<&str> = Vec::new();
-    for (i, mount) in walk::list(container, "volumeMounts").iter().enumerate() {
-        let (name, path) = (walk::text(mount, "name"), walk::text(mount, "mountPath"));
-        if name.is_empty() {
-            errors.push(FieldError::required(format!("{at}.volumeMounts[{i}].name"), ""));
-        } else if !volumes.contains(&name) {
-            errors.push(FieldError::not_found(format!("{at}.volumeMounts[{i}].name"), name));
-        }
-        if path.is_empty() {
-            errors.push(FieldError::required(format!("{at}.volumeMounts[{i}].mountPath"), ""));
-        } else if paths.contains(&path) {
-            errors.push(FieldError::invalid(
-                format!("{at}.volumeMounts[{i}].mountPath"),
-                path,
-                "must be unique",
-            ));
-        }
-        paths.push(path);
-    }
-    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        if let Some(value) = walk::at(container, probe) {
-            probe_rules(errors, value, &format!("{at}.{probe}"), probe != "readinessProbe");
-        }
-    }
-    for hook in ["lifecycle.postStart", "lifecycle.preStop"] {
-        if let Some(value) = walk::at(container, hook) {
-            handler(errors, value, &format!("{at}.{hook}"));
-        }
-    }
-    word(errors, container, at, "imagePullPolicy", &["Always", "IfNotPresent", "Never"]);
-    word(errors, container, at, "terminationMessagePolicy", &["FallbackToLogsOnError", "File"]);
-}
-
-fn probe_rules(errors: &mut Vec<FieldError>, probe: &Value, at: &str, once: bool) {
-    handler(errors, probe, at);
-    for field in
-        ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
-    {
-        not_negative(errors, probe, at, field);
-    }
-    let successes = walk::int(probe, "successThreshold").unwrap_or(1);
-    if once && successes != 1 {
-        errors.push(FieldError::invalid(format!("{at}.successThreshold"), successes, "must be 1"));
-    }
-}
-
-fn handler(errors: &mut Vec<FieldError>, value: &Value, at: &str) {
-    let kinds = ["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
-    let mut found = kinds.iter().filter(|k| walk::at(value, k).is_some());
-    let Some(first) = found.next() else {
-        errors.push(FieldError::required(at, "must specify a handler type"));
+/// With the host's network, a container's ports are the host's.
+fn host_network(errors: &mut Errors, spec: &Value, is_pod: bool, at: &str) {
+    if walk::flag(spec, "hostNetwork") != Some(true) {
         return;
-    };
-    for more in found {
-        errors
-            .push(FieldError::forbidden(format!("{at}.{more}"), "may not specify more than 1 handler type"));
     }
-    let at = format!("{at}.{first}");
-    match *first {
-        "exec" if walk::list(value, "exec.command").is_empty() => {
-            errors.push(FieldError::required(format!("{at}.command"), ""));
-        }
-        "httpGet" | "tcpSocket" | "grpc" => {
-            let path = format!("{at}.port");
-            match walk::at(value, &format!("{first}.port")) {
-                Some(Value::String(name)) => {
-                    errors.extend(meta::findings(&path, name, meta::port_name_faults(name)))
-                }
-                other => {
-                    let number = other.and_then(Value::as_i64).unwrap_or(0);
-                    if !meta::is_port(number) {
-                        errors.push(FieldError::invalid(path, number, meta::PORT_TEXT));
-                    }
-                }
-            }
-            if *first == "httpGet" {
-                word(
-                    errors,
-                    walk::at(value, "httpGet").unwrap_or(&Value::Null),
-                    &at,
-                    "scheme",
-                    &["HTTP", "HTTPS"],
-                );
+    for (i, container) in walk::list(spec, "containers").iter().enumerate() {
+        for (j, port) in walk::list(container, "ports").iter().enumerate() {
+            let number = |field| walk::int(port, field).unwrap_or(0);
+            let (host, own) = (number("hostPort"), number("containerPort"));
+            // In a template it is filled in once there is a pod.
+            if (is_pod || host != 0) && host != own {
+                errors.push(FieldError::invalid(
+                    format!("{at}.containers[{i}].ports[{j}].hostPort"),
+                    host,
+                    "must match `containerPort` when `hostNetwork` is true",
+                ));
             }
         }
-        _ => {}
     }
 }
 
-/// What may change in a pod that exists: little.
-pub fn validate_change(new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    for list in ["containers", "initContainers"] {
-        let path = format!("spec.{list}");
-        if walk::list(new, &path).len() != walk::list(old, &path).len() {
-            errors.push(FieldError::forbidden(path, "pod updates may not add or remove containers"));
-            return errors;
+const NAMESERVERS: usize = 3;
+const SEARCHES: usize = 32;
+const SEARCH_BYTES: usize = 2048;
+
+fn dns(errors: &mut Errors, spec: &Value, at: &str) {
+    let path = format!("{at}.dnsConfig");
+    let config = walk::at(spec, "dnsConfig");
+    if walk::text(spec, "dnsPolicy") == "None" {
+        let Some(config) = config else {
+            errors.push(FieldError::required(path, "must provide `dnsConfig` when `dnsPolicy` is None"));
+            return;
+        };
+        if walk::list(config, "nameservers").is_empty() {
+            let text = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+            errors.push(FieldError::required(format!("{path}.nameservers"), text));
+            return;
         }
     }
-    let (mut same, mut spec) =
-        (new.get("spec").cloned().unwrap_or_default(), old.get("spec").cloned().unwrap_or_default());
-    if walk::int(&spec, "terminationGracePeriodSeconds").is_some_and(|n| n < 0)
-        && walk::int(&same, "terminationGracePeriodSeconds") == Some(1)
-    {
-        walk::set(&mut spec, "terminationGracePeriodSeconds", 1);
+    let Some(config) = config else { return };
+    let servers = walk::list(config, "nameservers");
+    if servers.len() > NAMESERVERS {
+        let text = format!("must not have more than {NAMESERVERS} nameservers");
+        errors.push(FieldError::invalid(format!("{path}.nameservers"), servers.to_vec(), text));
     }
-    if let (Some(a), Some(b)) =
-        (walk::int(&same, "activeDeadlineSeconds"), walk::int(&spec, "activeDeadlineSeconds"))
-        && a > b
-    {
-        errors.push(FieldError::invalid(
-            "spec.activeDeadlineSeconds",
-            a,
-            "must be less than or equal to previous value",
+    for (i, server) in servers.iter().enumerate() {
+        errors.extend(ip::faults(&format!("{path}.nameservers[{i}]"), server.as_str().unwrap_or(""), &[]));
+    }
+    let searches = walk::list(config, "searches");
+    let texts: Vec<&str> = searches.iter().filter_map(Value::as_str).collect();
+    if searches.len() > SEARCHES {
+        let text = format!("must not have more than {SEARCHES} search paths");
+        errors.push(FieldError::invalid(format!("{path}.searches"), searches.to_vec(), text));
+    }
+    if texts.join(" ").len() > SEARCH_BYTES {
+        let text = format!(
+            "must not have more than {SEARCH_BYTES} characters (including spaces) in the search list"
+        );
+        errors.push(FieldError::invalid(format!("{path}.searches"), searches.to_vec(), text));
+    }
+    for (i, search) in texts.iter().enumerate().filter(|(_, search)| **search != ".") {
+        let search = search.strip_suffix('.').unwrap_or(search);
+        errors.extend(meta::findings(
+            &format!("{path}.searches[{i}]"),
+            search,
+            meta::underscored_subdomain_faults(search),
         ));
     }
-    let had = walk::list(&spec, "tolerations").to_vec();
-    let has = walk::list(&same, "tolerations").to_vec();
-    if had.iter().any(|t| !has.contains(t)) {
-        errors.push(FieldError::forbidden(
-            "spec.tolerations",
-            "existing toleration can not be modified except its tolerationSeconds",
-        ));
-    }
-    for value in [&mut same, &mut spec] {
-        for field in ["tolerations", "activeDeadlineSeconds", "schedulingGates"] {
-            walk::remove(value, field);
+    for (i, option) in walk::list(config, "options").iter().enumerate() {
+        if walk::text(option, "name").is_empty() {
+            errors.push(FieldError::required(format!("{path}.options[{i}]"), "must not be empty"));
         }
-        for list in ["containers", "initContainers"] {
-            for container in walk::list_mut(value, list) {
-                walk::remove(container, "image");
-            }
+    }
+}
+
+fn overridden_name(errors: &mut Errors, spec: &Value, at: &str) {
+    let Some(name) = walk::at(spec, "hostnameOverride").and_then(Value::as_str) else { return };
+    let path = format!("{at}.hostnameOverride");
+    for (field, text) in [
+        ("setHostnameAsFQDN", "may not be specified when setHostnameAsFQDN is true"),
+        ("hostNetwork", "may not be specified when hostNetwork is true"),
+    ] {
+        if walk::flag(spec, field) == Some(true) {
+            errors.push(FieldError::forbidden(&path, text));
         }
     }
-    if same != spec {
-        errors.push(FieldError::forbidden(
-            "spec",
-            "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,\
-             `spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
-             `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
-        ));
+    if name.len() > 64 {
+        errors.push(FieldError::too_long(&path, 64));
     }
-    errors
+    subdomain(errors, &path, name);
 }

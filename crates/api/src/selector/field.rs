@@ -37,7 +37,11 @@ impl FieldSelector {
                 continue;
             }
             if !selectable(field, kind) {
-                return Err(SelectorError(if kind.fields().is_empty() {
+                let name = (kind.group(), kind.kind());
+                let generic = kind.fields().is_empty() || name == ("networking.k8s.io", "IPAddress");
+                return Err(SelectorError(if name == ("batch", "Job") {
+                    format!("field label {} not supported for Job", crate::fielderror::quote(field))
+                } else if generic {
                     format!(
                         "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
                         crate::fielderror::quote(field)
@@ -68,7 +72,9 @@ impl FieldSelector {
 }
 
 fn selectable(field: &str, kind: &Kind) -> bool {
-    matches!(field, "metadata.name" | "metadata.namespace") || kind.fields().contains(&field)
+    // The oldest kinds of the whole cluster have no namespace to be selected by.
+    let placed = !matches!((kind.group(), kind.kind()), ("", "Namespace" | "Node"));
+    field == "metadata.name" || (field == "metadata.namespace" && placed) || kind.fields().contains(&field)
 }
 
 fn read(field: &str, object: &Value, kind: &Kind) -> String {

@@ -539,7 +539,7 @@ fn what_has_no_effect_is_warned_about() {
     );
     kind.prepare_create(&mut new);
     assert_eq!(
-        kind.warnings(&new),
+        kind.warnings(&new, None),
         [
             "spec.loadBalancerIP is ignored for headless services",
             "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\""

@@ -66,7 +66,13 @@ pub fn validate_daemon_set(object: &Value) -> Vec<FieldError> {
         None => Some(LabelSelector::nothing()),
         Some(selector) => LabelSelector::from_object(selector).ok().filter(|_| sound),
     };
-    super::selected(&mut errors, &template, chosen.as_ref());
+    if chosen.is_some_and(|chosen| !chosen.matches(walk::map(&template, "metadata.labels"))) {
+        errors.push(FieldError::invalid(
+            "spec.template.metadata.labels",
+            walk::at(&template, "metadata.labels").cloned().unwrap_or_default(),
+            "`selector` does not match template `labels`",
+        ));
+    }
     if let Some(selector) = selector
         && walk::map(selector, "matchLabels").is_empty()
         && walk::list(selector, "matchExpressions").is_empty()
@@ -109,12 +115,28 @@ fn strategy(errors: &mut Vec<FieldError>, object: &Value) {
                 _ => {}
             }
         }
-        other => errors.push(FieldError::not_supported(
-            "spec.updateStrategy.type",
-            other,
-            &["RollingUpdate", "OnDelete"],
-        )),
+        kind => {
+            // The members of Go's struct.
+            let rolling = walk::at(object, ROLLING).map(|rolling| {
+                let of = |field: &str| rolling.get(field).cloned().unwrap_or(Value::from(0));
+                json!({"MaxUnavailable": of("maxUnavailable"), "MaxSurge": of("maxSurge")})
+            });
+            let shown = json!({"Type": kind, "RollingUpdate": rolling});
+            errors.push(FieldError::not_supported(
+                "spec.updateStrategy",
+                shown,
+                &["RollingUpdate", "OnDelete"],
+            ));
+        }
     }
+}
+
+/// Warns of a new template.
+pub(crate) fn daemon_set_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    if old.is_some_and(|old| template_generation(old) == template_generation(new)) {
+        return Vec::new();
+    }
+    pod::template_warnings(walk::at(new, "spec.template").unwrap_or(&Value::Null), "spec.template")
 }
 
 /// What is wrong with a changed DaemonSet.

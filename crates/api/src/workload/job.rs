@@ -75,6 +75,43 @@ pub fn prepare_create_job(object: &mut Value) {
     }
 }
 
+/// Warns of a new Job, and of one that has changed: of its template, and of more indexes than can be kept in mind.
+pub(crate) fn job_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    warnings_at(new, old, "spec")
+}
+
+/// The same of a CronJob, and of a time zone in the wrong place.
+pub(crate) fn cron_job_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut out = warnings_at(new, old, "spec.jobTemplate.spec");
+    if old.is_some() && walk::text(new, "spec.schedule").contains("TZ") {
+        out.push(
+            "cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see \
+             https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details"
+                .into(),
+        );
+    }
+    out
+}
+
+fn warnings_at(new: &Value, old: Option<&Value>, at: &str) -> Vec<String> {
+    if old.is_some_and(|old| meta::generation(old) == meta::generation(new)) {
+        return Vec::new();
+    }
+    let mut out = if old.is_none() { pod::name_warnings(new) } else { Vec::new() };
+    let of = |field: &str| walk::int(new, &format!("{at}.{field}")).unwrap_or(0);
+    let indexed = walk::text(new, &format!("{at}.completionMode")) == "Indexed";
+    if indexed && of("completions") > 100_000 && of("parallelism") > 10_000 {
+        out.push(format!(
+            "{at}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes \
+             might not be able to track completedIndexes when a big number of indexes fail"
+        ));
+    }
+    let template = format!("{at}.template");
+    let said = walk::at(new, &template).unwrap_or(&Value::Null);
+    out.extend(pod::template_warnings(said, &template));
+    out
+}
+
 /// What is wrong with a Job.
 pub fn validate_job(object: &Value) -> Vec<FieldError> {
     let mut errors = generated_selector(object);
@@ -124,7 +161,8 @@ fn generated_selector(object: &Value) -> Vec<FieldError> {
             Some(_) => {}
         }
     }
-    if LabelSelector::from_object(selector).is_ok_and(|chosen| !chosen.matches(&expected)) {
+    let sound = validate_object(selector, "").is_empty();
+    if sound && LabelSelector::from_object(selector).is_ok_and(|chosen| !chosen.matches(&expected)) {
         let text = "`selector` not auto-generated";
         errors.push(FieldError::invalid("spec.selector", selector.clone(), text));
     }
@@ -184,7 +222,7 @@ fn validate_spec(object: &Value, at: &str, selects: bool) -> Vec<FieldError> {
             let text = "at least one rules must be specified when the successPolicy is specified";
             errors.push(FieldError::required(path("successPolicy.rules"), text));
         }
-        for (i, rule) in rules.iter().enumerate() {
+        for (i, rule) in rules.iter().enumerate().filter(|_| mode == "Indexed") {
             let path = format!("{at}.successPolicy.rules[{i}]");
             if walk::at(rule, "succeededCount").is_none() && walk::at(rule, "succeededIndexes").is_none() {
                 let text = "at least one of succeededCount or succeededIndexes must be specified";
@@ -227,8 +265,10 @@ fn validate_spec(object: &Value, at: &str, selects: bool) -> Vec<FieldError> {
     match walk::at(object, &path("selector")) {
         None => errors.push(FieldError::required(path("selector"), "")),
         Some(selector) => {
-            errors.extend(validate_object(selector, &path("selector")));
-            selected(&mut errors, template, LabelSelector::from_object(selector).ok().as_ref());
+            let faults = validate_object(selector, &path("selector"));
+            let chosen = LabelSelector::from_object(selector).ok().filter(|_| faults.is_empty());
+            errors.extend(faults);
+            selected(&mut errors, template, chosen.as_ref());
         }
     }
     errors

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{not_negative, runs_forever, selected, selector};
 use crate::fielderror::FieldError;
+use crate::selector::LabelSelector;
 use crate::{meta, pod, walk};
 
 /// Fills in what the client left out of a StatefulSet (pkg/apis/apps/v1/defaults.go).
@@ -84,6 +85,15 @@ fn validate(object: &Value, changed: bool) -> Vec<FieldError> {
             errors.push(FieldError::not_supported(path, policy, &["Retain", "Delete"]));
         }
     }
+    if !changed {
+        for (i, claim) in walk::list(object, "spec.volumeClaimTemplates").iter().enumerate() {
+            let spec = claim.get("spec").unwrap_or(&Value::Null);
+            errors.extend(crate::kinds::storage::claim_spec_faults(
+                spec,
+                &format!("spec.volumeClaimTemplates[{i}].spec"),
+            ));
+        }
+    }
     for field in ["replicas", "minReadySeconds", "ordinals.start"] {
         not_negative(&mut errors, object, &format!("spec.{field}"));
     }
@@ -91,43 +101,54 @@ fn validate(object: &Value, changed: bool) -> Vec<FieldError> {
     if !changed && !service.is_empty() {
         errors.extend(meta::findings("spec.serviceName", service, meta::label_faults(service)));
     }
-    for (i, claim) in walk::list(object, "spec.volumeClaimTemplates").iter().enumerate().filter(|_| !changed)
-    {
-        let path = |field: &str| format!("spec.volumeClaimTemplates[{i}].spec.{field}");
-        if walk::list(claim, "spec.accessModes").is_empty() {
-            errors.push(FieldError::required(path("accessModes"), "at least 1 access mode is required"));
-        }
-        if !walk::map(claim, "spec.resources.requests").contains_key("storage") {
-            errors.push(FieldError::required(path("resources[storage]"), ""));
-        }
+    let chosen = selector(&mut errors, object, "statefulset");
+    let template = walk::at(object, "spec.template").cloned().unwrap_or_else(|| json!({}));
+    if let Some(chosen) = &chosen {
+        template_rules(&mut errors, object, &template, chosen);
+    } else {
+        let said = walk::at(object, "spec.selector").map(super::shown).unwrap_or_default();
+        errors.push(FieldError::invalid("spec.selector", said, ""));
     }
-    let mut chosen = selector(&mut errors, object, "statefulset");
-    let said = walk::at(object, "spec.selector");
-    if said.is_none() {
-        chosen = Some(crate::selector::LabelSelector::nothing());
-    } else if let (None, Some(said)) = (&chosen, said.filter(|s| !walk::map(s, "matchLabels").is_empty())) {
-        errors.push(FieldError::invalid("spec.selector", super::shown(said), ""));
-    }
+    runs_forever(&mut errors, &template, "StatefulSet");
+    errors
+}
+
+fn template_rules(errors: &mut Vec<FieldError>, object: &Value, template: &Value, chosen: &LabelSelector) {
+    let mut template = template.clone();
     // What the controller overwrites in each pod, and the volumes it adds, are no fault of the template.
-    let mut template = walk::at(object, "spec.template").cloned().unwrap_or_else(|| json!({}));
     walk::remove(&mut template, "spec.subdomain");
     walk::remove(&mut template, "spec.hostname");
     let claims = walk::list(object, "spec.volumeClaimTemplates");
     if !claims.is_empty() && walk::at(&template, "spec").is_some() {
         let names: Vec<&str> = claims.iter().map(meta::name).collect();
-        let mut volumes: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
+        let claimed = |name: &&str| json!({"name": name, "persistentVolumeClaim": {"claimName": name}});
+        let mut volumes: Vec<Value> = names.iter().map(claimed).collect();
         let others = walk::list(&template, "spec.volumes").iter();
         volumes.extend(others.filter(|v| !names.contains(&walk::text(v, "name"))).cloned());
         walk::set(&mut template, "spec.volumes", volumes);
     }
-    for (i, _) in claims.iter().enumerate().filter(|(_, claim)| meta::name(claim).is_empty()) {
-        let path = format!("spec.template.spec.volumes[{i}].persistentVolumeClaim.claimName");
-        errors.push(FieldError::required(path, ""));
-    }
-    selected(&mut errors, &template, chosen.as_ref());
+    selected(errors, &template, Some(chosen));
     errors.extend(pod::validate_template(&template, "spec.template"));
-    runs_forever(&mut errors, &template, "StatefulSet");
-    errors
+    // And once more what every template is asked.
+    let labels = walk::map(&template, "metadata.labels");
+    errors.extend(meta::validate_labels(labels, "spec.template.labels"));
+    let notes = walk::map(&template, "metadata.annotations");
+    errors.extend(meta::validate_annotations(notes, "spec.template.annotations"));
+}
+
+/// Warns of a new template, of claims, and of a history without end.
+pub(crate) fn stateful_set_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut out = super::template_warnings(new, old, "spec.template");
+    for (i, claim) in walk::list(new, "spec.volumeClaimTemplates").iter().enumerate() {
+        let part = if old.is_some() { ".Spec" } else { "" };
+        let spec = claim.get("spec").unwrap_or(&Value::Null);
+        out.extend(pod::claim_warnings(spec, &format!("spec.volumeClaimTemplates[{i}]{part}")));
+    }
+    if walk::int(new, "spec.revisionHistoryLimit").is_some_and(|n| n < 0) {
+        let text = "a negative value retains all historical revisions; a value >= 0 is recommended";
+        out.push(format!("spec.revisionHistoryLimit: {text}"));
+    }
+    out
 }
 
 /// What is wrong with a changed StatefulSet: most of it is fixed.

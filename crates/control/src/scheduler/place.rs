@@ -226,15 +226,21 @@ fn avoids(term: &PodAffinityTerm, pod: &Pod, other: &Pod) -> bool {
 type HostPort<'a> = (&'a str, &'a str, i32);
 
 fn ports(pod: &Pod) -> impl Iterator<Item = HostPort<'_>> {
-    let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
-    containers.iter().flat_map(|container| container.ports.iter().flatten()).filter_map(|port| {
-        let number = port.host_port.filter(|number| *number > 0)?;
-        Some((
-            port.host_ip.as_deref().unwrap_or("0.0.0.0"),
-            port.protocol.as_deref().unwrap_or("TCP"),
-            number,
-        ))
-    })
+    let spec = pod.spec.as_ref();
+    let init = spec.and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten();
+    // Of the init containers those count that stay.
+    let sidecars = init.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    sidecars
+        .chain(spec.into_iter().flat_map(|spec| &spec.containers))
+        .flat_map(|container| container.ports.iter().flatten())
+        .filter_map(|port| {
+            let number = port.host_port.filter(|number| *number > 0)?;
+            Some((
+                port.host_ip.as_deref().unwrap_or("0.0.0.0"),
+                port.protocol.as_deref().unwrap_or("TCP"),
+                number,
+            ))
+        })
 }
 
 fn clash(one: HostPort<'_>, other: HostPort<'_>) -> bool {

@@ -71,12 +71,17 @@ impl Lab {
 
     /// Ends the controllers and starts them anew; the cluster goes on.
     pub async fn restart(&mut self) {
+        self.end_controllers().await;
+        self.start();
+    }
+
+    /// Ends the controllers.
+    pub async fn end_controllers(&mut self) {
         self.stop.cancel();
         if let Some(controllers) = self.controllers.take() {
             controllers.await.expect("the controllers end when told to");
         }
         self.stop = CancellationToken::new();
-        self.start();
     }
 
     pub async fn with_nodes(config: Config, count: usize) -> Lab {

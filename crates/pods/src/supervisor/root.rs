@@ -142,7 +142,7 @@ fn furnish(place: &Path, launch: &Launch, writable: bool) -> io::Result<()> {
         let _ = mount("sysfs", &sys, "sysfs", flags, None::<&CStr>);
     }
     if let Some(dev) = there("dev") {
-        devices(&dev)?;
+        devices(&dev, launch)?;
     }
     for (name, options) in [("tmp", c"mode=1777"), ("run", c"mode=0755,size=16m")] {
         if !writable && let Some(path) = there(name) {
@@ -160,8 +160,8 @@ fn furnish(place: &Path, launch: &Launch, writable: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// /dev: a few devices, and memory to share.
-fn devices(dev: &Path) -> io::Result<()> {
+/// /dev: a few devices, terminals of its own, memory to share, and places for what else is mounted there.
+fn devices(dev: &Path, launch: &Launch) -> io::Result<()> {
     tmpfs(dev, c"mode=0755,size=64k", false)?;
     for name in DEVICES {
         let target = dev.join(name);
@@ -176,6 +176,24 @@ fn devices(dev: &Path) -> io::Result<()> {
         ("stderr", "/proc/self/fd/2"),
     ] {
         symlink(target, dev.join(name))?;
+    }
+    let terminals = dev.join("pts");
+    fs::create_dir(&terminals)?;
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    // Terminals belong to group 5 (`tty`) by custom; in a user namespace there is no such group.
+    let mounted = [c"newinstance,ptmxmode=0666,mode=0620,gid=5", c"newinstance,ptmxmode=0666,mode=0620"]
+        .into_iter()
+        .any(|options| mount("devpts", &terminals, "devpts", flags, options).is_ok());
+    if mounted {
+        symlink("pts/ptmx", dev.join("ptmx"))?;
+    }
+    for wanted in &launch.mounts {
+        // What leads out of /dev again is for `bind` to follow.
+        let normal =
+            |path: &Path| path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        if let Some(below) = wanted.target.strip_prefix("/dev").ok().filter(|below| normal(below)) {
+            prepare(&dev.join(below), wanted.source.is_dir())?;
+        }
     }
     let memory = dev.join("shm");
     fs::create_dir(&memory)?;

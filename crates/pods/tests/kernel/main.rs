@@ -3,6 +3,8 @@
 //! Each test runs as process 1 of namespaces of its own: whatever it leaves, the kernel removes.
 
 mod api;
+mod doors;
+mod probes;
 mod streams;
 mod tests;
 mod tls;

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::doors::*;
+use crate::probes::*;
 use crate::streams::*;
 use crate::world::{NODE, TOKEN, World, client, condition, http, is_ready, pod_links, processes, tcp, udp};
 use crate::{As, tls};
@@ -52,6 +54,15 @@ tests! {
     what_can_not_be_run_is_said as Anybody,
     who_attaches_sees_and_types_what_the_container_says_and_hears as Anybody,
     a_pods_ports_are_forwarded_with_their_ends_and_errors as Anybody,
+    a_nodes_port_leads_to_the_pod_that_has_it as Anybody,
+    a_nodes_port_leads_to_the_pod_that_has_it as User,
+    a_nodes_port_outlives_the_nodes_process_and_ends_with_the_pod as Anybody,
+    one_port_of_two_addresses_leads_to_two_pods as Anybody,
+    a_probe_by_https_takes_the_pods_own_certificate as Anybody,
+    a_probe_by_grpc_asks_for_its_service as Anybody,
+    what_a_container_says_of_its_end_is_in_its_status as Anybody,
+    a_volume_is_its_pods_group_and_terminals_can_be_made as Anybody,
+    a_volume_is_its_pods_group_and_terminals_can_be_made as User,
 }
 
 /// Runs one test; process 1 of its namespaces.

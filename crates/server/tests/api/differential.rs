@@ -1,8 +1,8 @@
 //! The real kube-apiserver, asked the same, gives the same answers.
 //!
 //! `PORTOLAN_KUBE_APISERVER` and `PORTOLAN_ETCD` name the programs (1.36, 3.6), `PORTOLAN_REQUESTS` the number of requests and
-//! `PORTOLAN_SEED` what they are drawn from; `PORTOLAN_KINDS` names kinds beyond those about which the answers are alike. Compared are status, reason, message, causes with their paths, warnings and the whole
-//! object that comes back. Where ours differs on purpose, the reason is one of [`known::DIFFERENCES`], and
+//! `PORTOLAN_SEED` what they are drawn from; `PORTOLAN_KINDS` names the kinds that are asked about, if not all of them.
+//! Compared are status, reason, message, causes with their paths, warnings and the whole object that comes back. Where ours differs on purpose, the reason is one of [`known::DIFFERENCES`], and
 //! docs/reference/differences.md has it.
 
 mod access; // who may
@@ -17,6 +17,7 @@ mod others; // the smaller kinds
 mod peer; // the real server
 mod pods; // Pods and what makes them
 mod pointer; // fields by their places
+mod rest; // the kinds of which each.rs has an object
 mod rows; // which rules were tried
 mod services; // Services
 mod shrink; // from a difference to its cause
@@ -27,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 
 use draw::Drawer;
-use kinds::{ALIKE, OTHERS, SERVICES, Spec};
+use kinds::{SERVICES, Spec};
 pub use peer::Member;
 use peer::Programs;
 use serde_json::Value;
@@ -50,6 +51,8 @@ fn number(name: &str, usual: u64) -> u64 {
 struct Found {
     asked: usize,
     refused: usize,
+    /// Of each kind: how many were asked, and how many of them the real server refused.
+    kinds: BTreeMap<&'static str, (usize, usize)>,
     rows: rows::Counts,
     on_purpose: BTreeMap<&'static str, usize>,
     /// Unexplained: how often, and one example with what was asked before of the same kind.
@@ -83,6 +86,9 @@ async fn run(
         drawer.note(&step, &answers.real);
         found.asked += 1;
         found.refused += usize::from(answers.real.code >= 400);
+        let of_kind = found.kinds.entry(kind.plural).or_default();
+        of_kind.0 += 1;
+        of_kind.1 += usize::from(answers.real.code >= 400);
         rows::count(&step, &answers.real, &mut found.rows);
         history.push(step.clone());
         let mut differences = answers.differences();
@@ -170,6 +176,9 @@ fn conclude(what: &str, seed: u64, found: &Found) {
         "{what}: seed {seed}, {} requests, {} of them refused by the real server",
         found.asked, found.refused
     ));
+    for (kind, (asked, refused)) in &found.kinds {
+        say(&format!("  {asked:6}  {kind}, {refused} of them refused"));
+    }
     for (row, count) in &found.rows {
         say(&format!("  {count:6}  {row}"));
     }
@@ -216,10 +225,9 @@ async fn the_real_server_answers_alike_about_other_kinds() {
         ));
     };
     let (seed, requests) = (number("PORTOLAN_SEED", 1), number("PORTOLAN_REQUESTS", 400) as usize);
-    let wanted = std::env::var("PORTOLAN_KINDS").unwrap_or_else(|_| ALIKE.join(","));
-    let wants = |plural: &str| wanted.split(',').any(|kind| kind == plural);
-    let kinds: Vec<(usize, &'static Spec)> =
-        OTHERS.iter().filter(|(_, kind)| wants(kind.plural)).map(|(weight, kind)| (*weight, kind)).collect();
+    let wanted = std::env::var("PORTOLAN_KINDS").ok();
+    let wants = |plural: &str| wanted.as_deref().is_none_or(|all| all.split(',').any(|kind| kind == plural));
+    let kinds: Vec<(usize, &'static Spec)> = kinds::others().filter(|(_, kind)| wants(kind.plural)).collect();
     let mut found = Found { rows: rows::none(), ..Found::default() };
     run(&programs, PLENTY, &kinds, seed, requests, &mut found).await;
     found.rows.clear();

@@ -11,7 +11,8 @@ mod etcd; // two servers on one etcd
 mod faults; // a store that fails
 mod forms; // strictness, compression, hashes, OpenAPI
 mod kinds; // one object of each kind
-mod logs; // pods' logs, from a node that is faked and from one over TLS
+mod logs;
+mod metrics; // pods' logs, from a node that is faked and from one over TLS
 mod reads; // lists, pages, tables
 mod socket; // TLS, tokens, draining, kubectl
 mod watches; // order, resuming, selectors, bookmarks

@@ -53,6 +53,14 @@ async fn a_page_of_forgotten_history_is_expired() {
     let token = first["metadata"]["continue"].as_str().expect("a token");
     let late = get(&server, &format!("{}?limit=1&continue={token}", core("configmaps"))).await;
     assert_eq!((late.code.as_u16(), &late.body["reason"]), (410, &json!("Expired")));
+    // The rest can be had as it is now.
+    let token = late.body["metadata"]["continue"].as_str().expect("a token");
+    let rest = get(&server, &format!("{}?limit=2&continue={token}", core("configmaps"))).await.body;
+    assert_eq!(names(&rest), ["c1", "c2"]);
+    assert_eq!(version(&rest), now.0.to_string());
+    let token = rest["metadata"]["continue"].as_str().expect("a token");
+    let end = get(&server, &format!("{}?limit=2&continue={token}", core("configmaps"))).await.body;
+    assert_eq!(names(&end), ["later"]);
 }
 
 #[tokio::test]

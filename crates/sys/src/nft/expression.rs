@@ -121,6 +121,8 @@ pub enum Expression {
     Reject(RejectWith),
     /// The type of the source address (`fib saddr type`), as `RTN_…`.
     SourceType { to: Register },
+    /// The type of the destination address (`fib daddr type`), as `RTN_…`.
+    DestinationType { to: Register },
     /// Whether the route to the destination leaves by the link that the packet came in by (`fib daddr . iif oif exists`):
     /// 1 or 0.
     LeadsBack { to: Register },
@@ -144,8 +146,9 @@ pub fn masquerade_fully_random() -> u32 {
 /// `NFT_FIB_RESULT_OIF`, `NFT_FIB_RESULT_ADDRTYPE`.
 const FIB_RESULT_LINK: u32 = 1;
 const FIB_RESULT_TYPE: u32 = 3;
-/// `NFTA_FIB_F_SADDR`.
+/// `NFTA_FIB_F_SADDR`, `NFTA_FIB_F_DADDR`.
 const FIB_SOURCE: u32 = 1;
+const FIB_DESTINATION: u32 = 2;
 /// `NFTA_FIB_F_DADDR | NFTA_FIB_F_IIF | NFTA_FIB_F_PRESENT`.
 const FIB_LEADS_BACK: u32 = 2 | 8 | 32;
 
@@ -271,7 +274,9 @@ impl Expression {
             Expression::Dnat { .. } => "nat",
             Expression::Masquerade { .. } => "masq",
             Expression::Reject(_) => "reject",
-            Expression::SourceType { .. } | Expression::LeadsBack { .. } => "fib",
+            Expression::SourceType { .. }
+            | Expression::DestinationType { .. }
+            | Expression::LeadsBack { .. } => "fib",
             Expression::Ct { .. } => "ct",
             Expression::Dynset { .. } => "dynset",
             Expression::Counter { .. } => "counter",
@@ -347,6 +352,9 @@ impl Expression {
             }
             Expression::SourceType { to } => {
                 m.u32be(1, to.number()).u32be(2, FIB_RESULT_TYPE).u32be(3, FIB_SOURCE);
+            }
+            Expression::DestinationType { to } => {
+                m.u32be(1, to.number()).u32be(2, FIB_RESULT_TYPE).u32be(3, FIB_DESTINATION);
             }
             Expression::LeadsBack { to } => {
                 m.u32be(1, to.number()).u32be(2, FIB_RESULT_LINK).u32be(3, FIB_LEADS_BACK);
@@ -449,6 +457,7 @@ impl Expression {
             }),
             "fib" => match (number(2)?, number(3)?) {
                 (FIB_RESULT_TYPE, FIB_SOURCE) => Expression::SourceType { to: register(1) },
+                (FIB_RESULT_TYPE, FIB_DESTINATION) => Expression::DestinationType { to: register(1) },
                 (FIB_RESULT_LINK, FIB_LEADS_BACK) => Expression::LeadsBack { to: register(1) },
                 _ => return None,
             },

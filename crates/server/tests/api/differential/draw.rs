@@ -56,13 +56,10 @@ impl Drawer {
     pub fn step(&mut self, kind: &'static Spec) -> Step {
         self.drawn += 1;
         let dice = &mut self.dice;
-        let namespace = match kind.namespaced {
-            true => dice.weigh(&[(60, "one"), (37, "two"), (2, "nowhere")]),
-            false => "",
-        };
+        let namespace = kind.namespace(dice.weigh(&[(60, "one"), (37, "two"), (2, "nowhere")]));
         // A namespace that is being deleted stays, since nothing empties it: others take its place.
         let era = if kind.plural == "namespaces" { self.drawn / 40 } else { 0 };
-        let mut name = format!("a{}", dice.below(NAMES) + era * NAMES);
+        let mut name = kind.name(dice.below(NAMES) + era * NAMES);
         if dice.percent(3) {
             name = dice.pick(&ODD_NAMES).to_owned();
         }
@@ -120,7 +117,8 @@ impl Drawer {
                 step.doing = Doing::List;
                 step.query = self.selection(kind);
             }
-            "clear" if kind.plural != "nodes" && kind.namespaced => {
+            // The accounts of pods stay.
+            "clear" if kind.plural != "serviceaccounts" && kind.namespaced => {
                 step.doing = Doing::DeleteAll;
                 if self.dice.percent(50) {
                     step.query = vec![("labelSelector", "app=web".into())];
@@ -173,13 +171,13 @@ impl Drawer {
                 left -= field.weight;
             }
             let value = self.dice.pick(&chosen.values);
-            if !self.shape.by_name && names_something(chosen.place, &value) {
+            if !self.shape.by_name && names_something(&chosen.place, &value) {
                 continue;
             }
             if self.dice.percent(12) {
-                edits.push(Edit::Remove(chosen.place.into()));
+                edits.push(Edit::Remove(chosen.place.clone()));
             } else {
-                edits.push(Edit::Set(chosen.place.into(), value));
+                edits.push(Edit::Set(chosen.place.clone(), value));
             }
         }
         edits
@@ -195,11 +193,14 @@ impl Drawer {
 
     fn create(&mut self, step: &mut Step) -> Doing {
         let mut body = self.fresh(step);
-        if self.dice.percent(55) {
-            let edits = self.edits(&(step.kind.fields)(), 3);
+        let often = if step.kind.plural == "services" { 55 } else { 40 };
+        if self.dice.percent(often) {
+            let edits = self.edits(&(step.kind.fields)(), 2);
             edits.iter().for_each(|edit| edit.apply(&mut body));
         }
-        if self.dice.percent(4) {
+        // Addresses aren't made up, and namespaces stay.
+        let named = matches!(step.kind.plural, "ipaddresses" | "namespaces");
+        if !named && self.dice.percent(4) {
             pointer::remove(&mut body, "/metadata/name");
             let base = self.dice.pick(&["made-", "x", "Bad_", ""]);
             pointer::set(&mut body, "/metadata/generateName", base.into());
@@ -211,7 +212,7 @@ impl Drawer {
     fn update(&mut self, step: &Step, fields: Fields) -> Doing {
         let fallback = self.fresh(step);
         let version = self.dice.weigh(&[(60, Version::Current), (35, Version::None), (5, Version::Stale)]);
-        let edits = if self.dice.percent(92) { self.edits(&fields, 3) } else { Vec::new() };
+        let edits = if self.dice.percent(85) { self.edits(&fields, 2) } else { Vec::new() };
         Doing::Update { edits, fallback, version }
     }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::dice::Dice;
-use super::{others, pods, services};
+use super::{others, pods, rest, services};
 
 /// Fields, how likely each is touched, and values for it.
 pub type Fields = Vec<Field>;
@@ -11,11 +11,12 @@ pub type Fields = Vec<Field>;
 #[derive(Clone)]
 pub struct Field {
     pub weight: usize,
-    pub place: &'static str,
+    pub place: String,
     pub values: Vec<Value>,
 }
 
-pub fn field(weight: usize, place: &'static str, values: Value) -> Field {
+pub fn field(weight: usize, place: impl Into<String>, values: Value) -> Field {
+    let place = place.into();
     let Value::Array(values) = values else { panic!("{place}: the values are a list") };
     Field { weight, place, values }
 }
@@ -39,10 +40,33 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// Whether servers make this object themselves.
+    /// Whether servers make this object themselves, or the test does: one of no name that requests give.
     pub fn is_given(&self, name: &str) -> bool {
-        self.plural == "namespaces"
-            && (name.starts_with("kube-") || matches!(name, "default" | "one" | "two"))
+        let numbered = |prefix: &str| {
+            name.strip_prefix(prefix)
+                .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+        };
+        let made = ["made-", "x", "Bad_"]
+            .iter()
+            .any(|base| name.strip_prefix(base).is_some_and(|rest| rest.len() == 5));
+        if self.plural == "serviceaccounts" {
+            return name == "default";
+        }
+        !(self.namespaced || numbered("a") || numbered("192.0.2.") || made || ODD_NAMES.contains(&name))
+    }
+
+    /// The name of a number.
+    pub fn name(&self, number: usize) -> String {
+        if self.plural == "ipaddresses" { format!("192.0.2.{number}") } else { format!("a{number}") }
+    }
+
+    /// Where objects are made: what bounds others has a namespace of its own.
+    pub fn namespace(&self, usual: &'static str) -> &'static str {
+        match self.plural {
+            "resourcequotas" | "limitranges" => "bounds",
+            _ if self.namespaced => usual,
+            _ => "",
+        }
     }
 }
 
@@ -64,12 +88,8 @@ pub static SERVICES: Spec = Spec {
     selectors: &["spec.type=NodePort", "spec.clusterIP=None", "spec.bogus=1"],
 };
 
-/// The kinds about which the answers are the same.
-pub const ALIKE: [&str; 6] =
-    ["endpointslices", "endpoints", "configmaps", "secrets", "serviceaccounts", "leases"];
-
 /// The others, with their shares of the requests.
-pub static OTHERS: [(usize, Spec); 12] = [
+static SOME: [(usize, Spec); 12] = [
     (
         14,
         Spec {
@@ -238,6 +258,11 @@ pub static OTHERS: [(usize, Spec); 12] = [
         },
     ),
 ];
+
+/// All kinds but Services, with their shares of the requests.
+pub fn others() -> impl Iterator<Item = (usize, &'static Spec)> {
+    SOME.iter().chain(&rest::REST).map(|(weight, kind)| (*weight, kind))
+}
 
 /// Values for the fields of every object's metadata.
 pub fn meta_fields() -> Fields {

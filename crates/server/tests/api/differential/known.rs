@@ -19,9 +19,16 @@ const ORDER: &str = "findings about a map's members come in the order of the mem
 const EMPTY: &str = "an empty map is the same as none";
 const TAINT: &str = "a new node has no taint";
 const STATUS: &str = "a status makes no object";
+const ROW: &str = "the metadata in a row of a table is the object's own";
+const COLUMN: &str = "each cell has a column";
+const LIST: &str = "a list is one even when nothing is in it";
+const VALUE: &str = "a value is shown as the API writes it";
+const CHANGED: &str = "what changed in a pod is named";
 /// All reasons. A test compares them with the document.
-pub const DIFFERENCES: [&str; 14] =
-    [WORDS, ONCE, UNNAMED, KEYS, MERGE, TIME, STATUS, NEW, DIGITS, VERSION, WRAP, ORDER, EMPTY, TAINT];
+pub const DIFFERENCES: [&str; 19] = [
+    WORDS, ONCE, UNNAMED, KEYS, MERGE, TIME, STATUS, NEW, DIGITS, VERSION, WRAP, ORDER, EMPTY, TAINT,
+    CHANGED, ROW, COLUMN, LIST, VALUE,
+];
 
 /// The reason for a difference, if it is on purpose.
 pub fn reason(step: &Step, answers: &Answers, difference: &Difference) -> Option<&'static str> {
@@ -62,20 +69,45 @@ pub fn reason(step: &Step, answers: &Answers, difference: &Difference) -> Option
     {
         return Some(WRAP);
     }
-    if matches!(step.kind.plural, "configmaps" | "secrets") {
-        // Go walks through a map in another order each time.
-        let sorted = |causes: &Value| {
-            let mut texts: Vec<String> = once(causes).iter().map(Value::to_string).collect();
-            texts.sort();
-            texts
-        };
-        let (of_real, of_ours) = (sorted(&real["details"]["causes"]), sorted(&ours["details"]["causes"]));
-        if !of_real.is_empty() && of_real == of_ours {
-            return Some(ORDER);
+    if step.table {
+        if step.kind.plural == "daemonsets" && at.contains("object.metadata.annotations") {
+            return Some(ROW);
         }
-        if real_said.contains("binaryData: Forbidden") && !ours_said.contains("binaryData: Forbidden") {
-            return Some(EMPTY);
+        if step.kind.plural == "ipaddresses" && at.ends_with(".cells") {
+            return Some(COLUMN);
         }
+        if at == ".body.rows" && difference.real.is_null() && difference.ours == Value::Array(Vec::new()) {
+            return Some(LIST);
+        }
+    }
+    // Go walks through a map in another order each time.
+    let sorted = |causes: &Value| {
+        let mut texts: Vec<String> = once(causes).iter().map(Value::to_string).collect();
+        texts.sort();
+        texts
+    };
+    let causes = |body: &Value| cut(&body["details"]["causes"]);
+    let (of_real, of_ours) = (causes(real), causes(ours));
+    if real["details"]["causes"] != of_real && once(&of_real) == once(&of_ours) {
+        return Some(CHANGED);
+    }
+    let (plain_real, plain_ours) = (plain(&of_real), plain(&of_ours));
+    if plain_real != of_real && sorted(&plain_real) == sorted(&plain_ours) {
+        return Some(VALUE);
+    }
+    let unsaid = |causes: &Value| Value::from(causes.to_string().replace("value: []", "value: null"));
+    if unsaid(&of_real) == unsaid(&of_ours) && of_real != of_ours {
+        return Some(EMPTY);
+    }
+    let (of_real, of_ours) = (sorted(&of_real), sorted(&of_ours));
+    if !of_real.is_empty() && of_real == of_ours {
+        return Some(ORDER);
+    }
+    if matches!(step.kind.plural, "configmaps" | "secrets")
+        && real_said.contains("binaryData: Forbidden")
+        && !ours_said.contains("binaryData: Forbidden")
+    {
+        return Some(EMPTY);
     }
     let strategic = matches!(&step.doing, Doing::Patch { way: "strategic-merge-patch", .. });
     if strategic && answers.ours.code == 400 && answers.real.code == 500 && real["reason"].is_null() {
@@ -139,6 +171,32 @@ fn without_taint(value: &Value) -> Value {
         map.retain(|_, value| !empty(value));
     }
     if empty(&value) { Value::Null } else { value }
+}
+
+/// Causes without the objects that they show: Go shows its structs.
+fn plain(causes: &Value) -> Value {
+    let mut causes = causes.clone();
+    for cause in causes.as_array_mut().into_iter().flatten() {
+        let text = cause["message"].as_str().unwrap_or_default().to_owned();
+        let Some(begin) = text.find("value: {").map(|at| at + "value: ".len()) else { continue };
+        let mut objects = serde_json::Deserializer::from_str(&text[begin..]).into_iter::<Value>();
+        if let Some(Ok(_)) = objects.next() {
+            let end = begin + objects.byte_offset();
+            cause["message"] = format!("{}{{}}{}", &text[..begin], &text[end..]).into();
+        }
+    }
+    causes
+}
+
+/// Causes without what follows on further lines: there Go shows what its structs differ in.
+fn cut(causes: &Value) -> Value {
+    let mut causes = causes.clone();
+    for cause in causes.as_array_mut().into_iter().flatten() {
+        if let Some((head, _)) = cause["message"].as_str().and_then(|text| text.split_once('\n')) {
+            cause["message"] = head.to_owned().into();
+        }
+    }
+    causes
 }
 
 fn once(causes: &Value) -> Vec<Value> {

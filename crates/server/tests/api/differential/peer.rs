@@ -8,8 +8,6 @@ use std::time::{Duration, Instant};
 use rcgen::{CertificateParams, KeyPair};
 use tokio::process::{Child, Command};
 
-use super::world::Shape;
-
 /// Where the programs are; none where the variables are not set.
 pub struct Programs {
     apiserver: PathBuf,
@@ -64,26 +62,26 @@ impl Member {
     }
 }
 
-fn flag(name: &str, value: &str) -> String {
+pub fn flag(name: &str, value: &str) -> String {
     format!("--{name}={value}")
 }
 
 /// A running API server. Its processes end with it.
 pub struct Peer {
     pub client: kube::Client,
-    _apiserver: Child,
-    _etcd: Member,
-    _dir: tempfile::TempDir,
+    apiserver: Child,
+    etcd: Member,
+    dir: tempfile::TempDir,
 }
 
 const TOKEN: &str = "letmein";
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address").port()
 }
 
-fn spawn(program: &Path, dir: &Path, log: &str, args: &[String]) -> Child {
+pub fn spawn(program: &Path, dir: &Path, log: &str, args: &[String]) -> Child {
     let log = std::fs::File::create(dir.join(log)).expect("a log");
     Command::new(program)
         .args(args)
@@ -98,7 +96,7 @@ fn spawn(program: &Path, dir: &Path, log: &str, args: &[String]) -> Child {
 
 impl Peer {
     /// Starts both and waits until the API server can do everything.
-    pub async fn start(programs: &Programs, shape: &Shape) -> Peer {
+    pub async fn start(programs: &Programs, cidrs: &[&str], ports: (u16, u16)) -> Peer {
         let dir = tempfile::tempdir().expect("a directory");
         let at = |name: &str| dir.path().join(name).display().to_string();
         let port = free_port();
@@ -111,12 +109,13 @@ impl Peer {
             ("tls.key", key.serialize_pem()),
             ("accounts.pub", key.public_key_pem()),
             ("tokens.csv", format!("{TOKEN},kubernetes-admin,1,\"system:masters\"\n")),
+            ("admin.conf", kubeconfig(port, &at("tls.crt"))),
         ] {
             std::fs::write(at(name), text).expect("written");
         }
 
-        let mut etcd = Member::start(&programs.etcd);
-        let mut apiserver = spawn(
+        let etcd = Member::start(&programs.etcd);
+        let apiserver = spawn(
             &programs.apiserver,
             dir.path(),
             "apiserver.log",
@@ -125,8 +124,8 @@ impl Peer {
                 flag("bind-address", "127.0.0.1"),
                 flag("secure-port", &port.to_string()),
                 flag("advertise-address", "192.0.2.10"),
-                flag("service-cluster-ip-range", &shape.cidrs.join(",")),
-                flag("service-node-port-range", &format!("{}-{}", shape.ports.0, shape.ports.1)),
+                flag("service-cluster-ip-range", &cidrs.join(",")),
+                flag("service-node-port-range", &format!("{}-{}", ports.0, ports.1)),
                 flag("tls-cert-file", &at("tls.crt")),
                 flag("tls-private-key-file", &at("tls.key")),
                 flag("token-auth-file", &at("tokens.csv")),
@@ -135,8 +134,6 @@ impl Peer {
                 flag("service-account-signing-key-file", &at("tls.key")),
                 flag("service-account-issuer", "https://kubernetes.default.svc"),
                 flag("allow-privileged", "true"),
-                // It wants a controller that makes the account `default` first.
-                flag("disable-admission-plugins", "ServiceAccount"),
             ],
         );
 
@@ -145,17 +142,36 @@ impl Peer {
         config.root_cert = Some(vec![certificate.der().to_vec()]);
         config.auth_info.token = Some(TOKEN.to_owned().into());
         let client = kube::Client::try_from(config).expect("a client");
+        let mut peer = Peer { client, apiserver, etcd, dir };
         let until = Instant::now() + Duration::from_secs(90);
-        while !ready(&client).await {
-            let ended = [&mut apiserver, &mut etcd.child].map(|child| child.try_wait().ok().flatten());
+        while !ready(&peer.client).await {
+            let ended =
+                [&mut peer.apiserver, &mut peer.etcd.child].map(|child| child.try_wait().ok().flatten());
             if ended.iter().any(Option::is_some) || Instant::now() > until {
-                let log = std::fs::read_to_string(at("apiserver.log")).unwrap_or_default();
-                panic!("kube-apiserver isn't ready, {ended:?}:\n{}\n{log}", etcd.log());
+                let log = std::fs::read_to_string(peer.at("apiserver.log")).unwrap_or_default();
+                panic!("kube-apiserver isn't ready, {ended:?}:\n{}\n{log}", peer.etcd.log());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Peer { client, _apiserver: apiserver, _etcd: etcd, _dir: dir }
+        peer
     }
+
+    /// A file of the server's: `tls.crt`, `tls.key` (which signs accounts' tokens, too), `admin.conf`, `apiserver.log`.
+    pub fn at(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+}
+
+/// How another program comes to the server.
+fn kubeconfig(port: u16, certificate: &str) -> String {
+    let text = serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "peer",
+        "clusters": [{"name": "peer",
+            "cluster": {"server": format!("https://127.0.0.1:{port}"), "certificate-authority": certificate}}],
+        "users": [{"name": "admin", "user": {"token": TOKEN}}],
+        "contexts": [{"name": "peer", "context": {"cluster": "peer", "user": "admin"}}],
+    });
+    text.to_string()
 }
 
 /// Whether everything has started, and the addresses of Services can be handed out.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::dice::Dice;
 use super::kinds::{Field, Fields, field, name_of_63};
 
-fn pod_spec(dice: &mut Dice) -> Value {
+pub fn pod_spec(dice: &mut Dice) -> Value {
     let mut container =
         json!({"name": "web", "image": dice.pick(&["echo", "echo:1", "r.example.com/echo:latest"])});
     if dice.percent(50) {
@@ -105,8 +105,195 @@ macro_rules! spec_fields {
     };
 }
 
+/// Values for the fields of a pod's specification at a place.
+pub fn spec_fields(at: &str) -> Fields {
+    let moved = |field: Field| Field { place: format!("{at}{}", &field.place["/spec".len()..]), ..field };
+    let all = spec_fields!("/spec");
+    all.into_iter().chain(more_spec_fields()).map(moved).collect()
+}
+
+fn more_spec_fields() -> Fields {
+    let probe = json!({"tcpSocket": {"port": 80}});
+    let with = |key: &str, value: Value| {
+        let mut probe = probe.clone();
+        probe[key] = value;
+        probe
+    };
+    let projected = |sources: Value| json!([{"name": "v", "projected": {"sources": sources}}]);
+    let affine =
+        |kind: &str, term: Value| json!({kind: {"requiredDuringSchedulingIgnoredDuringExecution": [term]}});
+    let spread = |key: &str, value: Value| {
+        let mut rule = json!({"maxSkew": 1, "topologyKey": "z", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"a": "b"}}});
+        rule[key] = value;
+        json!([rule])
+    };
+    vec![
+        field(
+            1,
+            "/spec/containers/0/envFrom",
+            json!([[{"configMapRef": {"name": "x"}}], [{"secretRef": {"name": ""}}], [{}], [{"prefix": "A=", "configMapRef": {"name": "Bad_"}}],
+            [{"configMapRef": {"name": "x"}, "secretRef": {"name": "x"}}], [{"prefix": "p_", "configMapRef": {"name": "x-"}}]]),
+        ),
+        field(
+            1,
+            "/spec/containers/0/env",
+            json!([[{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}}], [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['bad key!']"}}}],
+            [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.host"}}}], [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.phase"}}}], [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP['x']"}}}],
+            [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "", "apiVersion": "v2"}}}], [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name", "apiVersion": "v2"}}}],
+            [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1m"}}}], [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "2"}}}],
+            [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "requests.memory", "divisor": "1Mi"}}}], [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "requests.memory", "divisor": "3Mi"}}}], [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "bogus"}}}],
+            [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "x", "key": "k"}}}], [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "", "key": "..k"}}}],
+            [{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "f", "key": "K"}}}], [{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "none", "path": "../f", "key": ""}}}],
+            [{"name": "A", "value": "x"}, {"name": "A", "value": "$(A)y"}], [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}, "secretKeyRef": {"name": "x", "key": "k"}}}], [{"name": "a\u{1}"}]]),
+        ),
+        field(
+            1,
+            "/spec/containers/0/ports",
+            json!([[{"containerPort": 80}, {"containerPort": 80}], [{"containerPort": 80, "hostIP": "192.0.2.1"}], [{"containerPort": 80, "hostPort": 81}, {"containerPort": 80}], [{"containerPort": 80, "hostPort": 81, "hostIP": "192.0.2.1"}, {"containerPort": 80, "hostPort": 81}]]),
+        ),
+        field(
+            1,
+            "/spec/containers/0/volumeDevices",
+            json!([[{"name": "v", "devicePath": "/d"}], [{"name": "none", "devicePath": ""}], [{"name": "v", "devicePath": "/../d"}, {"name": "v", "devicePath": "/d"}]]),
+        ),
+        field(
+            1,
+            "/spec/containers/0/volumeMounts",
+            json!([[{"name": "v", "mountPath": "/v", "subPath": "../x"}], [{"name": "v", "mountPath": "/v", "subPath": "x", "subPathExpr": "$(X)"}], [{"name": "v", "mountPath": "/v", "mountPropagation": "Bidirectional"}], [{"name": "v", "mountPath": "/v", "mountPropagation": "Bogus"}],
+            [{"name": "v", "mountPath": "/v", "recursiveReadOnly": "Enabled"}], [{"name": "v", "mountPath": "/v", "readOnly": true, "recursiveReadOnly": "IfPossible"}], [{"name": "v", "mountPath": "/v", "recursiveReadOnly": "Bogus"}], [{"name": "v", "mountPath": "/v"}, {"name": "v", "mountPath": "/v"}]]),
+        ),
+        field(
+            1,
+            "/spec/containers/0/resizePolicy",
+            json!([[{"resourceName": "cpu", "restartPolicy": "NotRequired"}], [{"resourceName": "cpu", "restartPolicy": "RestartContainer"}, {"resourceName": "cpu", "restartPolicy": "NotRequired"}], [{"resourceName": "disk", "restartPolicy": "Bogus"}], [{}]]),
+        ),
+        field(1, "/spec/containers/0/restartPolicy", json!(["Always", "Never", "Bogus"])),
+        field(
+            1,
+            "/spec/containers/0/restartPolicyRules",
+            json!([[{"action": "Restart", "exitCodes": {"operator": "In", "values": [1]}}], [{"action": "Bogus"}], [{"action": "Restart", "exitCodes": {"operator": "Bogus"}}]]),
+        ),
+        field(
+            1,
+            "/spec/containers/0/startupProbe",
+            json!([probe, with("successThreshold", 3.into()), with("failureThreshold", (-1).into()), with("timeoutSeconds", 0.into()), {"exec": {}}, {"grpc": {"port": 0}}, {"grpc": {"port": 80, "service": "x"}}]),
+        ),
+        field(
+            1,
+            "/spec/containers/0/livenessProbe",
+            json!([{"httpGet": {"port": "bad_name", "path": "x", "host": "h"}}, {"httpGet": {"port": 80, "httpHeaders": [{"name": "X-A", "value": "b"}]}}, {"httpGet": {"port": 80, "httpHeaders": [{"name": "bad name", "value": "b"}]}}, {"tcpSocket": {"port": 70000}}]),
+        ),
+        field(
+            1,
+            "/spec/containers/0/lifecycle",
+            json!([{"postStart": {"sleep": {"seconds": 5}}}, {"preStop": {"sleep": {"seconds": 0}}}, {"preStop": {"sleep": {"seconds": 100}}}, {"postStart": {"httpGet": {"port": 80}}, "preStop": {"tcpSocket": {"port": "x"}}}, {"stopSignal": "SIGTERM"}, {"preStop": {"exec": {"command": ["a"]}, "httpGet": {"port": 1}}}]),
+        ),
+        field(
+            1,
+            "/spec/containers/0/securityContext",
+            json!([{"allowPrivilegeEscalation": false, "privileged": true}, {"allowPrivilegeEscalation": false, "capabilities": {"add": ["CAP_SYS_ADMIN"]}}, {"procMount": "Unmasked"}, {"runAsGroup": 2147483648_u64}, {"seccompProfile": {"type": "RuntimeDefault"}},
+            {"seccompProfile": {"type": "Localhost"}}, {"seccompProfile": {"type": "Bogus", "localhostProfile": "x"}}, {"seccompProfile": {"type": "Localhost", "localhostProfile": "../x"}}, {"appArmorProfile": {"type": "Localhost"}}, {"appArmorProfile": {"type": "Unconfined", "localhostProfile": "x"}}, {"appArmorProfile": {"type": "Localhost", "localhostProfile": " x"}}, {"appArmorProfile": {}},
+            {"windowsOptions": {"runAsUserName": ""}}, {"windowsOptions": {"runAsUserName": "a\\b\\c"}}, {"windowsOptions": {"gmsaCredentialSpecName": "Bad_"}}, {"windowsOptions": {"hostProcess": true}}, {"readOnlyRootFilesystem": true, "runAsNonRoot": true}]),
+        ),
+        field(
+            1,
+            "/spec/containers/0/resources",
+            json!([{"limits": {"hugepages-2Mi": "4Mi"}}, {"limits": {"hugepages-2Mi": "3Mi", "cpu": "1"}}, {"limits": {"cpu": "1", "hugepages-2Mi": "4Mi"}, "requests": {"hugepages-2Mi": "2Mi"}}, {"limits": {"pods": "1"}}, {"limits": {"requests.example.com/x": "1"}}, {"limits": {"example.com/gpu": "1.5"}},
+            {"limits": {"memory": "1.5"}}, {"limits": {"cpu": "0.0001"}}, {"requests": {"bad name!": "1"}}, {"claims": [{"name": "none"}]}, {"limits": {"cpu": 1}}, {"limits": {"memory": "100m"}, "requests": {"ephemeral-storage": "1Gi"}}]),
+        ),
+        field(
+            1,
+            "/spec/resources",
+            json!([{"limits": {"cpu": "1"}}, {"requests": {"cpu": "10m"}}, {"limits": {"example.com/gpu": "1"}}, {"claims": [{"name": "x"}]}, {"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}]),
+        ),
+        field(
+            1,
+            "/spec/initContainers",
+            json!([[{"name": "i", "image": "x", "lifecycle": {"preStop": {"exec": {"command": ["a"]}}}}], [{"name": "i", "image": "x", "restartPolicy": "Always", "livenessProbe": {"tcpSocket": {"port": 1}, "successThreshold": 2}}], [{"name": "i", "image": "x"}, {"name": "i", "image": ""}], [{"name": "i", "image": "x", "ports": [{"containerPort": 80, "name": "http"}]}], [{"name": "i", "image": "x", "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]}], [{}]]),
+        ),
+        field(
+            1,
+            "/spec/volumes",
+            json!([[{"name": "v", "emptyDir": {"sizeLimit": "-1"}}], [{"name": "v", "emptyDir": {"sizeLimit": "1Gi", "medium": "Memory"}}], [{"name": "v", "hostPath": {"path": "/a/../b", "type": "Bogus"}}], [{"name": "v", "hostPath": {"path": "/a", "type": "Directory"}}], [{"name": "v", "secret": {}}], [{"name": "v", "secret": {"secretName": "x", "defaultMode": 512, "items": [{"key": "", "path": "../a", "mode": -1}]}}],
+            [{"name": "v", "configMap": {"name": "x", "items": [{"key": "k", "path": "a"}, {"key": "l", "path": "a/b"}]}}], [{"name": "v", "configMap": {"name": "x", "items": [{"key": "k", "path": "/a"}]}}], [{"name": "v", "nfs": {"server": "", "path": "x"}}], [{"name": "v", "persistentVolumeClaim": {"claimName": ""}}], [{"name": "v", "persistentVolumeClaim": {"claimName": "c", "readOnly": true}}],
+            [{"name": "v", "gitRepo": {"repository": "x", "directory": "/x"}}], [{"name": "v", "downwardAPI": {"items": [{"path": "", "fieldRef": {"fieldPath": "spec.nodeName"}}]}}], [{"name": "v", "downwardAPI": {"items": [{"path": "a"}]}}], [{"name": "v", "downwardAPI": {"items": [{"path": "a", "resourceFieldRef": {"resource": "limits.cpu"}}]}}],
+            [{"name": "v", "csi": {"driver": "Bad_Driver"}}], [{"name": "v", "csi": {"driver": ""}}], [{"name": "v", "ephemeral": {}}], [{"name": "v", "ephemeral": {"volumeClaimTemplate": {"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}}}], [{"name": "v", "ephemeral": {"volumeClaimTemplate": {"spec": {"accessModes": ["Bogus"]}}}}],
+            [{"name": "v", "image": {"reference": "echo:1"}}], [{"name": "v", "image": {"reference": "", "pullPolicy": "Bogus"}}], [{"name": "v", "iscsi": {"targetPortal": "p", "iqn": "bogus", "lun": 256}}], [{"name": "v", "iscsi": {"targetPortal": "p", "iqn": "iqn.2001-04.com.example:x", "lun": 0}}], [{"name": "v", "fc": {}}], [{"name": "v", "rbd": {"monitors": [], "image": ""}}],
+            [{"name": "v", "azureDisk": {"diskName": "", "diskURI": "x", "kind": "Managed"}}], [{"name": "v", "glusterfs": {"endpoints": "", "path": ""}}], [{"name": "", "emptyDir": {}}]]),
+        ),
+        field(
+            1,
+            "/spec/volumes",
+            json!([
+                projected(json!([{"serviceAccountToken": {"path": "", "expirationSeconds": 5}}])),
+                projected(json!([{}])),
+                projected(
+                    json!([{"secret": {"name": ""}}, {"configMap": {"name": "x", "items": [{"key": "a", "path": "p"}]}}, {"secret": {"name": "s", "items": [{"key": "a", "path": "p"}]}}])
+                ),
+                projected(json!([{"secret": {"name": "a"}, "configMap": {"name": "b"}}])),
+                projected(
+                    json!([{"downwardAPI": {"items": [{"path": "a", "fieldRef": {"fieldPath": "metadata.bogus"}}]}}])
+                ),
+                projected(json!([{"clusterTrustBundle": {"path": "x"}}]))
+            ]),
+        ),
+        field(
+            1,
+            "/spec/dnsConfig",
+            json!([{"searches": ["a.b.", ".", "_x.y"]}, {"nameservers": ["1.1.1.1", "1.0.0.1", "8.8.8.8", "8.8.4.4"]}, {"nameservers": ["010.1.1.1"]}, {"nameservers": ["FD00::1"]}]),
+        ),
+        field(
+            1,
+            "/spec/tolerations",
+            json!([[{"key": "a", "value": "bad value!"}], [{"key": "a", "operator": "Lt", "value": "1"}], [{}], [{"key": "a", "operator": "Exists", "effect": "NoSchedule", "tolerationSeconds": 1}], [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"}]]),
+        ),
+        field(
+            1,
+            "/spec/affinity",
+            json!([affine("podAffinity", json!({"topologyKey": "z", "labelSelector": {"matchLabels": {"bad key!": "b"}}, "namespaces": ["Bad_"]})), affine("podAffinity", json!({"topologyKey": "bad key!"})), affine("podAffinity", json!({"topologyKey": "z", "matchLabelKeys": ["app"]})),
+            affine("podAntiAffinity", json!({"topologyKey": "z", "labelSelector": {"matchLabels": {"a": "b"}}, "matchLabelKeys": ["app"], "mismatchLabelKeys": ["app"]})), affine("podAffinity", json!({"topologyKey": "z", "labelSelector": {"matchLabels": {"a": "b"}}, "matchLabelKeys": ["app", "missing"]})),
+            {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 101, "podAffinityTerm": {"topologyKey": "z"}}]}},
+            {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": {"matchExpressions": [{"key": "beta.kubernetes.io/os", "operator": "In", "values": ["bad value!"]}]}}]}},
+            {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["a", "b"]}]}]}}}, {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": [{"key": "bogus", "operator": "Bogus"}]}, {"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["1", "2"]}]}]}}},
+            {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}]}}}]),
+        ),
+        field(
+            1,
+            "/spec/topologySpreadConstraints",
+            json!([spread("minDomains", 0.into()), spread("whenUnsatisfiable", "ScheduleAnyway".into()), spread("nodeAffinityPolicy", "Bogus".into()), spread("matchLabelKeys", json!(["app"])), spread("matchLabelKeys", json!(["bad key!"])), spread("labelSelector", json!({"matchExpressions": [{"key": "a", "operator": "Bogus"}]})), spread("topologyKey", "beta.kubernetes.io/os".into()),
+            [{"maxSkew": 1, "topologyKey": "z", "whenUnsatisfiable": "ScheduleAnyway", "minDomains": 2, "labelSelector": {}}, {"maxSkew": 2, "topologyKey": "z", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}}]]),
+        ),
+        field(
+            1,
+            "/spec/securityContext",
+            json!([{"supplementalGroups": [-1, 5]}, {"fsGroupChangePolicy": "Bogus"}, {"fsGroupChangePolicy": "Always"}, {"sysctls": [{"name": "net.ipv4.x", "value": "1"}, {"name": "Bad", "value": "1"}, {"name": ""}]}, {"seccompProfile": {"type": "Unconfined"}}, {"supplementalGroupsPolicy": "Bogus"}, {"seLinuxChangePolicy": "Bogus"}, {"windowsOptions": {"hostProcess": true}}, {"appArmorProfile": {"type": "RuntimeDefault"}}, {}]),
+        ),
+        field(1, "/spec/hostUsers", json!([true, false])),
+        field(1, "/spec/hostPID", json!([true, false])),
+        field(1, "/spec/shareProcessNamespace", json!([true, false])),
+        field(1, "/spec/hostnameOverride", json!(["h", "Bad_", ""])),
+        field(1, "/spec/setHostnameAsFQDN", json!([true, false])),
+        field(1, "/spec/imagePullSecrets", json!([[{"name": "x"}, {"name": "x"}], [{"name": ""}], [{}]])),
+        field(
+            1,
+            "/spec/resourceClaims",
+            json!([[{"name": "x"}], [{"name": "x", "resourceClaimName": "c"}], [{"name": "Bad_", "resourceClaimTemplateName": "Bad_"}], [{"name": "x", "resourceClaimName": "c"}, {"name": "x", "resourceClaimName": "c"}]]),
+        ),
+        field(1, "/spec/nodeSelector", json!([{"beta.kubernetes.io/os": "linux"}])),
+        field(1, "/spec/overhead", json!([{"cpu": "-1"}])),
+        field(1, "/spec/priority", json!([5])),
+        field(1, "/spec/hostAliases", json!([[{"ip": "1.2.3.4"}, {"ip": "1.2.3.4", "hostnames": ["a"]}]])),
+    ]
+}
+
 pub fn pod_fields() -> Fields {
-    let mut fields: Vec<Field> = spec_fields!("/spec");
+    let mut fields: Vec<Field> = spec_fields("/spec");
+    fields.push(field(
+        2,
+        "/metadata/annotations",
+        json!([{"kubernetes.io/config.mirror": "x"}, {"controller.kubernetes.io/pod-deletion-cost": "5"}, {"controller.kubernetes.io/pod-deletion-cost": "+5"}, {"seccomp.security.alpha.kubernetes.io/pod": "bogus"}, {"seccomp.security.alpha.kubernetes.io/pod": "runtime/default"},
+            {"container.apparmor.security.beta.kubernetes.io/web": "runtime/default"}, {"container.apparmor.security.beta.kubernetes.io/none": "bogus"}, {"container.seccomp.security.alpha.kubernetes.io/web": "unconfined"}, {"scheduler.alpha.kubernetes.io/critical-pod": ""}]),
+    ));
     fields.push(field(3, "/spec/nodeName", json!(["n2", "Bad_Node", "", null])));
     fields.push(field(
         1,
@@ -150,7 +337,7 @@ pub fn pod_status_fields() -> Fields {
 }
 
 pub fn deployment_fields() -> Fields {
-    let mut fields: Vec<Field> = spec_fields!("/spec/template/spec");
+    let mut fields: Vec<Field> = spec_fields("/spec/template/spec");
     fields.extend([
         field(6, "/spec/replicas", json!([0, -1, 3, null, "x", 1.5])),
         field(6, "/spec/selector", json!([{}, null, {"matchLabels": {"a": "b"}}, {"matchLabels": {"bad key!": "x"}}, {"matchExpressions": [{"key": "app", "operator": "Exists"}]}, {"matchExpressions": [{"key": "app", "operator": "Bogus"}]},
@@ -175,7 +362,7 @@ pub fn replicaset_fields() -> Fields {
         .into_iter()
         .filter(|field| {
             !matches!(
-                field.place,
+                field.place.as_str(),
                 "/spec/strategy"
                     | "/spec/paused"
                     | "/spec/progressDeadlineSeconds"
@@ -209,7 +396,7 @@ pub fn replicaset_status_fields() -> Fields {
         .into_iter()
         .filter(|field| {
             !matches!(
-                field.place,
+                field.place.as_str(),
                 "/status/unavailableReplicas" | "/status/updatedReplicas" | "/status/collisionCount"
             )
         })

@@ -29,6 +29,8 @@ pub const SCARCE: Shape = Shape { cidrs: &["10.96.0.0/28"], ports: (30000, 30004
 
 /// Namespaces that requests are sent to, beside one that isn't there.
 pub const NAMESPACES: [&str; 2] = ["one", "two"];
+/// One more, for what bounds others.
+const BOUNDS: &str = "bounds";
 
 pub struct World {
     pub shape: Shape,
@@ -47,22 +49,28 @@ pub struct Answers {
 
 impl World {
     pub async fn start(programs: &Programs, shape: Shape) -> World {
-        let peer = Peer::start(programs, &shape).await;
+        let peer = Peer::start(programs, shape.cidrs, shape.ports).await;
         let cidrs = shape.cidrs.iter().map(|cidr| cidr.parse().expect("a range")).collect();
         let mut config = Config::new(cidrs);
         config.node_ports = NodePorts { first: shape.ports.0, last: shape.ports.1 };
+        config.accounts_of_pods = true;
         config.advertise_addresses = vec!["192.0.2.10".parse().expect("an address")];
         let server = Server::open(config, Embedded::in_memory()).await.expect("the server opens");
         let ours = kube::Client::new(server.service(Identity::admin()), "default");
         let memories = (Memory::new(shape), Memory::new(shape));
         let world = World { shape, real: peer.client.clone(), ours, _peer: peer, _server: server, memories };
-        for name in NAMESPACES {
+        for name in NAMESPACES.into_iter().chain([BOUNDS]) {
             let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            // What a controller would make.
+            let account =
+                json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
             for client in [&world.real, &world.ours] {
-                let media = "application/json";
-                let made =
-                    call(client, http::Method::POST, "/api/v1/namespaces", media, media, &namespace).await;
-                assert_eq!(made.code, 201, "{}", made.body);
+                let accounts = format!("/api/v1/namespaces/{name}/serviceaccounts");
+                for (path, object) in [("/api/v1/namespaces", &namespace), (&accounts, &account)] {
+                    let media = "application/json";
+                    let made = call(client, http::Method::POST, path, media, media, object).await;
+                    assert_eq!(made.code, 201, "{}", made.body);
+                }
             }
         }
         world
@@ -98,7 +106,8 @@ impl World {
     /// Removes every object of a kind that requests may have made.
     pub async fn clear(&mut self, kind: &'static Spec) {
         for client in [self.real.clone(), self.ours.clone()] {
-            let namespaces: &[&'static str] = if kind.namespaced { &NAMESPACES } else { &[""] };
+            let namespaces = NAMESPACES.iter().map(|usual| kind.namespace(usual));
+            let namespaces: std::collections::BTreeSet<&'static str> = namespaces.collect();
             for namespace in namespaces {
                 let step = |name: &str, doing| Step {
                     kind,

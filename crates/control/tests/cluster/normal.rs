@@ -1,0 +1,123 @@
+//! What two clusters can't agree on - names, identifiers, times, hashes - gets the same name in both.
+
+use serde_json::{Map, Value};
+
+/// Replacements of texts, the longest first.
+#[derive(Default)]
+pub struct Names(Vec<(String, String)>);
+
+impl Names {
+    /// Learns the names that the servers and controllers have made up.
+    pub fn of(objects: &[Value]) -> Names {
+        let mut names = Vec::new();
+        for object in objects {
+            let meta = &object["metadata"];
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            // Hashes by what they are hashes of: the revision of a template.
+            let revision = match object["kind"].as_str() {
+                Some("ReplicaSet") => text(&meta["annotations"]["deployment.kubernetes.io/revision"]),
+                Some("ControllerRevision") => object["revision"].to_string(),
+                _ => String::new(),
+            };
+            for key in ["pod-template-hash", "controller-revision-hash", "controller.kubernetes.io/hash"] {
+                let hash = text(&meta["labels"][key]);
+                if !hash.is_empty() && !revision.is_empty() {
+                    let whole = text(&meta["name"]);
+                    names.push((
+                        hash.rsplit('-').next().unwrap_or_default().to_owned(),
+                        format!("<hash {revision}>"),
+                    ));
+                    if object["kind"] == "ControllerRevision" {
+                        let hash = whole.rsplit('-').next().unwrap_or_default().to_owned();
+                        names.push((hash, format!("<hash {revision}>")));
+                    }
+                }
+            }
+            let (name, base) = (text(&meta["name"]), text(&meta["generateName"]));
+            if !base.is_empty() {
+                names.push((name, format!("{base}<random>")));
+            }
+            let uid = text(&meta["uid"]);
+            if !uid.is_empty() {
+                names.push((uid, "<uid>".into()));
+            }
+        }
+        names.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
+        names.dedup();
+        Names(names)
+    }
+
+    fn renamed(&self, text: &str) -> String {
+        let mut out = text.to_owned();
+        for (from, to) in &self.0 {
+            if out.contains(from.as_str()) {
+                out = out.replace(from, to);
+            }
+        }
+        // Names that were seen in a text only: what they end with is the dice's.
+        let words: Vec<String> = out.split(' ').map(random_end).collect();
+        addresses(&words.join(" "))
+    }
+
+    /// The object with these names, and without what is the server's own.
+    pub fn normal(&self, object: &Value) -> Value {
+        let mut object = object.clone();
+        self.walk(&mut object, "");
+        object
+    }
+
+    fn walk(&self, value: &mut Value, key: &str) {
+        match value {
+            Value::Object(map) => {
+                for own in
+                    ["managedFields", "resourceVersion", "creationTimestamp", "generateName", "selfLink"]
+                {
+                    map.shift_remove(own);
+                }
+                let renamed: Map<String, Value> = std::mem::take(map)
+                    .into_iter()
+                    .map(|(key, mut value)| {
+                        self.walk(&mut value, &key);
+                        (self.renamed(&key), value)
+                    })
+                    .collect();
+                *map = renamed;
+            }
+            Value::Array(items) => items.iter_mut().for_each(|item| self.walk(item, key)),
+            Value::String(text) => {
+                *text = if text.parse::<jiff::Timestamp>().is_ok() {
+                    "<time>".into()
+                } else {
+                    self.renamed(text)
+                };
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A word that ends with five letters of the dice's, without them.
+fn random_end(word: &str) -> String {
+    const LETTERS: &str = "bcdfghjklmnpqrstvwxz2456789";
+    let bare = word.trim_end_matches([',', '.', ':', '"']);
+    let made =
+        bare.rsplit_once('-').filter(|(_, end)| end.len() == 5 && end.chars().all(|c| LETTERS.contains(c)));
+    match made {
+        Some((base, _)) => format!("{base}-<random>{}", &word[bare.len()..]),
+        None => word.to_owned(),
+    }
+}
+
+/// Addresses of pods whose names the dice made.
+fn addresses(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("10.7.") {
+        out += &rest[..at];
+        let end =
+            rest[at..].find(|c: char| !c.is_ascii_digit() && c != '.').map_or(rest.len(), |end| at + end);
+        out += "<ip>";
+        rest = &rest[end..];
+    }
+    out + rest
+}
