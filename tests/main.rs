@@ -2,6 +2,7 @@
 
 mod agent; // the agent alone, in kube-proxy's place
 mod announce; // one node answers for an address, and another one soon after
+mod definitions; // kinds that clients define, by kubectl and by Helm
 mod disruption; // pods and parts die, connections go on
 mod dns; // names, as dig sees them, and the real CoreDNS beside ours
 mod explain; // faults are injected, and named

@@ -118,6 +118,15 @@ impl Custom {
         all
     }
 
+    /// What becomes of an object when it is stored and read again: what only this version knows is gone.
+    pub fn through_store(&self, object: Value) -> Value {
+        if self.storage == self.version {
+            return object;
+        }
+        let kept = self.keep(&object);
+        self.show(kept)
+    }
+
     fn own(&self) -> Option<&Version> {
         self.versions.get(&self.version)
     }
@@ -259,6 +268,7 @@ impl Custom {
             return errors;
         }
         errors.extend(meta::validate(object, self.namespaced, NameRule::Subdomain));
+        errors.retain(|error| error.detail != meta::UNQUALIFIED);
         if let Some(own) = self.own() {
             errors.extend(validate::validate(&own.schema, object, &own.patterns, ""));
         }
@@ -275,6 +285,7 @@ impl Custom {
             return errors;
         }
         errors.extend(meta::validate_update(new, old));
+        errors.retain(|error| error.detail != meta::UNQUALIFIED);
         if let Some(own) = self.own() {
             errors.extend(validate::validate_update(&own.schema, new, old, &own.patterns, ""));
         }
@@ -291,6 +302,7 @@ impl Custom {
             return errors;
         }
         errors.extend(meta::validate_update(new, old));
+        errors.retain(|error| error.detail != meta::UNQUALIFIED);
         let of = self.own().and_then(|own| Some((walk::map(&own.schema, "properties").get("status")?, own)));
         if let (Some((of, own)), Some(status)) = (of, new.get("status")) {
             let before = old.get("status").unwrap_or(&Value::Null);
@@ -327,6 +339,11 @@ impl Custom {
             .map(|path| replicas_errors(object, path))
             .unwrap_or_default();
         if let Some(path) = self.scale_path("labelSelectorPath")
+            && let Some(other) = in_the_way(object, path)
+        {
+            let why = accessor_error(path, other, "map[string]interface{}");
+            errors.push(FieldError::invalid(path, "", why));
+        } else if let Some(path) = self.scale_path("labelSelectorPath")
             && let Some(other) = place(object, path).filter(|value| !value.is_string())
         {
             errors.push(FieldError::invalid(path, "", accessor_error(path, other, "string")));
@@ -362,10 +379,11 @@ impl Custom {
         }
     }
 
-    /// What goes into `Warning:` headers of a new object.
-    pub(crate) fn warnings(&self, object: &Value) -> Vec<String> {
+    /// What goes into `Warning:` headers: of finalizers that weren't there before.
+    pub(crate) fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
         let mut said = Vec::new();
-        for finalizer in meta::finalizers(object) {
+        let before = old.map(meta::finalizers).unwrap_or_default();
+        for finalizer in meta::finalizers(object).into_iter().filter(|name| !before.contains(name)) {
             let head = format!("metadata.finalizers: {}: ", crate::fielderror::quote(finalizer));
             said.extend(meta::qualified_faults(finalizer).into_iter().map(|fault| format!("{head}{fault}")));
             let ours = matches!(finalizer, "orphan" | "foregroundDeletion" | "kubernetes");
@@ -406,6 +424,19 @@ fn place<'v>(object: &'v Value, path: &str) -> Option<&'v Value> {
     walk::at(object, path.strip_prefix('.').unwrap_or(path))
 }
 
+/// The value on the way to a path that has no fields.
+fn in_the_way<'v>(object: &'v Value, path: &str) -> Option<&'v Value> {
+    let mut here = object;
+    for part in path.strip_prefix('.').unwrap_or(path).split('.') {
+        match here {
+            Value::Object(map) => here = map.get(part)?,
+            Value::Null => return None,
+            other => return Some(other),
+        }
+    }
+    None
+}
+
 /// What a value of the wrong type is to `unstructured`'s accessors.
 fn accessor_error(path: &str, value: &Value, wanted: &str) -> String {
     let dotted = path.strip_prefix('.').unwrap_or(path);
@@ -418,11 +449,17 @@ fn accessor_error(path: &str, value: &Value, wanted: &str) -> String {
         Value::Array(_) => "[]interface {}",
         Value::Object(_) => "map[string]interface {}",
     };
-    let shown = crate::fielderror::go_value(value);
+    let shown = match value.as_f64().filter(|_| !value.is_i64()) {
+        Some(number) => validate::go_number(number),
+        None => crate::fielderror::go_value(value),
+    };
     format!(".{dotted} accessor error: {shown} is of the type {word}, expected {wanted}")
 }
 
 fn replicas_errors(object: &Value, path: &str) -> Vec<FieldError> {
+    if let Some(other) = in_the_way(object, path) {
+        return vec![FieldError::invalid(path, 0, accessor_error(path, other, "map[string]interface{}"))];
+    }
     let why = match place(object, path) {
         None => return Vec::new(),
         Some(value) => match value.as_i64() {

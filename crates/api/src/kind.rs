@@ -600,7 +600,7 @@ impl Kind {
     pub fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
         match self {
             Kind::Listed(entry) => (entry.strategy.warnings)(new, old),
-            Kind::Custom(custom) => custom.warnings(new),
+            Kind::Custom(custom) => custom.warnings(new, old),
         }
     }
 

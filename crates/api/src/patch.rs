@@ -25,7 +25,10 @@ pub enum PatchError {
 /// RFC 7386. The patch of an object must be an object.
 pub fn merge(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     if !patch.is_object() {
-        return Err(PatchError::Malformed("a merge patch must be a JSON object".into()));
+        return Err(PatchError::Malformed(format!(
+            "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+            crate::strict::word(patch)
+        )));
     }
     json_patch::merge(object, patch);
     Ok(())

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
@@ -22,6 +23,9 @@ use crate::object::stored;
 use crate::openapi::Documents;
 use crate::server::{Server, oldest};
 use crate::write::{Part, Subject};
+
+/// How long a request waits until what was defined before it is known.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What is defined.
 pub(crate) struct Definitions {
@@ -109,9 +113,10 @@ impl Definitions {
     pub(crate) async fn catch_up(&self) -> Result<(), Status> {
         let wanted = self.store.revision().await.map_err(store_status)?.0;
         let mut seen = self.revision.subscribe();
-        tokio::select! {
-            _ = seen.wait_for(|seen| *seen >= wanted) => Ok(()),
-            () = self.close.cancelled() => Err(Status::unavailable("the server is shutting down")),
+        let reached = seen.wait_for(|seen| *seen >= wanted);
+        match tokio::time::timeout(PATIENCE, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Status::too_large_resource_version(wanted, self.seen().0)),
         }
     }
 

@@ -99,6 +99,16 @@ impl Call {
         self.decode((&self.kind.api_version(), self.kind.kind()), of.as_ref())
     }
 
+    /// A body that doesn't say of which kind it is, where nothing else says it.
+    pub(crate) fn kindless(&self) -> Status {
+        let text = String::from_utf8_lossy(&self.body);
+        let start: String = text.chars().take(30).collect();
+        let kind = self.kind.kind();
+        Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind}): Object 'Kind' is missing in '{text}' ({start} ...)"
+        ))
+    }
+
     /// A body of which not even the kind can be read, shown as kube-apiserver shows it: as text if it is like JSON, else in
     /// hexadecimal digits.
     fn unrecognized(&self, why: &str) -> Status {
@@ -242,7 +252,7 @@ impl Server {
                     Target::OpenApiV2 | Target::OpenApiV3 | Target::OpenApiV3Group(_) => {
                         openapi::answer(self, &other, &query, &head.headers).await
                     }
-                    other => discovery::answer(&other, &head.headers, &self.config, &self.kinds().await?),
+                    other => discovery::answer(&other, &head.headers, &self.config, &self.kinds().await),
                 };
             }
         };
@@ -352,7 +362,10 @@ impl Server {
         }
         if let Some(subresource) = call.path.subresource.clone() {
             if !call.kind.has(&subresource) || !call.path.rest.is_empty() {
-                return Err(Status::no_such_path());
+                return Err(match call.kind.custom() {
+                    Some(_) => Status::not_found(&call.kind, call.name()),
+                    None => Status::no_such_path(),
+                });
             }
             return match (verb, subresource.as_str()) {
                 ("GET", "status" | "approval") => self.get(&call).await,

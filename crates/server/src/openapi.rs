@@ -66,7 +66,7 @@ static SWAGGER: LazyLock<Document> = LazyLock::new(|| Document::new(&swagger(&LI
 
 /// Answers an OpenAPI path.
 pub(crate) async fn answer(server: &Server, target: &Target, query: &Query, headers: &HeaderMap) -> Answer {
-    let kinds = server.kinds().await?;
+    let kinds = server.kinds().await;
     let documents = server.definitions.documents();
     let documents = documents.get_or_init(|| Documents::of(&kinds));
     match target {

@@ -260,6 +260,11 @@ impl Server {
 /// A page in the form that the client takes.
 pub(crate) fn render(call: &Call, page: &Page) -> http::Response<crate::body::ServerBody> {
     let mut about = json!({"resourceVersion": page.revision.to_string()});
+    // Lists of custom objects say it also when nothing follows, and of each object what it is.
+    let custom = call.kind.custom().is_some() && call.form == Form::Plain;
+    if custom {
+        about["continue"] = "".into();
+    }
     if let Some(next) = &page.next {
         about["continue"] = next.as_str().into();
     }
@@ -279,7 +284,10 @@ pub(crate) fn render(call: &Call, page: &Page) -> http::Response<crate::body::Se
                 if i > 0 {
                     out.push(b',');
                 }
-                object.write_item(&mut out);
+                match custom {
+                    true => out.extend_from_slice(&object.bytes),
+                    false => object.write_item(&mut out),
+                }
             }
             out.extend_from_slice(b"]}");
             typed(StatusCode::OK, "application/json", out)

@@ -4,7 +4,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use portolan_api::kinds::certificate;
 use portolan_api::kinds::disruption::POD_DISRUPTION_BUDGET;
-use portolan_api::{Kind, LabelSelector, Status, meta, patch, scale, walk};
+use portolan_api::{Kind, LabelSelector, Status, meta, patch, scale, schema, strict, walk};
 use portolan_store::Range;
 use serde_json::{Value, json};
 
@@ -58,6 +58,13 @@ impl Server {
                 Change::Replace(body) => wanted = body.clone(),
                 Change::Merge(body) => patch::merge(&mut wanted, body).map_err(patch_status)?,
                 Change::Json(body) => patch::json(&mut wanted, body).map_err(patch_status)?,
+            }
+            let of = schema::of("autoscaling/v1", "Scale");
+            if let Some(why) = of.and_then(|of| strict::check(&wanted, &of).misfit) {
+                return Err(match &change {
+                    Change::Replace(_) => Status::undecodable(&call.kind, &why),
+                    _ => Status::invalid_patch(wanted.to_string(), &why),
+                });
             }
             check_identity(&call.kind, call.name(), &wanted, old)?;
             let mut new = old.clone();

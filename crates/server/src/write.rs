@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use jiff::Timestamp;
-use portolan_api::fielderror::go_value;
+use portolan_api::fielderror::{FieldError, go_value};
 use portolan_api::kinds::service_cidr;
 use portolan_api::patch::{self, PatchError};
 use portolan_api::service::{self, Refusal};
@@ -90,6 +90,18 @@ impl Call {
             let status = Status::another_kind(kind, name, version);
             if self.method == http::Method::PATCH { refuse(object, &status.message) } else { status }
         };
+        if kind.custom().is_some() && self.method != http::Method::PATCH {
+            if name.is_none() {
+                return Err(self.kindless());
+            }
+            let version = version.unwrap_or_default();
+            if version != kind.api_version() {
+                return Err(Status::bad_request(format!(
+                    "the API version in the data ({version}) does not match the expected API version ({})",
+                    kind.api_version()
+                )));
+            }
+        }
         // A strategic merge knows by itself what it merges.
         let said = self.media != "application/strategic-merge-patch+json";
         if let Some(version) =
@@ -194,6 +206,9 @@ impl Call {
             "application/merge-patch+json" => Way::Merge,
             "application/json-patch+json" => Way::Json,
             "application/strategic-merge-patch+json" => Way::Strategic,
+            _ if self.kind.custom().is_some() => {
+                return Err(Status::unsupported_media_type(&CUSTOM_PATCHES));
+            }
             _ => {
                 // The words of the router before Kubernetes' handlers.
                 let message = "415: Unsupported Media Type".into();
@@ -302,7 +317,10 @@ impl Server {
             self.allocate(kind, &mut new, None, dry_run, &mut txn).await?;
             let errors = kind.check_create(&new);
             if !errors.is_empty() {
-                return Err(Status::invalid(kind, &name, &errors));
+                return Err(invalid(kind, &new, &name, &errors));
+            }
+            if let Some(custom) = kind.custom() {
+                new = custom.through_store(new);
             }
             self.charge(kind, &new, None, dry_run, &mut txn).await?;
             let warnings = kind.warnings(&new, None);
@@ -579,7 +597,10 @@ impl Server {
                 Part::Exact => Vec::new(),
             };
             if !errors.is_empty() {
-                return Err(Status::invalid(kind, name, &errors));
+                return Err(invalid(kind, &new, name, &errors));
+            }
+            if let Some(custom) = kind.custom() {
+                new = custom.through_store(new);
             }
             if part == Part::Main {
                 self.charge(kind, &new, Some(&old), dry_run, &mut txn).await?;
@@ -609,6 +630,17 @@ impl Server {
             TxnOutcome::Refused { .. } => Ok(None),
         }
     }
+}
+
+/// The refusal of an object. A custom one may say that it is of another kind, and is then called by that.
+fn invalid(kind: &Kind, object: &Value, name: &str, errors: &[FieldError]) -> Status {
+    let mut status = Status::invalid(kind, name, errors);
+    let said = walk::text(object, "kind");
+    if kind.custom().is_some() && !said.is_empty() && said != kind.kind() {
+        status.message = status.message.replacen(kind.kind(), said, 1);
+        status.details.insert("kind".into(), said.into());
+    }
+    status
 }
 
 /// The object that was to be made is there.

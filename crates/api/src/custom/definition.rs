@@ -101,7 +101,14 @@ pub fn validate_status_update(new: &Value, _: &Value) -> Vec<FieldError> {
 }
 
 /// What to say of a definition that is good.
-pub fn warnings(definition: &Value, _: Option<&Value>) -> Vec<String> {
+pub fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let before = old.map(remarks).unwrap_or_default();
+    let mut said = remarks(new);
+    said.retain(|remark| !before.contains(remark));
+    said
+}
+
+fn remarks(definition: &Value) -> Vec<String> {
     fn gather(schema: &Value, said: &mut Vec<String>) {
         let format = walk::text(schema, "format");
         if !formats::is_supported(walk::text(schema, "type"), format) {
@@ -235,9 +242,15 @@ fn spec(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
         errors.push(FieldError::invalid("spec.versions", shown(definition), why));
     }
     if all.iter().filter(|version| walk::flag(version, "storage") == Some(true)).count() != 1 {
-        let value = if all.is_empty() { json!([]) } else { shown(definition) };
+        let value =
+            if walk::at(definition, "spec.versions").is_none() { Value::Null } else { shown(definition) };
         let why = "must have exactly one version marked as storage version";
         errors.push(FieldError::invalid("spec.versions", value, why));
+    }
+    // The first version had a name of its own, too.
+    let faults = names.first().map(|name| meta::dns_1035_faults(name)).unwrap_or_default();
+    if let Some(first) = names.first().filter(|name| !name.is_empty() && !faults.is_empty()) {
+        errors.push(FieldError::invalid("spec.version", *first, faults.join(",")));
     }
     for field in ["plural", "singular", "kind", "listKind"] {
         let path = format!("spec.names.{field}");
@@ -305,12 +318,14 @@ fn of_names(definition: &Value, path: &str) -> Vec<FieldError> {
     for (field, mixed) in [("plural", false), ("singular", false), ("kind", true), ("listKind", true)] {
         check(format!("{path}.{field}"), name(field), mixed);
     }
-    let list = |field: &str| walk::list(definition, &format!("{path}.{field}"));
-    for (index, short) in list("shortNames").iter().enumerate() {
-        check(format!("{path}.shortNames[{index}]"), short.as_str().unwrap_or_default(), false);
-    }
-    for (index, category) in list("categories").iter().enumerate() {
-        check(format!("{path}.categories[{index}]"), category.as_str().unwrap_or_default(), false);
+    for field in ["shortNames", "categories"] {
+        for (index, text) in walk::list(definition, &format!("{path}.{field}")).iter().enumerate() {
+            let text = text.as_str().unwrap_or_default();
+            let faults = meta::dns_1035_faults(text);
+            if !faults.is_empty() {
+                errors.push(FieldError::invalid(format!("{path}.{field}[{index}]"), text, faults.join(",")));
+            }
+        }
     }
     let (kind, list_kind) = (name("kind"), name("listKind"));
     if !kind.is_empty() && kind == list_kind {
@@ -419,7 +434,7 @@ fn selectable(version: &Value, path: &str) -> Vec<FieldError> {
                 walk::map(of, "properties").get(step).or(values)
             });
             if here.is_none() {
-                fault = Some(format!("does not refer to a valid field: no such field {step:?}"));
+                fault = Some("does not refer to a valid field".into());
             }
         }
         if let Some(fault) = fault {

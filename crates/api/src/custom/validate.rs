@@ -473,7 +473,7 @@ fn number(schema: &Value, value: &Value, types: &[&str], format: &str, path: &st
             Some(whole) => i32::try_from(whole).is_ok(),
             None => is_whole(amount) && amount.abs() <= f64::from(i32::MAX),
         },
-        (true, _) => whole.is_some() || amount.fract() == 0.0,
+        (true, _) => whole.is_some() || (amount.fract() == 0.0 && amount.abs() < 9.3e18),
         (false, "float") => amount.abs() <= f64::from(f32::MAX),
         _ => true,
     };
@@ -493,14 +493,16 @@ fn number(schema: &Value, value: &Value, types: &[&str], format: &str, path: &st
         None => go_number(bound),
     };
     if let Some(factor) = bound("multipleOf") {
-        let fits = match whole {
-            Some(whole) if factor.fract() == 0.0 && factor as i64 != 0 => whole % (factor as i64) == 0,
-            _ if factor > 0.0 && factor < 1.0 => is_whole(1.0 / factor * amount),
-            _ => factor > 0.0 && is_whole(amount / factor),
+        // Of whole numbers only the whole part of a factor counts, also if that is none.
+        let (factor, fits) = match whole {
+            Some(whole) => (factor.trunc(), factor as i64 != 0 && whole % (factor as i64) == 0),
+            None if factor < 1.0 => (factor, is_whole(1.0 / factor * amount)),
+            None => (factor, is_whole(amount / factor)),
         };
         if factor <= 0.0 {
             let why = format!("factor MultipleOf declared for {path} must be positive: {}", said(factor));
-            out.add(invalid(path, walk::at(schema, "multipleOf").cloned().unwrap_or_default(), why));
+            let shown = if whole.is_some() { Value::from(factor as i64) } else { factor.into() };
+            out.add(invalid(path, shown, why));
         } else if !fits {
             out.add(invalid(
                 path,
@@ -510,11 +512,14 @@ fn number(schema: &Value, value: &Value, types: &[&str], format: &str, path: &st
         }
     }
     let exclusive = |name: &str| walk::flag(schema, name) == Some(true);
+    // Of bounds, too, whole numbers are held against the whole part.
+    let part = |bound: f64| if whole.is_some() { bound.trunc() } else { bound };
     if let Some(max) = bound("maximum") {
         let strict = exclusive("exclusiveMaximum");
         if !in_range(max, None) {
             out.add(about_all(of("Maximum boundary")));
         }
+        let max = part(max);
         if amount > max || (strict && amount >= max) {
             let how = if strict { "less than" } else { "less than or equal to" };
             out.add(invalid(path, value.clone(), format!("{path} in body should be {how} {}", said(max))));
@@ -525,6 +530,7 @@ fn number(schema: &Value, value: &Value, types: &[&str], format: &str, path: &st
         if !in_range(min, None) {
             out.add(about_all(of("Minimum boundary")));
         }
+        let min = part(min);
         if amount < min || (strict && amount <= min) {
             let how = if strict { "greater than" } else { "greater than or equal to" };
             out.add(invalid(path, value.clone(), format!("{path} in body should be {how} {}", said(min))));

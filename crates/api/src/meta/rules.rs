@@ -34,6 +34,9 @@ const LABEL_VALUE_TEXT: &str = "a valid label must be an empty string or consist
 /// The annotations of an object may not be larger than this together (apimachinery `TotalAnnotationSizeLimitB`).
 const ANNOTATIONS_LIMIT: usize = 256 * 1024;
 
+/// What the kinds of Kubernetes' core say of a finalizer, and others don't.
+pub(crate) const UNQUALIFIED: &str = "name is neither a standard finalizer name nor is it fully qualified";
+
 fn label_shape(text: &str) -> bool {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     let edge = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -342,8 +345,7 @@ fn validate_shared(object: &Value) -> Vec<FieldError> {
 pub fn finalizer_domain_fault(path: &str, finalizer: &str) -> Option<FieldError> {
     let known =
         finalizer.contains('/') || matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion");
-    let text = "name is neither a standard finalizer name nor is it fully qualified";
-    (!known).then(|| FieldError::invalid(path, finalizer, text))
+    (!known).then(|| FieldError::invalid(path, finalizer, UNQUALIFIED))
 }
 
 fn validate_finalizer_domains(object: &Value) -> Vec<FieldError> {

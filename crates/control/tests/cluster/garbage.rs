@@ -3,10 +3,10 @@
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::ResourceExt;
-use kube::api::DeleteParams;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, PostParams};
+use kube::{Client, ResourceExt};
 use portolan_control::Config;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::lab::{Lab, deployment, eventually};
 
@@ -96,4 +96,53 @@ async fn a_namespace_begins_with_an_account_and_a_certificate_and_ends_empty() {
         lab.list::<Event>("n").await.len(),
     ];
     assert_eq!(left, [0; 5]);
+}
+
+/// The objects of a kind that the lab's clients may define.
+fn dynamic(client: &Client, group: &str, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
+    let of = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &of),
+        None => Api::all_with(client.clone(), &of),
+    }
+}
+
+async fn make(api: &Api<DynamicObject>, object: Value) -> DynamicObject {
+    let object = serde_json::from_value(object).expect("an object");
+    api.create(&PostParams::default(), &object).await.expect("it is made")
+}
+
+#[tokio::test]
+async fn kinds_that_clients_define_own_and_are_owned_and_go_with_their_namespace() {
+    let lab = Lab::new(Config::default()).await;
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "widgets.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced", "names": {"plural": "widgets", "kind": "Widget"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}],
+        },
+    });
+    make(&dynamic(&lab.client, "apiextensions.k8s.io", "CustomResourceDefinition", None), definition).await;
+    let widgets = dynamic(&lab.client, "example.com", "Widget", Some("n"));
+    let widget = |name: &str, owners: Value| json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name, "ownerReferences": owners}});
+    let owner = make(&widgets, widget("owner", json!([]))).await;
+    let owned =
+        json!([{"apiVersion": "example.com/v1", "kind": "Widget", "name": "owner", "uid": owner.uid()}]);
+    make(&widgets, widget("owned", owned.clone())).await;
+    let map = json!({"metadata": {"name": "owned", "ownerReferences": owned}});
+    lab.create::<ConfigMap>("n", map).await;
+    widgets.delete("owner", &DeleteParams::background()).await.expect("it goes");
+    eventually("what it owns to go", || async {
+        let left = widgets.get_opt("owned").await.expect("an answer");
+        (left.is_none() && lab.get::<ConfigMap>("n", "owned").await.is_none()).then_some(())
+    })
+    .await;
+    make(&widgets, widget("last", json!([]))).await;
+    lab.delete::<Namespace>("", "n", DeleteParams::default()).await;
+    eventually("the namespace to go", || async {
+        lab.get::<Namespace>("", "n").await.is_none().then_some(())
+    })
+    .await;
+    assert!(widgets.get_opt("last").await.expect("an answer").is_none());
 }
