@@ -156,7 +156,8 @@ pub fn reason(step: &Step, answers: &Answers, difference: &Difference) -> Option
         if real_said.contains("StorageError: invalid object") && ours_said.contains("Precondition failed") {
             return Some(KEYS);
         }
-        if step.name.is_empty() && real_said.contains("spec.parentRef.name: Required value") {
+        let unnamed = step.kind.plural == "services" && step.name.is_empty();
+        if unnamed && ours_said.contains("metadata.name: Required value: name or generateName is required") {
             return Some(UNNAMED);
         }
     }
