@@ -78,6 +78,7 @@ pub struct Supervised {
     /// The machine it runs on.
     pub machine: String,
     /// Its own name: that of the machine, or one for a part that runs beside it.
+    #[serde(default)]
     pub name: String,
     /// Its id inside of the lab; none while it is down.
     #[serde(skip_serializing_if = "Option::is_none", default)]

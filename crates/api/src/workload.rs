@@ -362,7 +362,11 @@ mod tests {
     #[test]
     fn each_rule_of_a_workload_has_its_path_and_text() {
         let rows = [
-            (json!({"selector": null}), "spec.selector: Required value"),
+            (
+                json!({"selector": null}),
+                "spec.selector: Required value; spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does \
+                 not match template `labels`",
+            ),
             (
                 json!({"selector": {"matchLabels": {"a": "c"}}}),
                 "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`",

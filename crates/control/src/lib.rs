@@ -45,7 +45,7 @@ use ipnet::IpNet;
 
 pub use driver::run;
 pub use leader::run_elected;
-pub use slices::{SERVICE_NAME, desired_slices, pod_ip, resolve};
+pub use slices::{SERVICE_NAME, Shares, desired_slices, pod_ip, resolve, shares};
 
 /// What the controllers need to know about the cluster besides what its API tells.
 #[derive(Clone, Debug)]

@@ -15,11 +15,13 @@ use crate::queue::Done;
 
 mod desired; // which slices there should be: pure
 mod ports; // which ports of a pod a Service means: pure
+pub(crate) mod topology; // hints by the sizes of zones: pure
 
 pub use desired::pod_ip;
 pub use desired::{Changes, desired_slices};
 pub(crate) use desired::{is_headless, is_included};
 pub use ports::resolve;
+pub use topology::{Shares, shares};
 
 /// The label by which a slice belongs to a Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -64,8 +66,12 @@ pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done
         labels.get(SERVICE_NAME) == Some(&key.name) && labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER)
     });
     let node = |name: &str| cluster.get::<Node>("", name);
-    let changes =
-        desired_slices(&service, &members, &node, &existing, cluster.config.max_endpoints_per_slice);
+    let shares = match topology::wanted(&service) {
+        true => shares(&cluster.all::<Node>(|_| true)),
+        false => Shares::new(),
+    };
+    let max = cluster.config.max_endpoints_per_slice;
+    let changes = desired_slices(&service, &members, &node, &shares, &existing, max);
     apply(cluster, changes).await?;
     Ok(Done::Settled)
 }

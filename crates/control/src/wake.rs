@@ -237,6 +237,15 @@ pub(crate) fn node(cluster: &Cluster, change: &Change<Node>) -> Vec<Wake> {
         let sets = cluster.caches.daemon_sets.read();
         wakes.extend(sets.all().map(|set| Wake::DaemonSet(ObjectKey::of(set.as_ref()))));
     }
+    // Some Services share their endpoints out by the sizes of zones.
+    let size = |node: &Node| {
+        crate::slices::topology::size(node).map(|(zone, processors)| (zone.map(str::to_owned), processors))
+    };
+    if change.old.as_deref().map(size) != change.new.as_deref().map(size) {
+        let services = cluster.caches.services.read();
+        let wanting = services.all().filter(|service| crate::slices::topology::wanted(service));
+        wakes.extend(wanting.map(|service| Wake::Slices(ObjectKey::of(service.as_ref()))));
+    }
     // Endpoints carry their node's zone, and wait for a node that is not known yet.
     let zone = |node: &Node| node.labels().get(crate::slices::ZONE).cloned();
     let same = match (&change.old, &change.new) {

@@ -10,7 +10,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet}
 use k8s_openapi::api::core::v1::{Node, Pod, PodTemplateSpec, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Resource, ResourceExt};
-use portolan_control::{desired_slices, pods as control_pods};
+use portolan_control::{desired_slices, pods as control_pods, shares};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -396,7 +396,8 @@ fn slices(objects: &mut Objects, assumed: &mut Vec<Assumed>) {
         }
         let node = |name: &str| objects.node(name).cloned();
         let pods = objects.pods_of(service);
-        let changes = desired_slices(service, &pods, &node, &[], 100);
+        let shares = shares(&objects.nodes);
+        let changes = desired_slices(service, &pods, &node, &shares, &[], 100);
         for (i, mut slice) in changes.create.into_iter().enumerate() {
             slice.metadata.name = Some(format!("{}-{i}", name.name));
             slice.metadata.namespace = Some(name.namespace.to_string());

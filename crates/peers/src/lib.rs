@@ -3,8 +3,11 @@
 //! For tests and benches alone. Absent on purpose: what a test expects of a server, and the choice of programs.
 
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a server may take to answer.
@@ -13,18 +16,21 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// `USER_HZ`, which is 100 on every architecture that we run on.
 const TICKS: f64 = 100.0;
 
-/// A free port below those that the kernel gives to clients: a client that calls a port of theirs while nobody listens there
-/// may be given the same port for its own end, and is then connected with itself.
+/// A free port that no other test is given, in this process or another. It is below those that the kernel gives to clients: a
+/// client that calls a port of theirs while nobody listens there may be given the same port for its own end, and is then
+/// connected with itself.
 pub fn free_port() -> u16 {
-    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
-    let first = u16::try_from(std::process::id() % 9000).expect("small");
-    loop {
-        let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let port = 20_000 + (first + next) % 9000;
+    // A name in the same network namespace, which goes with this process.
+    static TAKEN: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+    for port in 20_000..32_000_u16 {
+        let name = SocketAddr::from_abstract_name(format!("portolan-peers-{port}")).expect("a short name");
+        let Ok(taken) = UnixListener::bind_addr(&name) else { continue };
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            TAKEN.lock().unwrap_or_else(PoisonError::into_inner).push(taken);
             return port;
         }
     }
+    panic!("all ports from 20000 to 32000 are taken")
 }
 
 /// A process that runs, and what it is started again with.

@@ -58,6 +58,25 @@ pub(crate) fn confinement(pod: &Pod, container: &Container) -> Confinement {
     }
 }
 
+/// Why a container may not run as this user, if `runAsNonRoot` says so; in a kubelet's words.
+fn root_refusal(pod: &Pod, container: &Container, user: Option<u32>) -> Option<String> {
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let own = container.security_context.as_ref();
+    let wanted = own.and_then(|own| own.run_as_non_root).or(of_pod.and_then(|of_pod| of_pod.run_as_non_root));
+    if wanted != Some(true) || user.is_some_and(|user| user != 0) {
+        return None;
+    }
+    let said = own.and_then(|own| own.run_as_user).or(of_pod.and_then(|of_pod| of_pod.run_as_user));
+    let why = match said {
+        Some(_) => "container's runAsUser breaks non-root policy",
+        None => "container has runAsNonRoot and image will run as root",
+    };
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (metadata, container) = (&pod.metadata, &container.name);
+    let (name, namespace, uid) = (text(&metadata.name), text(&metadata.namespace), text(&metadata.uid));
+    Some(format!("{why} (pod: \"{name}_{namespace}({uid})\", container: {container})"))
+}
+
 async fn read_all<K, F>(
     runtime: &Runtime,
     namespace: &str,
@@ -212,6 +231,9 @@ pub(crate) async fn launch(
             (Program::Exec(argv), root, mounts)
         }
     };
+    if let Some(problem) = root_refusal(pod, container, confinement.user) {
+        return Err(Problem::Config(problem));
+    }
     if directory.is_empty() {
         directory = "/".to_owned();
     }
@@ -265,5 +287,33 @@ mod tests {
         assert_eq!((confinement.user, confinement.group), (Some(5), Some(2)));
         assert_eq!((confinement.groups, confinement.privileged), (vec![3], false));
         assert_eq!((confinement.drop, confinement.add), (vec!["ALL".to_owned()], vec!["NET_RAW".to_owned()]));
+    }
+
+    #[test]
+    fn who_must_not_run_as_root_is_refused_and_told_by_what() {
+        let with = |of_pod: serde_json::Value, own: serde_json::Value, image: Option<u32>| {
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": "p", "namespace": "n", "uid": "u"},
+                "spec": {"containers": [], "securityContext": of_pod}
+            }))
+            .expect("a Pod");
+            let container: Container =
+                serde_json::from_value(json!({"name": "c", "securityContext": own})).expect("a container");
+            root_refusal(&pod, &container, confinement(&pod, &container).user.or(image))
+        };
+        let strict = || json!({"runAsNonRoot": true});
+        let image = "container has runAsNonRoot and image will run as root (pod: \"p_n(u)\", container: c)";
+        assert_eq!(with(strict(), json!({}), None).as_deref(), Some(image));
+        assert_eq!(with(strict(), json!({}), Some(0)).as_deref(), Some(image));
+        let said = with(strict(), json!({"runAsUser": 0}), None).expect("a refusal");
+        assert!(said.starts_with("container's runAsUser breaks non-root policy (pod: "), "{said}");
+        for (of_pod, own, image) in [
+            (strict(), json!({"runAsUser": 1000}), None),
+            (strict(), json!({}), Some(1000)),
+            (strict(), json!({"runAsNonRoot": false}), None),
+            (json!({}), json!({}), None),
+        ] {
+            assert_eq!(with(of_pod.clone(), own.clone(), image), None, "{of_pod} {own}");
+        }
     }
 }

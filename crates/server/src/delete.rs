@@ -187,14 +187,16 @@ impl Server {
         let options = Options::read(call)?;
         let kind = &call.kind;
         self.guard(call, None, None)?;
-        let answer = match self.delete_object(call.subject(), &options).await? {
+        let warnings = options.warnings(kind);
+        let deleted = self.delete_object(call.subject(), &options).await;
+        let answer = match deleted.map_err(|status| status.warned(&warnings))? {
             Deleted::Going(object) => respond(StatusCode::OK, &call.show(object)),
             Deleted::Gone(object) if returns_object(kind) => respond(StatusCode::OK, &call.show(object)),
             Deleted::Gone(object) => {
                 respond(StatusCode::OK, &Status::deleted(kind, call.name(), meta::uid(&object)))
             }
         };
-        Ok(warn(answer, &options.warnings(kind)))
+        Ok(warn(answer, &warnings))
     }
 
     /// DELETE of a collection.
@@ -240,7 +242,13 @@ impl Server {
             if *kind == CUSTOM_RESOURCE_DEFINITION {
                 mark_definition(&mut new);
             } else {
-                hold(&mut new, options.policy.or_else(|| default_policy(kind)));
+                // A pod that is on its way out can be told to hurry, and nothing else.
+                let left = walk::int(&old, "metadata.deletionGracePeriodSeconds");
+                let going = kind.kind() == "Pod" && meta::deletion_timestamp(&old).is_some();
+                let pending = left.is_some_and(|left| options.grace_s.is_none_or(|asked| asked >= left));
+                if !(going && pending) {
+                    hold(&mut new, options.policy.or_else(|| default_policy(kind)));
+                }
                 match *kind == namespace::NAMESPACE {
                     // What is in a namespace is let go at its own pace.
                     true => namespace::begin_deletion(&mut new, Timestamp::now()),

@@ -145,8 +145,14 @@ impl Server {
         options::numbers(&call.query)?;
         LabelSelector::parse(call.query.get("labelSelector").unwrap_or_default())
             .map_err(|error| Status::bad_request(error.to_string()))?;
+        let selected = call.selection();
+        if let Err(status) = &selected
+            && status.message.starts_with("invalid selector")
+        {
+            return Err(status.clone());
+        }
         options::listing(&call.query)?;
-        let page = self.page(call, &call.selection()?).await?;
+        let page = self.page(call, &selected?).await?;
         Ok(render(call, &page))
     }
 

@@ -297,6 +297,10 @@ impl Server {
             let mut new = object.clone();
             meta::generate_name(&mut new, &mut random::below);
             meta::fill_system_fields(&mut new, namespace, &random::uuid(), Timestamp::now());
+            if kind.kind() == "LimitRange" && kind.group().is_empty() && meta::name(&new).is_empty() {
+                // It may do without a name.
+                walk::set(&mut new, "metadata.name", random::uuid().to_string());
+            }
             let name = meta::name(&new).to_owned();
             let key: Arc<str> = object_key(kind, namespace, &name).into();
             let mut txn = Txn { compares: vec![Compare::Absent(key.clone())], ops: Vec::new() };
@@ -385,7 +389,8 @@ impl Server {
         dry_run: bool,
         txn: &mut Txn,
     ) -> Result<(), Status> {
-        if !is_service(kind) {
+        // Nothing is given to a Service without a name, which is refused.
+        if !is_service(kind) || meta::name(new).is_empty() {
             return Ok(());
         }
         // What was acknowledged before this request counts as taken: wait until the index knows it.

@@ -12,12 +12,12 @@ pub const SYSTEM_PRIORITIES: [(&str, i64, &str); 2] = [
     (
         "system-node-critical",
         2_000_001_000,
-        "For pods that a node cannot do without: they stay where they are.",
+        "Used for system critical pods that must not be moved from their current node.",
     ),
     (
         "system-cluster-critical",
         2_000_000_000,
-        "For pods that the cluster cannot do without: they may go to another node.",
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
     ),
 ];
 

@@ -76,9 +76,16 @@ pub static SECRET: Kind = Kind::Listed(&Entry {
                 errors.push(FieldError::invalid("type", kind, "field is immutable"));
             }
             frozen(&mut errors, new, old, &["data"]);
+            // All rules of new ones are asked again.
+            let base = walk::text(new, "metadata.generateName");
+            if !base.is_empty() {
+                let faults = meta::subdomain_faults(base.strip_suffix('-').unwrap_or(base));
+                errors.extend(meta::findings("metadata.generateName", base, faults));
+            }
             errors.extend(validate_secret(new));
             errors
         },
+        warnings: |new, _| unreadable_pair(new),
         ..Strategy::PLAIN
     },
     fields: &[("type", |o| walk::text(o, "type").to_owned())],
@@ -184,6 +191,24 @@ fn validate_secret(object: &Value) -> Vec<FieldError> {
         _ => {}
     }
     errors
+}
+
+/// What is named a certificate and isn't one.
+fn unreadable_pair(secret: &Value) -> Vec<String> {
+    if walk::text(secret, "type") != "kubernetes.io/tls" {
+        return Vec::new();
+    }
+    let data = walk::map(secret, "data");
+    let pair = ["tls.crt", "tls.key"].map(|key| data.get(key).and_then(Value::as_str).unwrap_or(""));
+    if pair.iter().any(|part| part.is_empty()) {
+        return Vec::new();
+    }
+    let bare = |part: &str| {
+        let text = STANDARD.decode(part).unwrap_or_default();
+        !text.windows(11).any(|line| line == b"-----BEGIN ")
+    };
+    let missing = ["certificate", "key"].into_iter().zip(pair).find(|(_, part)| bare(part));
+    missing.map(|(what, _)| format!("tls: failed to find any PEM data in {what} input")).into_iter().collect()
 }
 
 fn frozen(errors: &mut Vec<FieldError>, new: &Value, old: &Value, fields: &[&str]) {

@@ -98,6 +98,7 @@ fn directive(patch: &Map<String, Value>) -> Result<Option<&str>, PatchError> {
 fn fresh(patch: &Value, rule: Option<Rule<'_>>) -> Result<Option<Value>, PatchError> {
     match patch {
         Value::Null => Ok(None),
+        Value::Object(map) if map.get(DIRECTIVE).is_some_and(|word| word == "replace") => Ok(None),
         Value::Object(map) => {
             let shape = match rule {
                 Some(Rule::Map(shape)) => shape,
@@ -162,6 +163,7 @@ pub(super) fn merge_map(
         }
         target.retain(|key, _| keep.contains(&key.as_str()));
     }
+    let made = target.is_empty();
     // An order is about the list as it was and as it will be.
     let ordered = patch.keys().filter_map(|key| key.strip_prefix(ORDER));
     let before: Map<String, Value> =
@@ -207,6 +209,15 @@ pub(super) fn merge_map(
     for (key, order) in patch {
         let Some(field) = key.strip_prefix(ORDER) else { continue };
         let order = order.as_array().ok_or_else(|| malformed(format!("{key} must be a list")))?;
+        if let Ground::Type(known) = shape
+            && !made
+            && known.field(field).is_none()
+        {
+            let name = known.name.rsplit(['/', '.']).next().unwrap_or_default();
+            return Err(broken(format!(
+                "unable to find api field in struct {name} for the json field {field:?}"
+            )));
+        }
         let patched = patch.get(field).and_then(Value::as_array);
         if let Some(Value::Array(items)) = target.get_mut(field) {
             let merge_key = match shape.rule(field) {
@@ -267,6 +278,10 @@ fn merge_list(
     }
     if replace {
         target.clear();
+    }
+    if let Some(bare) = target.iter().find(|item| item.get(merge_key).is_none()) {
+        let text = format!("map: {} does not contain declared merge key: {merge_key}", go_value(bare));
+        return Err(PatchError::Unexpected(text));
     }
     let before = target.clone();
     for (id, map, _) in &items {

@@ -327,7 +327,7 @@ impl Draw<'_> {
         let Some(address) = ip::parse(text) else { return Ok(()) };
         let of_family = self.config.cidrs.iter().find(|net| net.addr().is_ipv4() == address.is_ipv4());
         let Some(net) = of_family else { return refuse("allocator not ready".into()) };
-        if self.dry_run && !self.config.ready.iter().any(|net| net.contains(&address)) {
+        if self.dry_run && !self.config.ready.iter().any(|net| Space::of_addresses(*net).contains(&address)) {
             return refuse(format!(
                 "the provided IP ({address}) is not in the valid range. The range of valid IPs is {net}"
             ));

@@ -380,7 +380,7 @@ fn failure_policy(errors: &mut Vec<FieldError>, object: &Value, at: &str) {
 
 /// What is wrong with a changed Job: its pods are alike, so little of it may change.
 pub fn validate_job_update(new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = validate_spec(new, "spec", true);
+    let mut errors = validate_job(new);
     let was = |field: &str| walk::at(old, &format!("spec.{field}"));
     let is = |field: &str| walk::at(new, &format!("spec.{field}"));
     let mut fixed = |field: &str| {

@@ -12,12 +12,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
+use super::topology::{self, Shares};
 use super::{HEADLESS, MANAGED_BY, MANAGER, SERVICE_NAME, TRIGGER_TIME, ZONE, resolve};
 use crate::pods;
-
-/// Annotations that ask for topology hints by themselves and silence `trafficDistribution`.
-const TOPOLOGY_ANNOTATIONS: [&str; 2] =
-    ["service.kubernetes.io/topology-mode", "service.kubernetes.io/topology-aware-hints"];
 
 /// The writes that make the slices as they should be.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -47,11 +44,13 @@ struct Draft {
 
 type PortsKey = Vec<(String, String, Option<i32>, Option<String>)>;
 
-/// Decides. `pods` are those that the Service selects, `existing` the slices that carry its name and our label.
+/// Decides. `pods` are those that the Service selects, `existing` the slices that carry its name and our label; `shares` matter to
+/// a Service that wants hints by them ([`topology`]).
 pub fn desired_slices(
     service: &Service,
     pods: &[Arc<Pod>],
     node: &dyn Fn(&str) -> Option<Arc<Node>>,
+    shares: &Shares,
     existing: &[Arc<EndpointSlice>],
     max: usize,
 ) -> Changes {
@@ -69,7 +68,11 @@ pub fn desired_slices(
     for family in families {
         let own: Vec<Arc<EndpointSlice>> =
             own.iter().filter(|slice| slice.address_type == family).cloned().collect();
-        family_changes(service, family, &groups(service, family, pods, node), own, max, &mut changes);
+        let mut groups = groups(service, family, pods, node);
+        if topology::wanted(service) {
+            hint_by_size(&mut groups, shares);
+        }
+        family_changes(service, family, &groups, own, max, &mut changes);
     }
     changes
 }
@@ -164,10 +167,7 @@ fn endpoint(service: &Service, pod: &Pod, address: String, zone: Option<String>,
 }
 
 fn hints(service: &Service, ready: bool, zone: Option<&str>, node: Option<&str>) -> Option<EndpointHints> {
-    if TOPOLOGY_ANNOTATIONS
-        .iter()
-        .any(|name| service.annotations().get(*name).is_some_and(|mode| mode.eq_ignore_ascii_case("auto")))
-    {
+    if topology::wanted(service) {
         return None;
     }
     let wanted = service.spec.as_ref()?.traffic_distribution.as_deref()?;
@@ -178,6 +178,21 @@ fn hints(service: &Service, ready: bool, zone: Option<&str>, node: Option<&str>)
     let for_nodes =
         node.filter(|_| wanted == "PreferSameNode").map(|node| vec![ForNode { name: node.to_owned() }]);
     (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints { for_nodes, for_zones })
+}
+
+/// Hints for all ready endpoints, or for none: whoever reads them takes them so.
+fn hint_by_size(groups: &mut BTreeMap<PortsKey, (Vec<EndpointPort>, Vec<Desired>)>, shares: &Shares) {
+    let all = groups.values_mut().flat_map(|(_, desired)| desired).map(|desired| &mut desired.endpoint);
+    let ready =
+        |endpoint: &&mut Endpoint| endpoint.conditions.as_ref().is_some_and(|one| one.ready == Some(true));
+    let mut ready: Vec<&mut Endpoint> = all.filter(ready).collect();
+    // The order decides who is given away: it must not depend on anything else.
+    ready.sort_by(|one, other| one.addresses.cmp(&other.addresses));
+    let own: Option<Vec<&str>> = ready.iter().map(|endpoint| endpoint.zone.as_deref()).collect();
+    let Some(zones) = own.and_then(|own| topology::assign(&own, shares)) else { return };
+    for (endpoint, name) in ready.into_iter().zip(zones) {
+        endpoint.hints = Some(EndpointHints { for_zones: Some(vec![ForZone { name }]), for_nodes: None });
+    }
 }
 
 /// When the pod last became ready or unready.

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
-use portolan_control::{desired_slices, pod_ip, pods as control_pods, resolve};
+use portolan_control::{Shares, desired_slices, pod_ip, pods as control_pods, resolve};
 use portolan_plan::model::Family;
 
 use super::{is_whole, pods};
@@ -384,7 +384,7 @@ fn behind(s: &Situation<'_>, service: &Service, members: &[Arc<Pod>]) -> Option<
         return None;
     }
     let node = |name: &str| objects.node(name).cloned();
-    let wanted = desired_slices(service, members, &node, &[], usize::MAX).create;
+    let wanted = desired_slices(service, members, &node, &Shares::new(), &[], usize::MAX).create;
     // On somebody's Kubernetes hints are distributed otherwise: only who is ready is compared.
     let ready = |slices: &mut dyn Iterator<Item = &EndpointSlice>| -> BTreeSet<String> {
         let endpoints = slices.flat_map(|slice| slice.endpoints.iter().flatten());

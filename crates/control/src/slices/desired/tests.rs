@@ -59,7 +59,7 @@ fn apply(existing: &[Arc<EndpointSlice>], changes: &Changes) -> Vec<Arc<Endpoint
 }
 
 fn first(service: &Service, pods: &[Arc<Pod>]) -> Vec<Arc<EndpointSlice>> {
-    apply(&[], &desired_slices(service, pods, &node, &[], 100))
+    apply(&[], &desired_slices(service, pods, &node, &Shares::new(), &[], 100))
 }
 
 fn counts(changes: &Changes) -> (usize, usize, usize) {
@@ -157,18 +157,26 @@ fn a_service_without_endpoints_has_one_empty_slice() {
     let web = service(json!({}));
     let empty = first(&web, &[]);
     assert_eq!((empty.len(), addresses(&empty).len()), (1, 0));
-    assert_eq!(counts(&desired_slices(&web, &[], &node, &empty, 100)), (0, 0, 0), "and keeps it");
-    let filled = desired_slices(&web, &[pod(1, json!({}))], &node, &empty, 100);
+    assert_eq!(
+        counts(&desired_slices(&web, &[], &node, &Shares::new(), &empty, 100)),
+        (0, 0, 0),
+        "and keeps it"
+    );
+    let filled = desired_slices(&web, &[pod(1, json!({}))], &node, &Shares::new(), &empty, 100);
     assert_eq!(counts(&filled), (0, 1, 0), "the empty slice is filled");
     let filled = apply(&empty, &filled);
-    assert_eq!(counts(&desired_slices(&web, &[], &node, &filled, 100)), (0, 1, 0), "and emptied again");
+    assert_eq!(
+        counts(&desired_slices(&web, &[], &node, &Shares::new(), &filled, 100)),
+        (0, 1, 0),
+        "and emptied again"
+    );
 }
 
 #[test]
 fn a_change_of_one_endpoint_writes_one_slice() {
     let web = service(json!({}));
     let pods: Vec<_> = (1..=25).map(|n| pod(n, json!({}))).collect();
-    let slices = apply(&[], &desired_slices(&web, &pods, &node, &[], 10));
+    let slices = apply(&[], &desired_slices(&web, &pods, &node, &Shares::new(), &[], 10));
     let sizes = |slices: &[Arc<EndpointSlice>]| {
         let mut sizes: Vec<_> =
             slices.iter().map(|s| s.endpoints.as_deref().unwrap_or_default().len()).collect();
@@ -176,17 +184,17 @@ fn a_change_of_one_endpoint_writes_one_slice() {
         sizes
     };
     assert_eq!(sizes(&slices), [5, 10, 10]);
-    assert_eq!(counts(&desired_slices(&web, &pods, &node, &slices, 10)), (0, 0, 0));
+    assert_eq!(counts(&desired_slices(&web, &pods, &node, &Shares::new(), &slices, 10)), (0, 0, 0));
     let mut changed = pods.clone();
     changed[3] = pod(4, json!({ "status": { "conditions": [{ "type": "Ready", "status": "False" }] } }));
-    assert_eq!(counts(&desired_slices(&web, &changed, &node, &slices, 10)), (0, 1, 0));
+    assert_eq!(counts(&desired_slices(&web, &changed, &node, &Shares::new(), &slices, 10)), (0, 1, 0));
     let mut more = pods.clone();
     more.push(pod(26, json!({})));
-    assert_eq!(counts(&desired_slices(&web, &more, &node, &slices, 10)), (0, 1, 0));
+    assert_eq!(counts(&desired_slices(&web, &more, &node, &Shares::new(), &slices, 10)), (0, 1, 0));
     let replaced: Vec<_> = pods[1..].iter().cloned().chain([pod(27, json!({}))]).collect();
-    let changes = desired_slices(&web, &replaced, &node, &slices, 10);
+    let changes = desired_slices(&web, &replaced, &node, &Shares::new(), &slices, 10);
     assert_eq!(counts(&changes), (0, 1, 0), "the slice that lost one takes the new one");
-    let fewer = desired_slices(&web, &pods[..20], &node, &slices, 10);
+    let fewer = desired_slices(&web, &pods[..20], &node, &Shares::new(), &slices, 10);
     assert_eq!(counts(&fewer), (0, 0, 1));
 }
 
@@ -195,16 +203,22 @@ fn slices_of_another_service_or_family_go() {
     let web = service(json!({}));
     let mut slices = first(&web, &[pod(1, json!({}))]);
     let reborn = service(json!({ "metadata": { "uid": "reborn" } }));
-    assert_eq!(counts(&desired_slices(&reborn, &[pod(1, json!({}))], &node, &slices, 100)), (1, 0, 1));
+    assert_eq!(
+        counts(&desired_slices(&reborn, &[pod(1, json!({}))], &node, &Shares::new(), &slices, 100)),
+        (1, 0, 1)
+    );
     let six = service(json!({ "spec": { "ipFamilies": ["IPv6"] } }));
-    assert_eq!(counts(&desired_slices(&six, &[pod(1, json!({}))], &node, &slices, 100)), (1, 0, 1));
+    assert_eq!(
+        counts(&desired_slices(&six, &[pod(1, json!({}))], &node, &Shares::new(), &slices, 100)),
+        (1, 0, 1)
+    );
     let renamed = service(json!({ "metadata": { "labels": { "team": "b" } } }));
-    let changes = desired_slices(&renamed, &[pod(1, json!({}))], &node, &slices, 100);
+    let changes = desired_slices(&renamed, &[pod(1, json!({}))], &node, &Shares::new(), &slices, 100);
     assert_eq!(counts(&changes), (0, 1, 0), "new labels are copied");
     slices = apply(&slices, &changes);
     let headless =
         service(json!({ "metadata": { "labels": { "team": "b" } }, "spec": { "clusterIP": "None" } }));
-    let changes = desired_slices(&headless, &[pod(1, json!({}))], &node, &slices, 100);
+    let changes = desired_slices(&headless, &[pod(1, json!({}))], &node, &Shares::new(), &slices, 100);
     assert_eq!(changes.update[0].labels().get(HEADLESS).map(String::as_str), Some(""));
 }
 
@@ -229,7 +243,7 @@ fn hints_follow_the_wished_distribution() {
         ),
         (json!({ "spec": { "trafficDistribution": "PreferSameNode" } }), "False", Value::Null),
         (
-            json!({ "metadata": { "annotations": { TOPOLOGY_ANNOTATIONS[0]: "Auto" } },
+            json!({ "metadata": { "annotations": { topology::ANNOTATIONS[0]: "Auto" } },
                 "spec": { "trafficDistribution": "PreferSameZone" } }),
             "True",
             Value::Null,
@@ -242,6 +256,26 @@ fn hints_follow_the_wished_distribution() {
     }
 }
 
+#[test]
+fn hints_by_size_are_for_all_ready_endpoints_or_for_none() {
+    let auto = service(json!({ "metadata": { "annotations": { topology::ANNOTATIONS[0]: "auto" } } }));
+    let shares = Shares::from([("z1".to_owned(), 0.5), ("z2".to_owned(), 0.5)]);
+    let unready = json!({ "status": { "conditions": [{ "type": "Ready", "status": "False" }] } });
+    let pods = [pod(1, json!({})), pod(2, json!({})), pod(3, unready)];
+    let slices = apply(&[], &desired_slices(&auto, &pods, &node, &shares, &[], 100));
+    let hints = |slices: &[Arc<EndpointSlice>]| -> Vec<Value> {
+        let slice = serde_json::to_value(slices[0].as_ref()).expect("json");
+        let endpoints = slice["endpoints"].as_array().expect("endpoints");
+        endpoints.iter().map(|endpoint| endpoint["hints"]["forZones"][0]["name"].clone()).collect()
+    };
+    // All pods are in z1: one is given to z2.
+    assert_eq!(hints(&slices), [json!("z1"), json!("z2"), Value::Null]);
+    let again = desired_slices(&auto, &pods, &node, &shares, &slices, 100);
+    assert_eq!(counts(&again), (0, 0, 0), "and so it stays");
+    let fewer = desired_slices(&auto, &pods[1..], &node, &shares, &slices, 100);
+    assert_eq!(hints(&apply(&slices, &fewer)), [Value::Null, Value::Null]);
+}
+
 proptest! {
     #[test]
     fn whatever_happens_each_endpoint_is_in_one_slice_and_all_is_settled(
@@ -252,14 +286,14 @@ proptest! {
         let mut slices = Vec::new();
         for numbers in steps {
             let pods: Vec<_> = numbers.iter().map(|n| pod(*n, json!({}))).collect();
-            let changes = desired_slices(&web, &pods, &node, &slices, max);
+            let changes = desired_slices(&web, &pods, &node, &Shares::new(), &slices, max);
             slices = apply(&slices, &changes);
             let mut expected: Vec<_> = numbers.iter().map(|n| format!("10.1.0.{n}")).collect();
             expected.sort();
             prop_assert_eq!(addresses(&slices), expected);
             prop_assert!(!slices.is_empty());
             prop_assert!(slices.iter().all(|s| s.endpoints.as_deref().unwrap_or_default().len() <= max));
-            let again = desired_slices(&web, &pods, &node, &slices, max);
+            let again = desired_slices(&web, &pods, &node, &Shares::new(), &slices, max);
             prop_assert_eq!(counts(&again), (0, 0, 0));
         }
     }

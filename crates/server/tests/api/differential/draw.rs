@@ -193,7 +193,7 @@ impl Drawer {
 
     fn create(&mut self, step: &mut Step) -> Doing {
         let mut body = self.fresh(step);
-        let often = if step.kind.plural == "services" { 55 } else { 40 };
+        let often = if step.kind.plural == "services" { 45 } else { 30 };
         if self.dice.percent(often) {
             let edits = self.edits(&(step.kind.fields)(), 2);
             edits.iter().for_each(|edit| edit.apply(&mut body));
@@ -212,7 +212,7 @@ impl Drawer {
     fn update(&mut self, step: &Step, fields: Fields) -> Doing {
         let fallback = self.fresh(step);
         let version = self.dice.weigh(&[(60, Version::Current), (35, Version::None), (5, Version::Stale)]);
-        let edits = if self.dice.percent(85) { self.edits(&fields, 2) } else { Vec::new() };
+        let edits = if self.dice.percent(65) { self.edits(&fields, 2) } else { Vec::new() };
         Doing::Update { edits, fallback, version }
     }
 

@@ -84,12 +84,41 @@ pub fn normal(step: &Step, outcome: &mut Outcome, memory: &mut Memory) {
         }
     }
     walk(&mut outcome.body, "", step, &own, memory);
+    for list in ["items", "rows"] {
+        if let Some(Value::Array(items)) = outcome.body.get_mut(list) {
+            shuffled(items);
+        }
+    }
     for warning in &mut outcome.warnings {
         *warning = text(warning, &own, memory);
     }
     let gone = matches!(step.doing, Doing::Delete(_)) && matches!(outcome.code, 200 | 404);
     if gone && outcome.body["metadata"]["deletionTimestamp"].is_null() {
         memory.objects.remove(&own);
+    }
+}
+
+/// Objects of a list that have drawn their names stand in the order of the dice: they are put into one of their own.
+fn shuffled(items: &mut [Value]) {
+    let drawn = |item: &Value| {
+        let meta = if item["object"].is_object() { &item["object"]["metadata"] } else { &item["metadata"] };
+        let name = meta["name"].as_str().unwrap_or_default();
+        ["x", "x-"].iter().any(|base| {
+            name.len() == base.len() + 5
+                && name
+                    .strip_prefix(base)
+                    .is_some_and(|end| end.bytes().all(|b| b"bcdfghjklmnpqrstvwxz2456789".contains(&b)))
+        })
+    };
+    let places: Vec<usize> = (0..items.len()).filter(|place| drawn(&items[*place])).collect();
+    let mut taken: Vec<Value> = places.iter().map(|place| items[*place].take()).collect();
+    for item in &mut taken {
+        unnamed(item, "x");
+        unnamed(item, "x-");
+    }
+    taken.sort_by_key(Value::to_string);
+    for (place, item) in places.into_iter().zip(taken) {
+        items[place] = item;
     }
 }
 
