@@ -11,7 +11,7 @@ use crate::fielderror::FieldError;
 use crate::meta::NameRule;
 use crate::schema;
 use crate::schema::TypeRef;
-use crate::{kinds, meta, strict, walk};
+use crate::{kinds, meta, strict, walk, workload};
 
 /// One column of a Table (`meta.k8s.io/v1 TableColumnDefinition`).
 #[derive(Clone, Debug)]
@@ -563,6 +563,16 @@ impl Kind {
                 let mut errors = meta::validate(object, entry.namespaced, entry.names);
                 // Nor do these rules ask for the domain of a finalizer, which findings with an index are about.
                 errors.retain(|error| !alone || !error.path.starts_with("metadata.finalizers["));
+                match (entry.group, entry.kind) {
+                    // The base of its name is asked nothing: the name that is made of it is.
+                    ("", "ReplicationController") => {
+                        errors.retain(|error| error.path != "metadata.generateName");
+                    }
+                    ("batch", "Job") if workload::has_made_labels(object) => {
+                        errors.retain(|error| error.path != "metadata.labels");
+                    }
+                    _ => {}
+                }
                 errors.extend(own);
                 errors
             }

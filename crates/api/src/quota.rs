@@ -65,14 +65,12 @@ pub fn amount(value: &Value) -> Option<Quantity> {
 
 /// What keeps a text from being the name of a resource: of containers, or of anything.
 pub(crate) fn resource_name_faults(name: &str, path: &str, of_containers: bool) -> Vec<FieldError> {
+    if of_containers {
+        return meta::findings(path, name, crate::pod::container_resource_faults(name));
+    }
     let faults = meta::findings(path, name, meta::qualified_faults(name));
     if !faults.is_empty() || name.contains('/') {
         return faults;
-    }
-    if of_containers {
-        let known = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
-        let text = "must be a standard resource for containers";
-        return if known { Vec::new() } else { vec![FieldError::invalid(path, name, text)] };
     }
     if FOR_QUOTA.contains(&name) || name == "storage" || is_huge_page(name) {
         return Vec::new();

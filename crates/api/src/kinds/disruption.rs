@@ -12,6 +12,8 @@ use crate::{duration, meta, walk};
 /// The entry of PodDisruptionBudget.
 pub static POD_DISRUPTION_BUDGET: Kind = Kind::Listed(&Entry {
     short_names: &["pdb"],
+    // Whatever fits into a path: Kubernetes asks no more of it.
+    names: crate::meta::NameRule::PathSegment,
     subresources: &["status"],
     generation: true,
     strategy: Strategy {

@@ -163,7 +163,15 @@ pub(super) fn merge_map(
         }
         target.retain(|key, _| keep.contains(&key.as_str()));
     }
-    let made = target.is_empty();
+    if let (Ground::Type(known), false) = (shape, target.is_empty())
+        && let Some(field) =
+            patch.keys().filter_map(|key| key.strip_prefix(ORDER)).find(|field| known.field(field).is_none())
+    {
+        let name = known.name.rsplit(['/', '.']).next().unwrap_or_default();
+        return Err(broken(format!(
+            "unable to find api field in struct {name} for the json field {field:?}"
+        )));
+    }
     // An order is about the list as it was and as it will be.
     let ordered = patch.keys().filter_map(|key| key.strip_prefix(ORDER));
     let before: Map<String, Value> =
@@ -209,15 +217,6 @@ pub(super) fn merge_map(
     for (key, order) in patch {
         let Some(field) = key.strip_prefix(ORDER) else { continue };
         let order = order.as_array().ok_or_else(|| malformed(format!("{key} must be a list")))?;
-        if let Ground::Type(known) = shape
-            && !made
-            && known.field(field).is_none()
-        {
-            let name = known.name.rsplit(['/', '.']).next().unwrap_or_default();
-            return Err(broken(format!(
-                "unable to find api field in struct {name} for the json field {field:?}"
-            )));
-        }
         let patched = patch.get(field).and_then(Value::as_array);
         if let Some(Value::Array(items)) = target.get_mut(field) {
             let merge_key = match shape.rule(field) {

@@ -75,6 +75,12 @@ pub fn prepare_create_job(object: &mut Value) {
     }
 }
 
+/// Whether a Job's own labels are only those that were made for its template. They show in it from the first reading on, and
+/// nobody checks them.
+pub(crate) fn has_made_labels(object: &Value) -> bool {
+    meta::labels(object).keys().all(|key| NAMES.contains(&key.as_str()) || UIDS.contains(&key.as_str()))
+}
+
 /// Warns of a new Job, and of one that has changed: of its template, and of more indexes than can be kept in mind.
 pub(crate) fn job_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
     warnings_at(new, old, "spec")

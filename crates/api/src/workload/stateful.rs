@@ -120,7 +120,13 @@ fn template_rules(errors: &mut Vec<FieldError>, object: &Value, template: &Value
     walk::remove(&mut template, "spec.hostname");
     let claims = walk::list(object, "spec.volumeClaimTemplates");
     if !claims.is_empty() && walk::at(&template, "spec").is_some() {
-        let names: Vec<&str> = claims.iter().map(meta::name).collect();
+        // Of two claims of one name there is one volume.
+        let mut names: Vec<&str> = Vec::new();
+        for name in claims.iter().map(meta::name) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
         let claimed = |name: &&str| json!({"name": name, "persistentVolumeClaim": {"claimName": name}});
         let mut volumes: Vec<Value> = names.iter().map(claimed).collect();
         let others = walk::list(&template, "spec.volumes").iter();

@@ -83,8 +83,10 @@ pub fn reason(step: &Step, answers: &Answers, difference: &Difference) -> Option
         return Some(LIST);
     }
     if step.kind.plural == "endpointslices"
-        && at == ".body.metadata.generation"
-        && format!("{:?}", step.doing).contains("deprecatedTopology")
+        && at.ends_with(".metadata.generation")
+        && difference.real.as_i64() > difference.ours.as_i64()
+        && (matches!(step.doing, Doing::Get | Doing::List)
+            || format!("{:?}", step.doing).contains("deprecatedTopology"))
     {
         return Some(KEPT);
     }
@@ -103,12 +105,11 @@ pub fn reason(step: &Step, answers: &Answers, difference: &Difference) -> Option
     if plain_real != of_real && sorted(&plain_real) == sorted(&plain_ours) {
         return Some(VALUE);
     }
-    let unsaid = |causes: &Value| {
-        Value::from(
-            causes.to_string().replace("value: []", "value: null").replace("value: {}", "value: null"),
-        )
+    let unsaid = |causes: &Value| -> Value {
+        let text = causes.to_string().replace("value: []", "value: null").replace("value: {}", "value: null");
+        serde_json::from_str(&text).expect("still JSON")
     };
-    if unsaid(&of_real) == unsaid(&of_ours) && of_real != of_ours {
+    if once(&unsaid(&of_real)) == once(&unsaid(&of_ours)) && of_real != of_ours {
         return Some(EMPTY);
     }
     let (of_real, of_ours) = (sorted(&of_real), sorted(&of_ours));

@@ -77,6 +77,9 @@ pub fn normal(step: &Step, outcome: &mut Outcome, memory: &mut Memory) {
                 if item["object"].is_object() { &item["object"]["metadata"] } else { &item["metadata"] };
             step.kind.is_given(meta["name"].as_str().unwrap_or_default())
         };
+        if let Some(Value::Object(meta)) = outcome.body.get_mut("metadata") {
+            meta.shift_remove("remainingItemCount");
+        }
         for list in ["items", "rows"] {
             if let Some(Value::Array(items)) = outcome.body.get_mut(list) {
                 items.retain(|item| !theirs(item));
