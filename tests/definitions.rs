@@ -69,7 +69,8 @@ fn kubectl_defines_kinds_and_uses_them() {
 
         // With the definition its objects go, and nobody knows the kind.
         k.run("delete crd widgets.workshop.example.com --timeout=60s");
-        assert!(k.fails("get widgets", "").contains("the server doesn't have a resource type"));
+        let gone = k.fails("get widgets", "");
+        assert!(gone.contains("could not find the requested resource"), "{gone}");
     });
 }
 

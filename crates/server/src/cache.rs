@@ -83,33 +83,45 @@ pub(crate) fn prefix(kind: &Kind) -> String {
 }
 
 impl Cache {
-    /// Reads a kind's objects at `base` (or the newest revision if history doesn't reach so far back) and follows.
+    /// Reads a kind's objects and follows.
     pub(crate) async fn open(
         kind: &Kind,
         store: Arc<dyn Store>,
         base: Option<Revision>,
         close: CancellationToken,
     ) -> Result<Arc<Cache>, Error> {
-        let cache = Arc::new(Cache {
-            kind: kind.clone(),
-            prefix: prefix(kind),
-            close: close.clone(),
-            state: RwLock::default(),
-            revision: tokio::sync::watch::Sender::new(0),
-            news: tokio::sync::watch::Sender::new(0),
-        });
-        match cache.load_at(&*store, base).await {
-            Err(Error::Compacted { .. } | Error::Future { .. }) if base.is_some() => {
-                cache.load(&*store).await?
-            }
-            other => other?,
-        }
+        let cache = Cache::read(kind, &*store, base, close.clone()).await?;
         follow::start(cache.clone(), store, close);
         Ok(cache)
     }
 
+    /// Reads a kind's objects at `base` (or the newest revision if history doesn't reach so far back). What comes then is for
+    /// somebody else to feed.
+    pub(crate) async fn read(
+        kind: &Kind,
+        store: &dyn Store,
+        base: Option<Revision>,
+        close: CancellationToken,
+    ) -> Result<Arc<Cache>, Error> {
+        let cache = Arc::new(Cache {
+            kind: kind.clone(),
+            prefix: prefix(kind),
+            close,
+            state: RwLock::default(),
+            revision: tokio::sync::watch::Sender::new(0),
+            news: tokio::sync::watch::Sender::new(0),
+        });
+        match cache.load_at(store, base).await {
+            Err(Error::Compacted { .. } | Error::Future { .. }) if base.is_some() => {
+                cache.load(store).await?
+            }
+            other => other?,
+        }
+        Ok(cache)
+    }
+
     /// Replaces everything by the objects at a revision. Watchers find their place gone.
-    async fn load_at(&self, store: &dyn Store, at: Option<Revision>) -> Result<(), Error> {
+    pub(crate) async fn load_at(&self, store: &dyn Store, at: Option<Revision>) -> Result<(), Error> {
         let result = store.range(Range { revision: at, ..Range::prefix(&self.prefix) }).await?;
         let mut objects = BTreeMap::new();
         for entry in &result.entries {
@@ -132,7 +144,8 @@ impl Cache {
         Ok(())
     }
 
-    fn take(&self, revision: Revision, changes: Vec<Change>) {
+    /// Takes the changes of a revision, or hears that there are none.
+    pub(crate) fn take(&self, revision: Revision, changes: Vec<Change>) {
         // Decoding happens before the lock is taken.
         let decoded: Vec<_> = changes
             .into_iter()
@@ -145,6 +158,9 @@ impl Cache {
             .collect();
         let any = !decoded.is_empty();
         let mut state = self.state.write();
+        if revision.0 <= state.revision {
+            return; // it is in what was read
+        }
         for (key, object) in decoded {
             let event = match object {
                 Some(object) => {
@@ -174,7 +190,7 @@ impl Cache {
                 state.floor = event.revision;
             }
         }
-        state.revision = state.revision.max(revision.0);
+        state.revision = revision.0;
         drop(state);
         self.revision.send_if_modified(|seen| std::mem::replace(seen, (*seen).max(revision.0)) < revision.0);
         if any {

@@ -27,6 +27,9 @@ use crate::write::{Part, Subject};
 /// How long a request waits until what was defined before it is known.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long what failed is left alone.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// What is defined.
 pub(crate) struct Definitions {
     prefix: String,
@@ -176,6 +179,17 @@ impl Definitions {
         self.state.read().all.values().map(|definition| definition.value.clone()).collect()
     }
 
+    /// Makes news of what failed, after a pause.
+    fn look_again(self: &Arc<Self>) {
+        let definitions = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(PAUSE).await;
+            if let Some(definitions) = definitions.upgrade() {
+                definitions.news.send_modify(|count| *count += 1);
+            }
+        });
+    }
+
     fn passed(&self, revision: u64, any: bool) {
         self.revision.send_if_modified(|seen| std::mem::replace(seen, (*seen).max(revision)) < revision);
         if any {
@@ -246,17 +260,20 @@ pub(crate) fn keep(server: &Arc<Server>, close: CancellationToken) {
         while news.changed().await.is_ok() {
             let Some(server) = weak.upgrade() else { return };
             if let Err(status) = server.settle_definitions().await {
-                tracing::warn!(status.message, "giving definitions their names");
+                tracing::warn!(status.message, "giving definitions their names; again soon");
+                server.definitions.look_again();
             }
             for value in server.definitions.values() {
                 let uid = meta::uid(&value).to_owned();
                 if is_going(&value) && going.lock().insert(uid.clone()) {
                     let (server, going) = (server.clone(), going.clone());
                     tokio::spawn(async move {
-                        if let Err(status) = server.remove_defined(&value).await {
-                            tracing::warn!(status.message, "removing what a definition defines");
-                        }
+                        let removed = server.remove_defined(&value).await;
                         going.lock().remove(&uid);
+                        if let Err(status) = removed {
+                            tracing::warn!(status.message, "removing what a definition defines; again soon");
+                            server.definitions.look_again();
+                        }
                     });
                 }
             }

@@ -56,6 +56,7 @@ mod claims; // the addresses and ports that Services hold
 mod compact; // forgetting old history
 mod definitions; // the kinds that clients define
 mod expire; // forgetting old Events
+mod feed; // one watch of the store for all caches
 mod follow; // the store's watch, taken up again when it breaks
 mod object; // one object in memory
 mod random; // names, identifiers, spread

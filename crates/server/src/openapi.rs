@@ -253,7 +253,7 @@ fn operations(kind: &Kind) -> Vec<(String, Value)> {
         json!({
             "get": operation(own, "get", &[], None, own),
             "put": operation(own, "put", WRITE, Some(own), own),
-            "patch": patch(own),
+            "patch": patch(kind, own),
             "delete": operation(own, "delete", DELETE, Some(("", "v1", "DeleteOptions")), ("", "v1", "Status")),
         }),
     ));
@@ -265,7 +265,7 @@ fn operations(kind: &Kind) -> Vec<(String, Value)> {
                     "get" => ("get".to_owned(), operation(spoken, "get", &[], None, spoken)),
                     "create" => ("post".to_owned(), operation(spoken, "post", WRITE, Some(spoken), spoken)),
                     "update" => ("put".to_owned(), operation(spoken, "put", WRITE, Some(spoken), spoken)),
-                    "patch" => ("patch".to_owned(), patch(spoken)),
+                    "patch" => ("patch".to_owned(), patch(kind, spoken)),
                     _ => return None,
                 })
             })
@@ -358,12 +358,15 @@ fn reference((group, version, kind): Spoken<'_>) -> Value {
     }
 }
 
-fn patch(spoken: Spoken<'_>) -> Value {
+fn patch(kind: &Kind, spoken: Spoken<'_>) -> Value {
     let mut out =
         operation(spoken, "patch", &["dryRun", "fieldManager", "fieldValidation", "force"], None, spoken);
     let ways = ["apply-patch+yaml", "json-patch+json", "merge-patch+json", "strategic-merge-patch+json"];
+    // kubectl looks here for how it may patch.
+    let some = if kind.custom().is_some() { 3 } else { 4 };
     let content: Map<String, Value> = ways
         .iter()
+        .take(some)
         .map(|way| (format!("application/{way}"), json!({"schema": Version::V3.reference(PATCH)})))
         .collect();
     out["requestBody"] = json!({"content": content, "required": true});

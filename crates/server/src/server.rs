@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -21,6 +22,8 @@ use crate::certificate::Peer;
 use crate::claims::Claims;
 use crate::config::{Config, Error, Result};
 use crate::definitions::{self, Definitions};
+use crate::feed::Feed;
+use crate::follow;
 use crate::http::Caller;
 use crate::inflight::Inflight;
 use crate::metrics::Meters;
@@ -46,6 +49,9 @@ pub struct Server {
     close: CancellationToken,
 }
 
+/// How long the caches may take at the start to replay what the store remembers, before requests are taken all the same.
+const REPLAY: Duration = Duration::from_secs(30);
+
 impl Server {
     /// Opens a server over a store: fills its caches and makes the objects that every cluster has.
     pub async fn open(config: Config, store: Arc<dyn Store>) -> Result<Arc<Server>> {
@@ -58,7 +64,16 @@ impl Server {
         let base = oldest(&*store).await?;
         let mut caches = Vec::with_capacity(KINDS.len());
         for kind in KINDS {
-            caches.push(Cache::open(kind, store.clone(), base, close.clone()).await?);
+            caches.push(Cache::read(kind, &*store, base, close.clone()).await?);
+        }
+        follow::start(Arc::new(Feed::new(caches.clone())), store.clone(), close.clone());
+        // Who asks in the meantime would be told to come back later.
+        let newest = store.revision().await?.0;
+        for cache in &caches {
+            if !cache.reach(newest, REPLAY).await {
+                tracing::warn!(kind = cache.kind.kind(), "the cache is still behind the store");
+                break;
+            }
         }
         let definitions = Definitions::open(store.clone(), close.clone()).await?;
         let claims = Claims::open(store.clone(), close.clone()).await?;

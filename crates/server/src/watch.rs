@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body::ServerBody;
 use crate::cache::{Cache, Cursor, Event};
-use crate::http::{Answer, Call};
+use crate::http::{Answer, Call, store_status};
 use crate::negotiate::Form;
 use crate::object::{Object, Selection};
 use crate::random;
@@ -91,15 +91,14 @@ impl Server {
         // No revision, or `0`, begins with the present state; so does `sendInitialEvents=true` with any revision. A list
         // is as fresh as a get; a watch from nothing is so too (consistent reads).
         let from_state = initial_events.unwrap_or(revision.is_none_or(|revision| revision == 0));
-        match self.fresh(&cache, revision).await {
-            // A revision that this history never reached is one of another history (a data directory that was begun
-            // anew): waiting for it would be waiting for ever, listing anew helps.
-            Err(status) if status.code == 504 && revision.is_some() => {
-                return Ok(
-                    self.refused_watch(call, &Status::too_old(revision.unwrap_or(0), cache.revision()))
-                );
+        while let Err(status) = self.fresh(&cache, revision).await {
+            let Some(wanted) = revision.filter(|_| status.code == 504) else { return Err(status) };
+            // A cache that is behind, because the server has just begun, is waited for. A revision that the store never
+            // reached is one of another history (a data directory that was begun anew): waiting for it would be waiting for
+            // ever, listing anew helps.
+            if wanted > self.store.revision().await.map_err(store_status)?.0 {
+                return Ok(self.refused_watch(call, &Status::too_old(wanted, cache.revision())));
             }
-            other => other?,
         }
         let (mut initial, mut initial_end) = (VecDeque::new(), None);
         let (start, cursor) = if from_state {

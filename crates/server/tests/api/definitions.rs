@@ -86,6 +86,9 @@ async fn what_is_defined_is_served_when_the_definition_is_made() {
     let document = get(&server, "/openapi/v3/apis/example.com/v1").await.body;
     let schema = &document["components"]["schemas"]["com.example.v1.Foo"];
     assert_eq!(schema["properties"]["spec"]["properties"]["size"]["type"], "string");
+    let patch = &document["paths"]["/apis/example.com/v1/namespaces/{namespace}/foos/{name}"]["patch"];
+    let ways = patch["requestBody"]["content"].as_object().expect("ways").keys();
+    assert!(ways.clone().count() == 3 && ways.into_iter().all(|way| !way.contains("strategic")), "{patch}");
     let text = document.to_string();
     for part in text.split("\"#/components/schemas/").skip(1) {
         let name = part.split('"').next().unwrap_or_default();

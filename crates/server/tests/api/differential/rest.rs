@@ -15,9 +15,8 @@ static OBJECTS: LazyLock<HashMap<String, Value>> = LazyLock::new(|| {
     let mut all = HashMap::new();
     for row in rows {
         let plural = row["path"].as_str().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-        let object: Value =
-            serde_json::from_str(&row["object"].to_string().replace("\"default\"", "\"one\""))
-                .expect("an object");
+        let text = row["object"].to_string().replace("\"default\"", "\"one\"");
+        let object: Value = serde_json::from_str(&text).expect("an object");
         all.entry(plural.to_owned()).or_insert(object);
     }
     all
