@@ -21,6 +21,7 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one of it")]
 enum Verb {
     /// Run the control plane: API server, store and controllers.
     Server(server::Args),

@@ -114,7 +114,7 @@ impl Custom {
                 }
             })
             .collect();
-        all.sort_by(|a, b| precedence(&b.version).cmp(&precedence(&a.version)));
+        all.sort_by_key(|one| std::cmp::Reverse(precedence(&one.version)));
         all
     }
 

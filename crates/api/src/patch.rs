@@ -43,12 +43,18 @@ const COPIED: usize = 3 << 20;
 /// RFC 6902. The object is unchanged if any operation fails, or would let it grow or nest without bound.
 pub fn json(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let malformed = !patch.as_array().is_some_and(|operations| operations.iter().all(Value::is_object));
-    let json_patch::Patch(operations) =
-        serde_json::from_value(patch.clone()).map_err(|e| match malformed {
-            true => PatchError::Malformed(e.to_string()),
-            // An operation that isn't known, or has no path, is one that can't be carried out.
-            false => PatchError::Unapplicable(e.to_string()),
-        })?;
+    let mut patch = patch.clone();
+    for operation in patch.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        // A value that isn't there is null, to Kubernetes' library.
+        if matches!(operation.get("op").and_then(Value::as_str), Some("add" | "replace" | "test")) {
+            operation.entry("value").or_insert(Value::Null);
+        }
+    }
+    let json_patch::Patch(operations) = serde_json::from_value(patch).map_err(|e| match malformed {
+        true => PatchError::Malformed(e.to_string()),
+        // An operation that isn't known, or has no path, is one that can't be carried out.
+        false => PatchError::Unapplicable(e.to_string()),
+    })?;
     if operations.len() > OPERATIONS {
         let text =
             format!("{} operations in a JSON patch: at most {OPERATIONS} are carried out", operations.len());
@@ -81,8 +87,13 @@ pub fn json(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
                 }
             };
         }
-        // As Kubernetes' library has it, a member that isn't there can be replaced.
+        // As Kubernetes' library has it, a member that isn't there is null, and can be replaced.
         let made = match operation {
+            PatchOperation::Test(test)
+                if test.value.is_null() && is_missing_member(&new, test.path.as_str()) =>
+            {
+                continue;
+            }
             PatchOperation::Replace(replace) if is_missing_member(&new, replace.path.as_str()) => {
                 let add = AddOperation { path: replace.path.clone(), value: replace.value.clone() };
                 Some(PatchOperation::Add(add))

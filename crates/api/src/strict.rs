@@ -343,12 +343,14 @@ impl<'a> Walk<'a> {
             }
             (Scalar::Quantity, _) => self.refuse(|| QUANTITY_FORMAT.into()),
             (Scalar::Time | Scalar::MicroTime, Value::String(text)) => {
+                let (layout, rest) = match scalar {
+                    Scalar::Time => ("2006-01-02T15:04:05Z07:00", None),
+                    _ => ("2006-01-02T15:04:05.000000Z07:00", micro_rest(text)),
+                };
                 if text.parse::<jiff::Timestamp>().is_err() {
-                    let layout = match scalar {
-                        Scalar::Time => "2006-01-02T15:04:05Z07:00",
-                        _ => "2006-01-02T15:04:05.000000Z07:00",
-                    };
-                    self.refuse(|| time_error(text, layout));
+                    self.refuse(|| time_error(text, layout, text, "2006"));
+                } else if let Some((rest, part)) = rest {
+                    self.refuse(|| time_error(text, layout, rest, part));
                 }
             }
             (Scalar::Time | Scalar::MicroTime, other) => self.misfit(word(other), "string", of),
@@ -383,8 +385,20 @@ fn quantity_error(text: &str) -> Option<&'static str> {
 }
 
 /// What is wrong with a time, as Go's `time.Parse` says of one that is no time at all.
-fn time_error(text: &str, layout: &str) -> String {
-    format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\"")
+fn time_error(text: &str, layout: &str, rest: &str, part: &str) -> String {
+    format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {part:?}")
+}
+
+/// What of a time doesn't fit a layout of exactly six places behind the second, and what should stand there.
+fn micro_rest(text: &str) -> Option<(&str, &'static str)> {
+    let rest = text.get(text.find(['T', 't', ' '])? + "T15:04:05".len()..)?;
+    let Some(digits) = rest.strip_prefix(['.', ',']) else { return Some((rest, ".000000")) };
+    let many = digits.chars().take_while(char::is_ascii_digit).count();
+    match many {
+        6 => None,
+        0..6 => Some((rest, ".000000")),
+        _ => Some((&digits[6..], "Z07:00")),
+    }
 }
 
 /// What is wrong with bytes in base64.

@@ -286,6 +286,10 @@ pub fn question(message: &[u8]) -> Option<(Name, u16, u16, usize)> {
 
 /// The data of a record that is to be written.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "on the stack while an answer is written: a box would be slower"
+)]
 pub enum Data<'a> {
     /// An IPv4 address.
     A(Ipv4Addr),

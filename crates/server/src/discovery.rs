@@ -23,7 +23,7 @@ fn served(kinds: &[Kind]) -> impl Iterator<Item = &Kind> {
 
 /// What can be done with a kind's objects.
 fn verbs(kind: &Kind) -> &'static [&'static str] {
-    let asked = REVIEWS.iter().any(|review| *review == kind);
+    let asked = REVIEWS.contains(&kind);
     match kind.custom() {
         _ if asked => &["create"],
         Some(custom) if custom.is_terminating() => &["delete", "deletecollection", "get", "list", "watch"],

@@ -51,7 +51,7 @@ pub(crate) struct Subject<'a> {
 
 impl Subject<'_> {
     pub(crate) fn key(&self) -> Arc<str> {
-        object_key(&self.kind, self.namespace, self.name).into()
+        object_key(self.kind, self.namespace, self.name).into()
     }
 }
 
@@ -109,10 +109,15 @@ impl Call {
         {
             return Err(refuse_kind(name.unwrap_or(kind.kind()), version));
         }
+        let patched = !said;
         // A custom kind's own rules say what else an object may not be.
         let said = said && kind.custom().is_none();
         if let Some(name) = name.filter(|_| said).filter(|name| !name.is_empty() && *name != kind.kind()) {
             return Err(refuse_kind(name, &kind.api_version()));
+        }
+        if patched {
+            walk::set(object, "apiVersion", kind.api_version());
+            walk::set(object, "kind", kind.kind());
         }
         let strictness = self.query.get("fieldValidation").unwrap_or("Warn");
         let unknown = decoded.map_err(|why| refuse(object, &why))?;

@@ -57,7 +57,7 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, 
         let mut entry = libc::CMSG_FIRSTHDR(&raw const message);
         while !entry.is_null() {
             let (head, data) = (&*entry, libc::CMSG_DATA(entry));
-            let holds = |size: usize| head.cmsg_len as usize >= libc::CMSG_LEN(size as u32) as usize;
+            let holds = |size: usize| head.cmsg_len >= libc::CMSG_LEN(size as u32) as usize;
             match (head.cmsg_level, head.cmsg_type) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) if holds(size_of::<libc::in_pktinfo>()) => {
                     let info: libc::in_pktinfo = data.cast::<libc::in_pktinfo>().read_unaligned();

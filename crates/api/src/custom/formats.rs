@@ -180,7 +180,7 @@ fn passes_luhn(digits: &str) -> bool {
             if value > 9 { value - 9 } else { value }
         })
         .sum();
-    !digits.is_empty() && sum % 10 == 0
+    !digits.is_empty() && sum.is_multiple_of(10)
 }
 
 #[cfg(test)]

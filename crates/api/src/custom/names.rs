@@ -37,7 +37,7 @@ fn texts<'v>(value: &'v Value, path: &str) -> Vec<&'v str> {
 }
 
 /// What others of the group have: names of resources, and of kinds.
-fn taken<'v>(others: &'v [Value]) -> [Vec<&'v str>; 2] {
+fn taken(others: &[Value]) -> [Vec<&str>; 2] {
     let (mut resources, mut kinds) = (Vec::new(), Vec::new());
     for other in others {
         let name = |field: &str| walk::text(other, &format!("status.acceptedNames.{field}"));

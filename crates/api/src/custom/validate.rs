@@ -434,11 +434,13 @@ fn of_type(schema: &Value, types: &[&str], format: &str, value: &Value, path: &s
     let int_float = sort == "integer" && has("number");
     let listed = matches!(value, Value::String(_) | Value::Array(_));
     let fits = has(sort) || float_int || int_float;
-    if !listed && !format.is_empty() && !(fits || its_format == format) {
-        return refuse(format, its_format);
-    }
-    if !(has("number") || has("integer")) && !format.is_empty() && listed {
-        return out;
+    if !format.is_empty() {
+        let numeric = has("number") || has("integer");
+        match listed {
+            false if !fits && its_format != format => return refuse(format, its_format),
+            true if !numeric => return out,
+            _ => {}
+        }
     }
     if !fits {
         return refuse(&types.join(","), sort);

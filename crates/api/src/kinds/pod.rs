@@ -32,7 +32,6 @@ pub static POD: Kind = Kind::Listed(&Entry {
         validate_status_update: pod::validate_status,
         warnings: pod::warnings,
         status_warnings: pod::status_warnings,
-        ..Strategy::PLAIN
     },
     fields: &[
         ("spec.nodeName", |o| walk::text(o, "spec.nodeName").to_owned()),

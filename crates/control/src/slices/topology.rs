@@ -26,7 +26,7 @@ const OVERLOAD: f64 = 1.2;
 pub(crate) fn wanted(service: &Service) -> bool {
     let auto =
         |name: &&str| service.annotations().get(*name).is_some_and(|mode| mode.eq_ignore_ascii_case("auto"));
-    ANNOTATIONS.iter().any(|name| auto(&name))
+    ANNOTATIONS.iter().any(auto)
 }
 
 /// What of a node counts: its zone and its processors, if it takes pods.

@@ -62,11 +62,11 @@ impl Names {
     /// The object with these names, and without what is the server's own.
     pub fn normal(&self, object: &Value) -> Value {
         let mut object = object.clone();
-        self.walk(&mut object, "");
+        self.walk(&mut object);
         object
     }
 
-    fn walk(&self, value: &mut Value, key: &str) {
+    fn walk(&self, value: &mut Value) {
         match value {
             Value::Object(map) => {
                 for own in
@@ -77,13 +77,13 @@ impl Names {
                 let renamed: Map<String, Value> = std::mem::take(map)
                     .into_iter()
                     .map(|(key, mut value)| {
-                        self.walk(&mut value, &key);
+                        self.walk(&mut value);
                         (self.renamed(&key), value)
                     })
                     .collect();
                 *map = renamed;
             }
-            Value::Array(items) => items.iter_mut().for_each(|item| self.walk(item, key)),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.walk(item)),
             Value::String(text) => {
                 *text = if text.parse::<jiff::Timestamp>().is_ok() {
                     "<time>".into()

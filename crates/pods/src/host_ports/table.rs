@@ -149,8 +149,11 @@ fn is_translated() -> [Expression; 3] {
     ]
 }
 
+/// A chain: its name, where it hangs, and its rules.
+type Chain = (&'static str, Option<ChainHook>, Vec<Vec<Expression>>);
+
 /// The chains of a family's table, each after those that it calls.
-fn chains(family: Family) -> Vec<(&'static str, Option<ChainHook>, Vec<Vec<Expression>>)> {
+fn chains(family: Family) -> Vec<Chain> {
     let Shape { source, destination, length } = Shape::of(family);
     let words = Shape::of(family).words();
     let with_ports = || {

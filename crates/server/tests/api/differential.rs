@@ -153,7 +153,7 @@ async fn run(
 fn signature(step: &Step, answers: &Answers, differences: &[Difference]) -> String {
     let brief = |value: &Value| {
         let text = value.to_string();
-        let cut = text.char_indices().nth(700).map_or(text.len(), |(at, _)| at);
+        let cut = text.char_indices().nth(2000).map_or(text.len(), |(at, _)| at);
         text[..cut].to_owned()
     };
     let mut lines = vec![format!("{} {}", step.kind.plural, step.subresource)];

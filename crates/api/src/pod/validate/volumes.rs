@@ -180,11 +180,9 @@ fn unreserved(errors: &mut Errors, path: &str, text: &str) {
 
 fn of_kind(errors: &mut Errors, source: &Value, kind: &str, at: &str) {
     match kind {
-        "emptyDir" => {
-            if walk::at(source, "sizeLimit").is_some_and(|limit| quantity(limit).is_negative()) {
-                let text = "SizeLimit field must be a valid resource quantity";
-                errors.push(FieldError::forbidden(format!("{at}.sizeLimit"), text));
-            }
+        "emptyDir" if walk::at(source, "sizeLimit").is_some_and(|limit| quantity(limit).is_negative()) => {
+            let text = "SizeLimit field must be a valid resource quantity";
+            errors.push(FieldError::forbidden(format!("{at}.sizeLimit"), text));
         }
         "hostPath" => host_path(errors, source, at),
         "gitRepo" => {
