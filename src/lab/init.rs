@@ -483,7 +483,6 @@ fn dns_arguments(order: &Order, node: &Machine) -> Vec<String> {
     add("kubeconfig", dns_kubeconfig(&order.dir).display().to_string());
     add("listen", joined(&node.addresses.iter().map(|a| SocketAddr::new(*a, dns::PORT)).collect::<Vec<_>>()));
     add("forward", "none".into());
-    add("metrics-bind-address", SocketAddr::new(node.addresses[0], dns::METRICS_PORT).to_string());
     arguments
 }
 
