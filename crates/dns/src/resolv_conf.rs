@@ -19,7 +19,7 @@ pub fn servers(text: &str) -> Vec<SocketAddr> {
     servers
 }
 
-/// A server given as ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT.
+/// A server given as `ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT`.
 ///
 /// # Errors
 ///

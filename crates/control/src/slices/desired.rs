@@ -45,7 +45,7 @@ struct Draft {
 type PortsKey = Vec<(String, String, Option<i32>, Option<String>)>;
 
 /// Decides. `pods` are those that the Service selects, `existing` the slices that carry its name and our label; `shares` matter to
-/// a Service that wants hints by them ([`topology`]).
+/// a Service that wants hints by them (`topology`).
 pub fn desired_slices(
     service: &Service,
     pods: &[Arc<Pod>],
