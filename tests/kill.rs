@@ -128,14 +128,18 @@ async fn write(world: Arc<World>, writer: usize) -> BTreeMap<String, Vec<Asked>>
             Err(error) => {
                 assert!(is_outage(&error), "{name}: {error:?}");
                 world.unanswered.fetch_add(1, Ordering::Relaxed);
-                asked.push(Asked { number: (!gone).then_some(round), answered: None });
-                there[key] = {
-                    let look = || {
-                        let (api, name) = (api.clone(), name.clone());
-                        async move { api.get_opt(&name).await }
-                    };
-                    world.back(&name, look).await.is_some()
+                let look = || {
+                    let (api, name) = (api.clone(), name.clone());
+                    async move { api.get_opt(&name).await }
                 };
+                let now = world.back(&name, look).await;
+                there[key] = now.is_some();
+                // Deletions can't be told apart: one that didn't happen is forgotten.
+                match (gone, now.is_some()) {
+                    (true, true) => {}
+                    (true, false) => asked.push(Asked { number: None, answered: Some(0) }),
+                    (false, _) => asked.push(Asked { number: Some(round), answered: None }),
+                }
             }
         }
     }
