@@ -34,7 +34,7 @@ const FOR_QUOTA: [&str; 19] = [
 ];
 
 /// What is counted in whole ones (`integerResources`).
-const WHOLE: [&str; 9] = [
+pub(crate) const WHOLE: [&str; 9] = [
     "pods",
     "resourcequotas",
     "services",

@@ -340,14 +340,7 @@ impl Validator<'_> {
             out.add(invalid(path, size, format!("{path} in body should have at least {min} items")));
         }
         if let Some(max) = walk::int(schema, "maxItems").filter(|max| size > *max) {
-            let why = format!("{path} in body should have at most {max} items");
-            out.add(at(
-                path,
-                ErrorKind::TooMany,
-                Some(size.into()),
-                why,
-                format!("must have at most {max} items"),
-            ));
+            out.add(too_many(path, size, max, "items"));
         }
         let unique = walk::flag(schema, "uniqueItems") == Some(true);
         if unique && items.iter().enumerate().any(|(i, a)| items[..i].iter().any(|b| a == b)) {
@@ -364,14 +357,7 @@ impl Validator<'_> {
             out.add(invalid(path, size, format!("{path} in body should have at least {min} properties")));
         }
         if let Some(max) = walk::int(schema, "maxProperties").filter(|max| size > *max) {
-            let why = format!("{path} in body should have at most {max} properties");
-            out.add(at(
-                path,
-                ErrorKind::TooMany,
-                Some(size.into()),
-                why,
-                format!("must have at most {max} items"),
-            ));
+            out.add(too_many(path, size, max, "properties"));
         }
         let properties = walk::map(schema, "properties");
         // A map that is owned whole has no parts that were there before.
@@ -447,6 +433,12 @@ fn of_type(schema: &Value, types: &[&str], format: &str, value: &Value, path: &s
     }
     out.good = 1;
     out
+}
+
+/// More of something than there may be. The detail calls all of them items.
+fn too_many(path: &str, size: i64, max: i64, what: &str) -> Finding {
+    let why = format!("{path} in body should have at most {max} {what}");
+    at(path, ErrorKind::TooMany, Some(size.into()), why, format!("must have at most {max} items"))
 }
 
 /// One of the words that are allowed.

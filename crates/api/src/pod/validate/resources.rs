@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{Around, Errors, has, label, quantity, subdomain};
 use crate::fielderror::FieldError;
 use crate::quantity::Quantity;
-use crate::{meta, walk};
+use crate::{meta, quota, walk};
 
 /// What the names of memory in large pages begin with.
 pub(crate) const HUGE: &str = "hugepages-";
@@ -34,18 +34,7 @@ fn extended(name: &str) -> bool {
 
 /// Whether a resource comes in whole numbers only.
 pub fn whole_numbers(name: &str) -> bool {
-    const COUNTED: [&str; 9] = [
-        "pods",
-        "resourcequotas",
-        "services",
-        "replicationcontrollers",
-        "secrets",
-        "configmaps",
-        "persistentvolumeclaims",
-        "services.nodeports",
-        "services.loadbalancers",
-    ];
-    COUNTED.contains(&name) || extended(name)
+    quota::WHOLE.contains(&name) || extended(name)
 }
 
 /// Whether a name without a domain is one that Kubernetes knows.
