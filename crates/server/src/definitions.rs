@@ -114,7 +114,11 @@ impl Definitions {
 
     /// Waits until everything is known that was acknowledged before.
     pub(crate) async fn catch_up(&self) -> Result<(), Status> {
-        let wanted = self.store.revision().await.map_err(store_status)?.0;
+        self.reach(self.store.revision().await.map_err(store_status)?.0).await
+    }
+
+    /// Waits until everything up to a revision is known.
+    pub(crate) async fn reach(&self, wanted: u64) -> Result<(), Status> {
         let mut seen = self.revision.subscribe();
         let reached = seen.wait_for(|seen| *seen >= wanted);
         match tokio::time::timeout(PATIENCE, reached).await {

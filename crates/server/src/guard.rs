@@ -21,7 +21,7 @@ impl Server {
         let revision = self.store.revision().await.map_err(store_status)?.0;
         self.rbac.reach(revision).await;
         if !of_roles && call.kind.custom().is_none() {
-            self.fresh(self.cache(&call.kind), Some(revision)).await?;
+            self.fresh(&call.kind, Some(revision)).await?;
         }
         Ok(())
     }

@@ -186,8 +186,7 @@ impl Server {
             // All other combinations have been looked at.
             _ => {}
         }
-        let cache = self.cache_of(&call.kind).await?;
-        self.fresh(&cache, revision).await?;
+        let cache = self.fresh(&call.kind, revision).await?;
         let kind = &call.kind;
         let snapshot = cache.snapshot(&call.narrow(selection), |object| selection.matches(object, kind));
         let (mut objects, mut next, mut remaining) = (snapshot.objects, None, None);
@@ -201,17 +200,37 @@ impl Server {
         Ok(Page { revision: snapshot.revision, objects, next, remaining })
     }
 
-    /// Waits until a cache is as new as the client wants: `0` takes what there is, nothing means the newest.
-    pub(crate) async fn fresh(&self, cache: &Cache, revision: Option<u64>) -> Result<(), Status> {
+    /// The cache of a kind, once it is as new as the client wants: `0` takes what there is, nothing means the newest.
+    pub(crate) async fn fresh(&self, kind: &Kind, revision: Option<u64>) -> Result<Arc<Cache>, Status> {
         let wanted = match revision {
-            Some(0) => return Ok(()),
+            Some(0) => return self.cache_of(kind).await,
             Some(revision) => revision,
             None => self.store.revision().await.map_err(store_status)?.0,
         };
-        if cache.revision() >= wanted || cache.reach(wanted, PATIENCE).await {
-            return Ok(());
+        if revision.is_none() && kind.custom().is_some() {
+            // Who has seen the end of a definition sees the end of its objects.
+            self.definitions.reach(wanted).await?;
         }
-        Err(Status::too_large_resource_version(wanted, cache.revision()))
+        let mut cache = self.cache_of(kind).await?;
+        loop {
+            tokio::select! {
+                biased;
+                reached = cache.reach(wanted, PATIENCE) => {
+                    return match reached {
+                        true => Ok(cache),
+                        false => Err(Status::too_large_resource_version(wanted, cache.revision())),
+                    };
+                }
+                // Its definition is gone, or has changed and has another cache: only that one gets there.
+                () = cache.closed() => {
+                    let next = self.cache_of(kind).await?;
+                    if Arc::ptr_eq(&next, &cache) {
+                        return Err(Status::unavailable("the server is shutting down"));
+                    }
+                    cache = next;
+                }
+            }
+        }
     }
 
     /// A page of the objects as they were at a revision, from the store's history.

@@ -85,21 +85,25 @@ impl Server {
             Some(Err(_)) => return Err(Status::bad_request("timeoutSeconds: must be a whole number")),
         };
 
-        let cache = self.cache_of(&call.kind).await?;
-        let seen = cache.subscribe();
         let scope = call.narrow(&selection);
         // No revision, or `0`, begins with the present state; so does `sendInitialEvents=true` with any revision. A list
         // is as fresh as a get; a watch from nothing is so too (consistent reads).
         let from_state = initial_events.unwrap_or(revision.is_none_or(|revision| revision == 0));
-        while let Err(status) = self.fresh(&cache, revision).await {
+        let cache = loop {
+            let status = match self.fresh(&call.kind, revision).await {
+                Ok(cache) => break cache,
+                Err(status) => status,
+            };
             let Some(wanted) = revision.filter(|_| status.code == 504) else { return Err(status) };
             // A cache that is behind, because the server has just begun, is waited for. A revision that the store never
             // reached is one of another history (a data directory that was begun anew): waiting for it would be waiting for
             // ever, listing anew helps.
-            if wanted > self.store.revision().await.map_err(store_status)?.0 {
-                return Ok(self.refused_watch(call, &Status::too_old(wanted, cache.revision())));
+            let current = self.store.revision().await.map_err(store_status)?.0;
+            if wanted > current {
+                return Ok(self.refused_watch(call, &Status::too_old(wanted, current)));
             }
-        }
+        };
+        let seen = cache.subscribe();
         let (mut initial, mut initial_end) = (VecDeque::new(), None);
         let (start, cursor) = if from_state {
             let kind = &call.kind;
