@@ -7,12 +7,16 @@ use std::time::Duration;
 use anyhow::Context;
 use ipnet::IpNet;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use portolan_agent::Agent;
+use portolan_agent::beside::{Role, hand_back};
 use portolan_agent::kube_proxy::{self, File, node_ports, period};
 use portolan_agent::lock::Lock;
 use portolan_agent::servers::{HEALTHZ_PORT, METRICS_PORT, Servers, bind_address};
 use portolan_agent::sysctl::Conntrack;
 use portolan_plan::view::{ExternalIps, NodePortAddresses};
 use tokio_util::sync::CancellationToken;
+
+mod beside; // what a shadow says at the end
 
 /// Run the node agent alone, in kube-proxy's place on somebody's Kubernetes. What a flag says goes before the file.
 #[derive(clap::Args, Debug)]
@@ -44,9 +48,29 @@ pub struct Args {
     #[arg(long)]
     cleanup: bool,
     #[command(flatten)]
+    beside: BesideArgs,
+    #[command(flatten)]
     servers: ServerArgs,
     #[command(flatten)]
     conntrack: ConntrackArgs,
+}
+
+/// How a node passes from kube-proxy to the agent and back.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Beside kube-proxy")]
+struct BesideArgs {
+    /// Remove what kube-proxy left in the kernel, once our tables are in place and it has ended.
+    #[arg(long, conflicts_with = "cleanup")]
+    take_over: bool,
+    /// Only compare what the agent would do with what kube-proxy does on this node; touch nothing.
+    #[arg(long, conflicts_with_all = ["cleanup", "take_over"])]
+    shadow: bool,
+    /// Remove the agent's tables once kube-proxy runs and carries all that they do; then go on as a shadow.
+    #[arg(long, conflicts_with_all = ["cleanup", "take_over", "shadow"])]
+    hand_back: bool,
+    /// End when that is done: --shadow with what differs (exit code 1 if anything does), --hand-back without going on.
+    #[arg(long)]
+    once: bool,
 }
 
 /// What becomes of connections to a ClusterIP from outside.
@@ -224,6 +248,12 @@ impl Args {
             agent.pod_cidrs.clone_from(&self.cluster_cidr);
         }
         self.addresses.apply(&mut agent)?;
+        if self.beside.shadow || self.beside.hand_back {
+            agent.role = Role::Shadow;
+            agent.check_every = SHADOW_EVERY;
+        } else if self.beside.take_over {
+            agent.role = Role::TakeOver;
+        }
         Ok(agent)
     }
 }
@@ -237,29 +267,50 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         Some(path) => read(path)?,
         None => File::default(),
     };
-    let config = args.agent(&file)?;
+    if args.beside.once && !args.beside.shadow && !args.beside.hand_back {
+        anyhow::bail!("--once: it goes with --shadow or --hand-back");
+    }
+    let mut config = args.agent(&file)?;
     let kubeconfig = args.kubeconfig.or(file.kubeconfig);
     let client = client(kubeconfig.as_deref()).await?;
     tracing::info!(node = config.node_name, servers = ?config.servers, "the agent begins");
-    portolan_agent::run(client, config, stop).await
+    if config.role != Role::Shadow {
+        return portolan_agent::run(client, config, stop).await;
+    }
+    // The ports are kube-proxy's as long as it has the node.
+    let servers = std::mem::take(&mut config.servers);
+    let (node, engine) = (config.node_name.clone(), config.engine.clone());
+    let agent = Agent::new(client, config);
+    let compared = agent.compared();
+    let task = async {
+        if args.beside.hand_back {
+            hand_back::run(engine, servers, &node, compared.clone()).await.context("--hand-back")?;
+        }
+        match (args.beside.once, args.beside.hand_back) {
+            (true, true) => Ok(()),
+            (true, false) => beside::once(compared).await,
+            (false, _) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        ended = agent.run(stop.clone()) => ended,
+        done = task => {
+            stop.cancel();
+            done
+        }
+    }
 }
+
+/// How often a shadow looks.
+const SHADOW_EVERY: Duration = Duration::from_secs(2);
 
 /// Removes what an agent leaves behind.
 async fn cleanup() -> anyhow::Result<()> {
     let options = portolan_dataplane::Options::default();
     // An agent that runs would put all of it back.
     let _lock = Lock::take_within(Duration::from_secs(1), &options.table, "--cleanup").await?;
-    portolan_dataplane::Engine::open(options)?.remove().context("removing the tables")?;
-    portolan_agent::localhost::remove().context("removing the routes to ::1")?;
+    portolan_agent::beside::remove(options)?;
     tracing::info!("the agent's tables and routes are removed");
-    // Others may rely on it by now, and without the tables nothing guards what listens on 127.0.0.1.
-    let setting = "net/ipv4/conf/all/route_localnet";
-    if std::fs::read_to_string(format!("/proc/sys/{setting}")).is_ok_and(|on| on.trim() == "1") {
-        let name = setting.replace('/', ".");
-        tracing::warn!(
-            "{name} is 1: neighbours may reach what listens on 127.0.0.1; if nothing else needs it, run `sysctl -w {name}=0`"
-        );
-    }
     Ok(())
 }
 
@@ -333,6 +384,19 @@ mod tests {
         assert_eq!(config.cluster_ip_from_outside, portolan_plan::model::FromOutside::Masquerade);
         assert_eq!(config.node_name, hostname().unwrap());
         assert!(config.watch_service_cidrs && config.service_cidrs.is_empty());
+    }
+
+    #[test]
+    fn what_an_agent_is_to_kube_proxy_is_said_by_one_flag_at_most() {
+        assert_eq!(told(&[], "").role, Role::Instead);
+        assert_eq!(told(&["--take-over"], "").role, Role::TakeOver);
+        for looks_only in ["--shadow", "--hand-back"] {
+            assert_eq!(told(&[looks_only, "--once"], "").role, Role::Shadow);
+        }
+        for two in [["--take-over", "--shadow"], ["--hand-back", "--shadow"], ["--take-over", "--cleanup"]] {
+            let refused = Command::try_parse_from(["agent"].iter().chain(&two)).expect_err("a conflict");
+            assert_eq!(refused.kind(), clap::error::ErrorKind::ArgumentConflict);
+        }
     }
 
     #[test]

@@ -19,9 +19,12 @@ use kube::runtime::watcher::{self, Event, watcher};
 use portolan_dataplane::{Engine, Options};
 use portolan_plan::model::FromOutside;
 use portolan_plan::view::{ExternalIps, NodePortAddresses, NodeView};
+use portolan_sys::nft::Nftables;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::beside::shadow::Shadow;
+use crate::beside::{Compared, Role, read, take_over};
 use crate::dataplane::Dataplane;
 use crate::events::{self, Recorder, Severity};
 use crate::forward::{Arrived, Forwarder, Status};
@@ -64,6 +67,8 @@ pub struct Config {
     pub conntrack: Conntrack,
     /// Where the agent answers questions about itself.
     pub servers: Servers,
+    /// What it is to a kube-proxy on the same node.
+    pub role: Role,
     /// The fields of the KubeProxyConfiguration that this comes from, for `/configz`.
     pub from_file: serde_json::Map<String, serde_json::Value>,
     /// How the nftables engine works.
@@ -86,6 +91,7 @@ impl Config {
             check_every: Duration::from_secs(30), // as kube-proxy's syncPeriod
             conntrack: Conntrack::default(),
             servers: Servers::default(),
+            role: Role::default(),
             from_file: serde_json::Map::new(),
             engine: Options::default(),
         }
@@ -115,6 +121,7 @@ pub struct Agent {
     config: Config,
     status: watch::Sender<Status>,
     opened: watch::Sender<Opened>,
+    compared: watch::Sender<Compared>,
     counters: Option<ReadCounters>,
 }
 
@@ -126,6 +133,7 @@ impl Agent {
             config,
             status: watch::Sender::default(),
             opened: watch::Sender::default(),
+            compared: watch::Sender::default(),
             counters: None,
         }
     }
@@ -140,8 +148,20 @@ impl Agent {
         self.opened.subscribe()
     }
 
-    /// Runs with the nftables engine, in the network namespace of the calling thread; an error where another agent does.
+    /// What it sees of kube-proxy's tables, as a shadow.
+    pub fn compared(&self) -> watch::Receiver<Compared> {
+        self.compared.subscribe()
+    }
+
+    /// Runs with the nftables engine, in the network namespace of the calling thread; an error where another agent does. As a
+    /// shadow it runs beside whoever forwards.
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        if self.config.role == Role::Shadow {
+            let compared = self.compared.clone();
+            return self
+                .run_with(move || Shadow::open(compared).context("opening nf_tables"), shutdown)
+                .await;
+        }
         let lock = tokio::select! {
             lock = Lock::take(&self.config.engine.table, &self.config.node_name) => lock?,
             () = shutdown.cancelled() => return Ok(()),
@@ -156,16 +176,37 @@ impl Agent {
         self.counters = counters(&self.config.engine);
         let options = self.config.engine.clone();
         let conntrack = track(self.config.conntrack.clone(), self.status());
+        let beside_kube_proxy = self.beside_kube_proxy()?;
         let forwarding =
             self.run_with(move || Kernel::open(options).context("opening the nftables engine"), shutdown);
         tokio::pin!(forwarding);
         let beside = async {
-            tokio::join!(conntrack, localhost, lock.serve()); // the last for ever
+            tokio::join!(conntrack, localhost, beside_kube_proxy, lock.serve()); // the last for ever
         };
         tokio::select! {
             ended = &mut forwarding => ended,
             () = beside => Ok(()),
         }
+    }
+
+    /// Sees to what kube-proxy has in the kernel, or says that it is there.
+    fn beside_kube_proxy(&self) -> anyhow::Result<impl Future<Output = ()> + use<>> {
+        let mut nft = Nftables::open(8 << 20).context("opening nf_tables")?;
+        let (servers, role) = (self.config.servers.clone(), self.config.role);
+        let (status, opened) = (self.status(), self.opened());
+        if role == Role::Instead
+            && let Ok(Some(mode)) = read::present(&mut nft)
+        {
+            tracing::warn!(
+                "kube-proxy's tables are here ({mode} mode), and what it says of a packet may come before what we say: begin with \
+                 --take-over, or run `kube-proxy --cleanup`"
+            );
+        }
+        Ok(async move {
+            if role == Role::TakeOver {
+                take_over::run(nft, servers, status, opened).await;
+            }
+        })
     }
 
     /// Runs with any dataplane; it is opened in the thread that will use it.
@@ -174,7 +215,7 @@ impl Agent {
         open: impl FnOnce() -> anyhow::Result<D> + Send + 'static,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        let Agent { client, config, status, opened, counters } = self;
+        let Agent { client, config, status, opened, compared: _, counters } = self;
         let (sender, updates) = mpsc::channel();
         // The dataplane tells into the same channel, but only for as long as there is an agent.
         let sender = Arc::new(sender);
@@ -213,7 +254,14 @@ impl Agent {
         let (recorder, waiting) = Recorder::new(&config.node_name);
         recorder.of_node(Severity::Normal, "Starting", "");
         // A future and not a task: it runs while this does. It never ends before the recorders.
-        let mut events = std::pin::pin!(events::write(client.clone(), waiting));
+        let looks_only = config.role == Role::Shadow;
+        let events = events::write(client.clone(), waiting);
+        let mut events = std::pin::pin!(async {
+            match looks_only {
+                true => std::future::pending().await,
+                false => events.await,
+            }
+        });
         let limit = 2 * check_every; // as kube-proxy has it (cmd/kube-proxy/app/server.go)
         let (eligible, is_eligible) = watch::channel(true);
         let stuck = {
@@ -229,6 +277,13 @@ impl Agent {
         };
         let everywhere = config.node_port_addresses.all;
         let checks = health::serve(asked, everywhere, stuck, recorder.clone());
+        // The ports of health checks are the proxy's whose node it is.
+        let checks = async {
+            match looks_only {
+                true => std::future::pending().await,
+                false => checks.await,
+            }
+        };
         let servers = servers::run(config.servers.clone(), shown, recorder, opened);
         let outcome = tokio::select! {
             () = watch_all(client, &config, Outlet { updates: sender, meters }, eligible) => Ok(()), // the forwarding thread is gone

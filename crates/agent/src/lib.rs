@@ -3,6 +3,7 @@
 //! Absent on purpose: any choice of where traffic goes (that is `plan`), and any write to the API but events.
 
 pub mod agent; // watches, and the thread that forwards
+pub mod beside; // kube-proxy's tables: compared, taken over, handed back
 pub mod dataplane; // what the agent asks of a dataplane
 mod events; // events about the node and its Services
 pub mod forward; // the thread: views, plan, kernel, in order

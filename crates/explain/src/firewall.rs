@@ -236,7 +236,7 @@ impl Run<'_> {
                 Expression::Counter { .. } | Expression::NamedCounter(_) | Expression::MetaSet { .. } => {}
                 Expression::Other(name)
                     if matches!(name.as_str(), "log" | "notrack" | "objref" | "quota") => {}
-                Expression::Other(name) if name == "target" => {
+                Expression::Target { .. } => {
                     doubt = true;
                     outcome = Some(Outcome::Unknown);
                 }

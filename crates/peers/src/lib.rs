@@ -142,6 +142,77 @@ impl Etcd {
     }
 }
 
+/// kube-proxy, with a plain API to follow.
+pub struct KubeProxy {
+    /// The process.
+    pub process: Process,
+}
+
+impl KubeProxy {
+    /// Starts it in the network namespace of the calling thread, for an API at a URL that asks for no credentials, with what
+    /// it needs below this folder; and waits until `/healthz` says that both families are in the kernel, and `ready` agrees.
+    /// `config` are fields of its configuration.
+    pub fn start(
+        program: &Path,
+        dir: &Path,
+        api: &str,
+        config: serde_json::Value,
+        ready: impl Fn() -> bool,
+    ) -> KubeProxy {
+        let kubeconfig = serde_json::json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "k", "cluster": {"server": api}}],
+            "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}]});
+        let mut whole = serde_json::json!({
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
+            "detectLocalMode": "NodeCIDR", "bindAddress": "0.0.0.0", "conntrack": {"maxPerCore": 0, "min": 0},
+            "clientConnection": {"kubeconfig": dir.join("kubeconfig"), "contentType": "application/json",
+                "acceptContentTypes": "application/json"}});
+        if let (Some(whole), serde_json::Value::Object(given)) = (whole.as_object_mut(), config) {
+            whole.extend(given);
+        }
+        for (name, value) in [("kubeconfig", kubeconfig), ("config", whole)] {
+            std::fs::write(dir.join(name), value.to_string()).expect("written");
+        }
+        let arguments = vec!["--config".into(), dir.join("config").display().to_string()];
+        let mut process = Process::start(program, arguments, dir.join("kube-proxy.log"));
+        let began = Instant::now();
+        while !(is_synced() && ready()) {
+            let ended = process.child.try_wait().expect("it can be asked").is_some();
+            assert!(!ended && began.elapsed() < PATIENCE, "{}", process.silent());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        KubeProxy { process }
+    }
+
+    /// Stops it as `kill -STOP` does, or lets it go on.
+    pub fn pause(&self, pause: bool) {
+        let signal = if pause { "-STOP" } else { "-CONT" };
+        let id = self.process.child.id().to_string();
+        let done = Command::new("kill").args([signal, &id]).status().expect("kill runs");
+        assert!(done.success(), "kill {signal} {id}");
+    }
+}
+
+/// Whether a kube-proxy in this network namespace says that both families are in the kernel.
+fn is_synced() -> bool {
+    use std::io::{Read as _, Write as _};
+    let answer = std::net::TcpStream::connect(("127.0.0.1", 10256)).and_then(|mut stream| {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    });
+    let Ok(text) = answer else { return false };
+    let body = text.split("\r\n\r\n").nth(1).unwrap_or_default();
+    let status: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+    ["IPv4", "IPv6"].iter().all(|family| {
+        let status = &status["status"][family];
+        let at = status["lastUpdated"].as_str().unwrap_or("0001");
+        !at.starts_with("0001") && status["healthy"] == true
+    })
+}
+
 /// An API server, and how to reach it.
 pub struct ApiServer {
     /// The process.

@@ -49,6 +49,34 @@ impl FakeApi {
         kube::Client::new(service, "default")
     }
 
+    /// Serves it on a socket of the calling thread's network namespace; gives its URL.
+    pub fn serve(&self, runtime: &tokio::runtime::Handle) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
+        listener.set_nonblocking(true).expect("non-blocking");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let api = self.clone();
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+            while let Ok((stream, _)) = listener.accept().await {
+                let api = api.clone();
+                let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+                    let api = api.clone();
+                    async move {
+                        let (parts, body) = request.into_parts();
+                        let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+                        let mut response = api.answer(Request::from_parts(parts, Body::from(body))).await;
+                        let json = http::HeaderValue::from_static("application/json");
+                        response.headers_mut().insert("content-type", json);
+                        Ok::<_, Infallible>(response)
+                    }
+                });
+                let stream = hyper_util::rt::TokioIo::new(stream);
+                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(stream, service));
+            }
+        });
+        url
+    }
+
     /// Leaves lists of these kinds unanswered until it is called again.
     pub fn hold(&self, kinds: &[&'static str]) {
         self.held.send_replace(kinds.to_vec());

@@ -27,13 +27,13 @@ const FLOWS: usize = 200;
 const EVERY: Duration = Duration::from_millis(200);
 /// A stream that waits longer is broken.
 const LIMIT: Duration = Duration::from_secs(10);
-const PODS: [&str; 2] = ["10.1.0.5", "10.1.0.6"];
-const CLUSTER_IP: &str = "10.96.0.1";
+pub const PODS: [&str; 2] = ["10.1.0.5", "10.1.0.6"];
+pub const CLUSTER_IP: &str = "10.96.0.1";
 const NODE: &str = "192.0.2.10";
 const NODE_PORT: u16 = 30_080;
 const PORT: u16 = 80;
 
-fn api() -> FakeApi {
+pub fn api() -> FakeApi {
     let api = FakeApi::default();
     api.put("nodes", node());
     for (name, protocol) in [("web", "TCP"), ("dns", "UDP")] {
@@ -51,20 +51,22 @@ fn api() -> FakeApi {
 /// Not a promise but a role: does nothing unless the binary was started as an agent. Ends when its input does.
 #[test]
 fn the_agents_role() {
-    if std::env::var_os(ROLE).is_none() {
-        return;
-    }
+    let Ok(role) = std::env::var(ROLE) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let ended = CancellationToken::new();
+    let told = ended.clone();
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        told.cancel();
+    });
+    if role != "1" {
+        return runtime.block_on(crate::take_over::play(&role, ended));
+    }
     runtime.block_on(async {
         let mut agent = start_with(&api(), Duration::from_secs(3600));
         agent.commits(0).await;
         println!("\nsynced");
-        let (ended, stop) = (CancellationToken::new(), agent.shutdown.clone());
-        let told = ended.clone();
-        std::thread::spawn(move || {
-            let _ = io::copy(&mut io::stdin(), &mut io::sink());
-            told.cancel();
-        });
+        let stop = agent.shutdown.clone();
         let mut repairs = 0;
         loop {
             tokio::select! {
@@ -82,7 +84,7 @@ fn the_agents_role() {
 }
 
 /// An agent in a process of its own.
-struct Agent {
+pub struct Agent {
     child: Child,
     input: Option<ChildStdin>,
     lines: Receiver<String>,
@@ -91,11 +93,18 @@ struct Agent {
 impl Agent {
     /// Starts one in a namespace and waits until it forwards.
     fn start(host: &OwnedFd) -> Agent {
+        let agent = Agent::play(host, "1");
+        agent.says("synced");
+        agent
+    }
+
+    /// Starts one in a namespace in a role.
+    pub fn play(host: &OwnedFd, role: &str) -> Agent {
         let program = std::env::current_exe().expect("this program");
         let mut child = namespace::in_netns(host.as_fd(), || {
             Command::new(program)
                 .args(["hitless::the_agents_role", "--exact", "--nocapture"])
-                .env(ROLE, "1")
+                .env(ROLE, role)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()
@@ -107,13 +116,11 @@ impl Agent {
         std::thread::spawn(move || {
             output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
         });
-        let agent = Agent { input: child.stdin.take(), child, lines };
-        agent.says("synced");
-        agent
+        Agent { input: child.stdin.take(), child, lines }
     }
 
     /// Waits until it says something that contains this.
-    fn says(&self, what: &str) -> String {
+    pub fn says(&self, what: &str) -> String {
         loop {
             let line = self.lines.recv_timeout(Duration::from_secs(30)).expect("the agent speaks");
             if line.contains(what) {
@@ -122,7 +129,7 @@ impl Agent {
         }
     }
 
-    fn stop(mut self) {
+    pub fn stop(mut self) {
         drop(self.input.take());
         assert!(self.child.wait().expect("reaped").success());
     }
@@ -134,10 +141,10 @@ impl Agent {
 }
 
 /// A node, its pods, a pod that is a client, and a client outside; each a network namespace.
-struct World {
-    node: OwnedFd,
+pub struct World {
+    pub node: OwnedFd,
     pods: OwnedFd,
-    inside: OwnedFd,
+    pub inside: OwnedFd,
     outside: OwnedFd,
 }
 
@@ -146,7 +153,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 impl World {
-    fn new() -> io::Result<World> {
+    pub fn new() -> io::Result<World> {
         let new = namespace::new_netns;
         let world = World { node: new()?, pods: new()?, inside: new()?, outside: new()? };
         let mut here = Links::open_in(world.node.as_fd())?;
@@ -174,7 +181,7 @@ impl World {
     }
 
     /// Each pod answers each line and each datagram with its address.
-    async fn serve(&self) -> io::Result<()> {
+    pub async fn serve(&self) -> io::Result<()> {
         for pod in PODS {
             let (tcp, udp) = namespace::in_netns(self.pods.as_fd(), || {
                 io::Result::Ok((TcpListener::bind((pod, 8080))?, UdpSocket::bind((pod, 8080))?))
@@ -217,7 +224,7 @@ impl World {
 
 /// What the clients have seen.
 #[derive(Default)]
-struct Seen {
+pub struct Seen {
     stop: AtomicBool,
     /// How many answers each has had.
     rounds: Vec<AtomicU64>,
@@ -288,7 +295,7 @@ impl Seen {
     }
 
     /// Waits until everybody has had two more answers, the second of which was asked for after now.
-    async fn two_rounds(&self) {
+    pub async fn two_rounds(&self) {
         let before: Vec<u64> = self.rounds.iter().map(|r| r.load(Ordering::Relaxed)).collect();
         let behind =
             || self.rounds.iter().zip(&before).filter(|(now, then)| now.load(Ordering::Relaxed) < **then + 2);
@@ -344,33 +351,79 @@ fn no_connection_is_reset_or_moved_when_the_agent_is_restarted_killed_upgraded_o
     runtime.expect("a runtime").block_on(through_it_all(world));
 }
 
+/// Everybody who asks, and what they have seen.
+pub struct Crowd {
+    pub seen: Arc<Seen>,
+    clients: Vec<tokio::task::JoinHandle<()>>,
+    bad: Vec<String>,
+}
+
+impl Crowd {
+    /// A thousand streams and two hundred flows, once each has been answered twice.
+    pub async fn gather(world: &World) -> Crowd {
+        let rounds = (0..STREAMS + FLOWS).map(|_| AtomicU64::new(0)).collect();
+        let seen = Arc::new(Seen { rounds, ..Seen::default() });
+        let mut clients = Vec::new();
+        for number in 0..STREAMS {
+            let (host, at) = world.client(number);
+            let stream = namespace::in_netns(host.as_fd(), || TcpStream::connect_timeout(&at, LIMIT));
+            let stream =
+                stream.expect("the namespace can be entered").unwrap_or_else(|e| panic!("to {at}: {e}"));
+            stream.set_nonblocking(true).expect("an option");
+            let stream = tokio::net::TcpStream::from_std(stream).expect("a stream");
+            clients.push(tokio::spawn(seen.clone().stream(number, stream)));
+        }
+        for number in STREAMS..STREAMS + FLOWS {
+            let (host, at) = world.client(number);
+            let socket = namespace::in_netns(host.as_fd(), || {
+                UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.connect(at).map(|()| socket))
+            });
+            let socket = socket.expect("the namespace can be entered").expect("a route");
+            socket.set_nonblocking(true).expect("an option");
+            let socket = tokio::net::UdpSocket::from_std(socket).expect("a socket");
+            clients.push(tokio::spawn(seen.clone().flow(number, socket)));
+        }
+        seen.two_rounds().await;
+        println!(
+            "{:<44} {:>6} {:>6} {:>6} {:>12}",
+            "WHAT HAPPENED", "RESET", "MOVED", "LOST", "LONGEST WAIT"
+        );
+        Crowd { seen, clients, bad: Vec::new() }
+    }
+
+    /// Begins to count anew.
+    pub fn begin(&self) {
+        self.seen.longest.store(0, Ordering::Relaxed);
+        self.seen.lost.store(0, Ordering::Relaxed);
+    }
+
+    /// Waits until everybody was answered after what happened, and prints what it cost.
+    pub async fn end(&mut self, what: &str) {
+        let seen = &self.seen;
+        seen.two_rounds().await;
+        let (broken, moved) =
+            (std::mem::take(&mut *seen.broken.lock()), std::mem::take(&mut *seen.moved.lock()));
+        let wait = Duration::from_millis(seen.longest.load(Ordering::Relaxed));
+        let lost = seen.lost.load(Ordering::Relaxed);
+        println!("{what:<44} {:>6} {:>6} {lost:>6} {wait:>12.1?}", broken.len(), moved.len());
+        self.bad.extend(broken.into_iter().chain(moved).map(|how| format!("{what}: {how}")));
+    }
+
+    /// Sends everybody home; none may have been reset or moved.
+    pub async fn part(self) {
+        self.seen.stop.store(true, Ordering::Relaxed);
+        for client in self.clients {
+            client.await.expect("no panic");
+        }
+        let bad = self.bad;
+        assert!(bad.is_empty(), "{} of {}: {:#?}", bad.len(), STREAMS + FLOWS, &bad[..bad.len().min(20)]);
+    }
+}
+
 async fn through_it_all(world: World) {
     world.serve().await.expect("the pods listen");
     let mut agent = Agent::start(&world.node);
-    let rounds = (0..STREAMS + FLOWS).map(|_| AtomicU64::new(0)).collect();
-    let seen = Arc::new(Seen { rounds, ..Seen::default() });
-    let mut clients = Vec::new();
-    for number in 0..STREAMS {
-        let (host, at) = world.client(number);
-        let stream = namespace::in_netns(host.as_fd(), || TcpStream::connect_timeout(&at, LIMIT));
-        let stream = stream.expect("the namespace can be entered").unwrap_or_else(|e| panic!("to {at}: {e}"));
-        stream.set_nonblocking(true).expect("an option");
-        let stream = tokio::net::TcpStream::from_std(stream).expect("a stream");
-        clients.push(tokio::spawn(seen.clone().stream(number, stream)));
-    }
-    for number in STREAMS..STREAMS + FLOWS {
-        let (host, at) = world.client(number);
-        let socket = namespace::in_netns(host.as_fd(), || {
-            UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.connect(at).map(|()| socket))
-        });
-        let socket = socket.expect("the namespace can be entered").expect("a route");
-        socket.set_nonblocking(true).expect("an option");
-        let socket = tokio::net::UdpSocket::from_std(socket).expect("a socket");
-        clients.push(tokio::spawn(seen.clone().flow(number, socket)));
-    }
-    seen.two_rounds().await;
-    println!("{:<44} {:>6} {:>6} {:>6} {:>12}", "WHAT HAPPENED", "RESET", "MOVED", "LOST", "LONGEST WAIT");
-    let mut bad = Vec::new();
+    let mut crowd = Crowd::gather(&world).await;
     let mut skipped = false;
     for what in [
         "nothing",
@@ -381,18 +434,17 @@ async fn through_it_all(world: World) {
         "delete table ip portolan",
         "flush map ip portolan slots",
     ] {
-        seen.longest.store(0, Ordering::Relaxed);
-        seen.lost.store(0, Ordering::Relaxed);
+        crowd.begin();
         match what {
             "nothing" => {}
             "restart" => {
                 agent.stop();
-                seen.two_rounds().await;
+                crowd.seen.two_rounds().await;
                 agent = Agent::start(&world.node);
             }
             "kill -9" => {
                 agent.kill();
-                seen.two_rounds().await;
+                crowd.seen.two_rounds().await;
                 agent = Agent::start(&world.node);
             }
             "upgrade" => {
@@ -406,20 +458,10 @@ async fn through_it_all(world: World) {
             }
             _ => skipped = true,
         }
-        seen.two_rounds().await;
-        let (broken, moved) =
-            (std::mem::take(&mut *seen.broken.lock()), std::mem::take(&mut *seen.moved.lock()));
-        let wait = Duration::from_millis(seen.longest.load(Ordering::Relaxed));
-        let lost = seen.lost.load(Ordering::Relaxed);
-        println!("{what:<44} {:>6} {:>6} {lost:>6} {wait:>12.1?}", broken.len(), moved.len());
-        bad.extend(broken.into_iter().chain(moved).map(|how| format!("{what}: {how}")));
+        crowd.end(what).await;
     }
-    seen.stop.store(true, Ordering::Relaxed);
-    for client in clients {
-        client.await.expect("no panic");
-    }
+    crowd.part().await;
     agent.stop();
-    assert!(bad.is_empty(), "{} of {}: {:#?}", bad.len(), STREAMS + FLOWS, &bad[..bad.len().min(20)]);
     if skipped {
         trial::skipped(PROMISE, "no nft, so only the restarts were tried");
     }

@@ -9,4 +9,5 @@ mod kernel;
 mod lock;
 mod plane;
 mod servers;
+mod take_over;
 mod translation;

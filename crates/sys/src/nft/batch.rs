@@ -151,6 +151,12 @@ impl Batch {
         self.message.str(1, table).str(2, chain);
     }
 
+    /// Deletes one rule by its handle.
+    pub fn delete_rule(&mut self, family: Family, table: &str, chain: &str, handle: u64) {
+        self.begin(DELRULE, 0, family.number(), 0);
+        self.message.str(1, table).str(2, chain).u64be(3, handle);
+    }
+
     /// Appends a rule to a chain.
     pub fn add_rule(&mut self, family: Family, table: &str, chain: &str, expressions: &[Expression]) {
         self.begin(NEWRULE, CREATE | crate::netlink::APPEND, family.number(), 0);

@@ -134,6 +134,10 @@ pub enum Expression {
     Counter { packets: u64, bytes: u64 },
     /// Counts packets in a named counter.
     NamedCounter(String),
+    /// A match of iptables, as iptables-nft writes it: its name, and its structure of `include/uapi/linux/netfilter`.
+    Match { name: String, info: Bytes },
+    /// A target of iptables, likewise.
+    Target { name: String, info: Bytes },
     /// One that this module doesn't know.
     Other(String),
 }
@@ -281,6 +285,8 @@ impl Expression {
             Expression::Dynset { .. } => "dynset",
             Expression::Counter { .. } => "counter",
             Expression::NamedCounter(_) => "objref",
+            Expression::Match { .. } => "match",
+            Expression::Target { .. } => "target",
             Expression::Other(name) => name,
         }
     }
@@ -385,7 +391,8 @@ impl Expression {
             Expression::NamedCounter(name) => {
                 m.u32be(1, 1).str(2, name);
             }
-            Expression::Other(_) => {}
+            // Read only: what iptables writes is iptables' to write.
+            Expression::Match { .. } | Expression::Target { .. } | Expression::Other(_) => {}
         }
     }
 
@@ -479,6 +486,8 @@ impl Expression {
             },
             "counter" => Expression::Counter { packets: body.find(2)?.u64be(), bytes: body.find(1)?.u64be() },
             "objref" if number(1)? == 1 => Expression::NamedCounter(text(2)),
+            "match" => Expression::Match { name: text(1), info: body.find(3)?.value.to_vec() },
+            "target" => Expression::Target { name: text(1), info: body.find(3)?.value.to_vec() },
             _ => return None,
         })
     }
