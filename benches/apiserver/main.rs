@@ -1,6 +1,6 @@
 //! Our API server beside kube-apiserver on etcd: the same work for each, one after the other, in one run.
 //!
-//! `cargo bench --bench apiserver [-- OBJECTS]`, with `PORTOLAN_KUBE_APISERVER` and `PORTOLAN_ETCD` naming the programs and
+//! `cargo bench --bench apiserver [-- OBJECTS [SERVICES]]`, with `PORTOLAN_KUBE_APISERVER` and `PORTOLAN_ETCD` naming the programs and
 //! `PORTOLAN` another binary of ours. Each writes through to the disk.
 
 mod client; // one HTTP connection
@@ -23,8 +23,6 @@ const WATCHES: usize = 1000;
 const TOGETHER: usize = 50;
 /// Changes that all watches hear of.
 const CHANGES: usize = 200;
-/// Services, each with an EndpointSlice, for the memory that they take.
-const SERVICES: usize = 10_000;
 
 /// A server and what is below it.
 struct Subject {
@@ -74,9 +72,18 @@ impl Programs {
     }
 }
 
+/// How much there is of it.
+#[derive(Clone, Copy)]
+struct Size {
+    /// ConfigMaps, which are written, listed and watched.
+    objects: usize,
+    /// Services, each with an EndpointSlice, for the memory that they take.
+    services: usize,
+}
+
 /// What was measured of one.
 #[derive(Default)]
-struct Figures(Vec<(&'static str, f64, Better)>);
+struct Figures(Vec<(String, f64, Better)>);
 
 /// Which of two figures is the better one.
 #[derive(Clone, Copy, PartialEq)]
@@ -86,12 +93,14 @@ enum Better {
 }
 
 impl Figures {
-    fn more(&mut self, what: &'static str, figure: f64) {
+    fn more(&mut self, what: impl Into<String>, figure: f64) {
+        let what = what.into();
         println!("  {what}: {figure:.3}");
         self.0.push((what, figure, Better::More));
     }
 
-    fn less(&mut self, what: &'static str, figure: f64) {
+    fn less(&mut self, what: impl Into<String>, figure: f64) {
+        let what = what.into();
         println!("  {what}: {figure:.3}");
         self.0.push((what, figure, Better::Less));
     }
@@ -208,17 +217,19 @@ async fn fan_out(subject: &Subject, figures: &mut Figures) {
     watches.shutdown().await;
 }
 
-async fn measure(programs: &Programs, whose: Whose, objects: usize) -> Figures {
+async fn measure(programs: &Programs, whose: Whose, size: Size) -> Figures {
+    let Size { objects, services } = size;
     println!("{whose:?}");
     let mut figures = Figures::default();
     let (subject, started) = programs.start(whose).await;
     figures.less("start until ready, s", started.as_secs_f64());
     figures.less("memory when empty, MB", megabytes(subject.usage().memory));
 
-    create(&subject.server, "/api/v1/namespaces/default/services", SERVICES, service).await;
-    create(&subject.server, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", SERVICES, slice)
+    create(&subject.server, "/api/v1/namespaces/default/services", services, service).await;
+    create(&subject.server, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", services, slice)
         .await;
-    figures.less("memory with 10,000 Services and slices, MB", megabytes(subject.usage().memory));
+    figures
+        .less(format!("memory with {services} Services and slices, MB"), megabytes(subject.usage().memory));
     drop(subject);
 
     let (subject, _) = programs.start(whose).await;
@@ -278,7 +289,9 @@ async fn main() {
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
-    let objects = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(100_000);
+    let mut numbers = std::env::args().filter_map(|argument| argument.parse().ok());
+    let (objects, services) = (numbers.next().unwrap_or(100_000), numbers.next().unwrap_or(10_000));
+    let size = Size { objects, services };
     let (Some(apiserver), Some(etcd)) = (program("PORTOLAN_KUBE_APISERVER"), program("PORTOLAN_ETCD")) else {
         println!(
             "PORTOLAN_KUBE_APISERVER and PORTOLAN_ETCD must name the programs (.ci/peers DIR builds them)"
@@ -287,8 +300,8 @@ async fn main() {
     };
     let ours = program("PORTOLAN").unwrap_or_else(|| env!("CARGO_BIN_EXE_portolan").into());
     let programs = Programs { ours, apiserver, etcd };
-    let kubernetes = measure(&programs, Whose::Kubernetes, objects).await;
-    let ours = measure(&programs, Whose::Ours, objects).await;
+    let kubernetes = measure(&programs, Whose::Kubernetes, size).await;
+    let ours = measure(&programs, Whose::Ours, size).await;
     println!(
         "\n{:<52} {:>12} {:>16} {:>8}",
         format!("{objects} objects"),

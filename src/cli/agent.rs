@@ -358,7 +358,7 @@ mod tests {
 
     use super::*;
 
-    #[derive(Parser)]
+    #[derive(Parser, Debug)]
     struct Command {
         #[command(flatten)]
         args: Args,
