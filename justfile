@@ -18,6 +18,14 @@ lint:
 ci:
     bash .ci/run
 
+# the program as an image that containerd imports, without docker
+image:
+    cargo xtask image
+
+# the agent on a real Kubernetes of this machine, and Kubernetes' own tests there; as root
+rig:
+    .ci/rig -n 6 try agent
+
 # what docs/performance.md quotes
 bench:
     cargo bench --bench programming

@@ -74,7 +74,8 @@ fn kubectl_defines_kinds_and_uses_them() {
     });
 }
 
-fn helm() -> Option<PathBuf> {
+/// The program, if there is one.
+pub fn helm() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("HELM") {
         return Some(named.into());
     }

@@ -3,6 +3,7 @@
 mod agent; // the agent alone, in kube-proxy's place
 mod announce; // one node answers for an address, and another one soon after
 mod definitions; // kinds that clients define, by kubectl and by Helm
+mod deploy; // what is applied to somebody's Kubernetes
 mod disruption; // pods and parts die, connections go on
 mod dns; // names, as dig sees them, and the real CoreDNS beside ours
 mod explain; // faults are injected, and named

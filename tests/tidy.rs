@@ -10,7 +10,7 @@ const LONG: &[(&str, &str)] = &[];
 fn sources() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> =
-        ["src", "crates", "tests", "benches"].iter().map(|f| root().join(f)).collect();
+        ["src", "crates", "tests", "benches", "xtask"].iter().map(|f| root().join(f)).collect();
     while let Some(folder) = folders.pop() {
         let Ok(entries) = std::fs::read_dir(&folder) else { continue };
         for entry in entries {
@@ -77,12 +77,15 @@ fn no_test_is_ignored() {
 }
 
 #[test]
-fn the_part_of_the_end_to_end_tests_is_of_the_whole() {
+fn the_parts_of_the_end_to_end_tests_are_of_the_whole() {
     let names = |file: &str| -> Vec<String> {
         let text = std::fs::read_to_string(root().join("tests/e2e").join(file)).expect("a list of tests");
         text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
     };
     let whole = [names("api.txt"), names("services.txt")].concat();
-    let offenders = names("part.txt").into_iter().filter(|name| !whole.contains(name));
-    complain("name in tests/e2e/part.txt what is in api.txt or services.txt", offenders.collect());
+    for part in ["part.txt", "rig.txt"] {
+        let offenders = names(part).into_iter().filter(|name| !whole.contains(name));
+        let rule = format!("name in tests/e2e/{part} what is in api.txt or services.txt");
+        complain(&rule, offenders.collect());
+    }
 }

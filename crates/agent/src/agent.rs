@@ -30,6 +30,7 @@ use crate::events::{self, Recorder, Severity};
 use crate::forward::{Arrived, Forwarder, Status};
 use crate::from_kube::{self, Names};
 use crate::health::{self, Health};
+use crate::heard::Heard;
 use crate::kernel::Kernel;
 use crate::kube_proxy;
 use crate::localhost;
@@ -368,11 +369,18 @@ async fn watch_all(client: kube::Client, config: &Config, outlet: Outlet, eligib
     let service_cidrs = async {
         match config.watch_service_cidrs {
             true => {
-                let cidrs = Api::<ServiceCIDR>::all(client.clone());
+                let cidrs = Api::<Heard<ServiceCIDR>>::all(client.clone());
                 // It sends this where the API has no such kind, or keeps it to itself: an empty list.
                 let none = || Update::ServiceCidr(Said::End);
-                let trim = |event: Event<ServiceCIDR>| {
-                    (Update::ServiceCidr(said(event, |o| &o.metadata, |o| from_kube::service_cidr(&o))), None)
+                let trim = |event: Event<Heard<ServiceCIDR>>| {
+                    (
+                        Update::ServiceCidr(said(
+                            event,
+                            |o| &o.0.metadata,
+                            |o| from_kube::service_cidr(&o.0),
+                        )),
+                        None,
+                    )
                 };
                 follow(cidrs, watch_config(), &outlet, trim, Some(none)).await;
             }
@@ -380,10 +388,10 @@ async fn watch_all(client: kube::Client, config: &Config, outlet: Outlet, eligib
         }
     };
     let services = follow(
-        Api::<Service>::all(client.clone()),
+        Api::<Heard<Service>>::all(client.clone()),
         services,
         &outlet,
-        |event| (Update::Service(said(event, |o| &o.metadata, |o| from_kube::service(&o))), None),
+        |event| (Update::Service(said(event, |o| &o.0.metadata, |o| from_kube::service(&o.0))), None),
         None,
     );
     let slices = follow(

@@ -9,6 +9,7 @@ mod events; // events about the node and its Services
 pub mod forward; // the thread: views, plan, kernel, in order
 pub mod from_kube; // API objects to views
 pub mod health; // the ports by which load balancers ask for endpoints
+mod heard; // objects without what the agent doesn't read
 pub mod kernel; // the kernel as a dataplane
 pub mod kube_proxy; // kube-proxy's configuration file
 pub mod localhost; // what NodePorts on 127.0.0.1 and ::1 need

@@ -7,7 +7,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
-use k8s_openapi::api::core::v1::{Namespace, Service};
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch::Sender;
 
 use crate::from_kube;
+use crate::heard::Heard;
 use crate::zone::Zone;
 
 /// The objects of one kind that are there.
@@ -83,10 +84,10 @@ pub async fn follow(client: Client, zone: Arc<RwLock<Zone>>, synced: &Sender<boo
         |name, namespace| zone.write().set_namespace(name, namespace.is_some()),
         || complete(0),
     );
-    let services = one::<Service, _>(
+    let services = one::<Heard, _>(
         Api::all(client.clone()),
-        |service| from_kube::key(&service.metadata),
-        |key, service| zone.write().set_service(key, service.and_then(from_kube::service)),
+        |service| from_kube::key(&service.0.metadata),
+        |key, service| zone.write().set_service(key, service.and_then(|s| from_kube::service(&s.0))),
         || complete(1),
     );
     let slices = one::<EndpointSlice, _>(
