@@ -145,6 +145,14 @@ impl Call {
                 _ => warnings.extend(said),
             }
         }
+        if let Some(namespace) = self.path.namespace.as_deref() {
+            let claimed = meta::namespace(object);
+            if !claimed.is_empty() && claimed != namespace {
+                return Err(Status::bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request",
+                ));
+            }
+        }
         let twice = meta::dedup_owners(object);
         if !twice.is_empty() {
             // Patches are looked at once only, behind admission.
@@ -155,14 +163,6 @@ impl Call {
                  may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
                 twice.join(", ")
             ));
-        }
-        if let Some(namespace) = self.path.namespace.as_deref() {
-            let claimed = meta::namespace(object);
-            if !claimed.is_empty() && claimed != namespace {
-                return Err(Status::bad_request(
-                    "the namespace of the provided object does not match the namespace sent on the request",
-                ));
-            }
         }
         Ok(())
     }
@@ -226,11 +226,20 @@ impl Call {
             return Err(Status::unsupported_media_type(&CUSTOM_PATCHES));
         }
         let kind = self.kind.clone();
+        let lenient = self.query.get("fieldValidation") == Some("Ignore");
         Ok(move |old: &Value| {
             // That there is nothing to patch is said first.
             let patch = patch.as_ref().map_err(Clone::clone)?;
             let mut new = old.clone();
             match way {
+                // Where nothing is checked, a list takes the object's place, and isn't one (`jsonpatch.MergePatch`).
+                Way::Merge if lenient && patch.is_array() => {
+                    new = patch::unnulled(patch);
+                    Ok(())
+                }
+                Way::Merge if patch.is_null() || lenient && !patch.is_object() => {
+                    Err(Status::bad_request("Invalid JSON Patch"))
+                }
                 Way::Merge => patch::merge(&mut new, patch).map_err(|error| match error {
                     PatchError::Malformed(why) => Status::bad_request(format!("error decoding patch: {why}")),
                     error => patch_status(error),
@@ -345,7 +354,7 @@ impl Server {
             // Text that is no number counts as none, as in Kubernetes.
             if meta::resource_version(&object).parse::<u64>().is_ok_and(|version| version != 0) {
                 let message = "resourceVersion should not be set on objects to be created";
-                return Err(Status::unexpected(message));
+                return Err(Status::unexpected(message).warned(&warnings));
             }
             txn.ops.push(Op::Put(key, bare(kind, &new)));
             match self.store.txn(txn).await.map_err(store_status)? {
@@ -394,8 +403,7 @@ impl Server {
         dry_run: bool,
         txn: &mut Txn,
     ) -> Result<(), Status> {
-        // Nothing is given to a Service without a name, which is refused.
-        if !is_service(kind) || meta::name(new).is_empty() {
+        if !is_service(kind) {
             return Ok(());
         }
         // What was acknowledged before this request counts as taken: wait until the index knows it.
@@ -411,6 +419,10 @@ impl Server {
             Refusal::Internal(why) => Status::internal(why),
             Refusal::Unexpected(why) => Status::unexpected(why),
         })?;
+        // Nothing is given to a Service without a name, which is refused, but what it can't have is said first.
+        if meta::name(new).is_empty() {
+            return Ok(());
+        }
         // The difference of what is held says the same by keys: ports that share a number share a claim.
         let (before, after) = (old.map(claims::held).unwrap_or_default(), claims::held(new));
         let (before, after): (BTreeSet<_>, BTreeSet<_>) = (before, after);
@@ -458,8 +470,10 @@ impl Server {
         match changed {
             Err(status) if status.code == 404 && creates(&call.kind, &body) => {
                 walk::set(&mut body, "metadata.name", call.name());
-                // Which version it was has no meaning here.
-                meta::clear_resource_version(&mut body);
+                // Which version it was has no meaning here; what isn't written keeps it.
+                if !dry_run {
+                    meta::clear_resource_version(&mut body);
+                }
                 self.may_create(call).await?;
                 self.guard(call, Some(&body), None)?;
                 let namespace = call.path.namespace.as_deref();
@@ -533,10 +547,12 @@ impl Server {
                 }
                 false => Status::invalid_patch(new.to_string(), why),
             };
-            call.admit(&mut new, &refuse, &twice, &mut found)?;
+            let admitted = call.admit(&mut new, &refuse, &twice, &mut found);
+            // A refusal is told with them.
+            *warnings.lock() = found;
+            admitted?;
             call.check_name(&new)?;
             self.guard(call, Some(&new), Some(old))?;
-            *warnings.lock() = found;
             Ok(new)
         };
         let now = meta::rfc3339(Timestamp::now());

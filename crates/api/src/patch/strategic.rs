@@ -94,27 +94,8 @@ fn directive(patch: &Map<String, Value>) -> Result<Option<&str>, PatchError> {
     }
 }
 
-/// A value that a patch adds where nothing was: without nulls and directives.
-fn fresh(patch: &Value, rule: Option<Rule<'_>>) -> Result<Option<Value>, PatchError> {
-    match patch {
-        Value::Null => Ok(None),
-        Value::Object(map) if map.get(DIRECTIVE).is_some_and(|word| word == "replace") => Ok(None),
-        Value::Object(map) => {
-            let shape = match rule {
-                Some(Rule::Map(shape)) => shape,
-                _ => Ground::Bare,
-            };
-            let mut out = Map::new();
-            Ok((merge_map(&mut out, map, shape)? == Fate::Kept).then_some(Value::Object(out)))
-        }
-        // A list that isn't there yet is taken as it is, also if two of its items are to be told apart and can't be; but for
-        // the words to the merge in it.
-        other => Ok(undirected(other)),
-    }
-}
-
-/// A value without the objects in it that are words to the merge, and without nulls in objects (strategicpatch's
-/// `removeDirectives` and `discardNullValuesFromPatch`).
+/// A value that a patch adds where nothing of its sort was: taken as it is, without the objects in it that are words to the
+/// merge, and without nulls in objects (strategicpatch's `removeDirectives` and `discardNullValuesFromPatch`).
 fn undirected(value: &Value) -> Option<Value> {
     match value {
         Value::Object(map) if map.contains_key(DIRECTIVE) => None,
@@ -204,7 +185,7 @@ pub(super) fn merge_map(
                 Some(Rule::Set) => merge_set(there, patch),
                 _ => *there = patch.clone(),
             },
-            (_, value) => match fresh(value, rule)? {
+            (_, value) => match undirected(value) {
                 Some(value) => {
                     target.insert(key.clone(), value);
                 }
@@ -288,11 +269,8 @@ fn merge_list(
             Some(Value::Object(there)) => {
                 merge_map(there, map, shape)?;
             }
-            _ => {
-                let mut made = Map::new();
-                merge_map(&mut made, map, shape)?;
-                target.push(Value::Object(made));
-            }
+            // A new item is taken as it is, with what is null in it.
+            _ => target.push(Value::Object((*map).clone())),
         }
     }
     let order: Vec<Value> = items.into_iter().map(|(_, _, item)| item).collect();
