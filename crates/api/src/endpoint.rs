@@ -102,7 +102,7 @@ fn app_protocol(errors: &mut Vec<FieldError>, port: &Value, path: String) {
     }
 }
 
-/// Fills in what a client left out of an EndpointSlice, and drops the topology that v1 no longer writes.
+/// Fills in what a client left out of an EndpointSlice.
 pub fn default_slice(object: &mut Value) {
     for port in walk::list_mut(object, "ports") {
         if walk::at(port, "name").is_none() {
@@ -112,15 +112,34 @@ pub fn default_slice(object: &mut Value) {
             walk::set(port, "protocol", "TCP");
         }
     }
-    // Whoever had a node's name there has it in a field of its own by now.
-    for endpoint in walk::list_mut(object, "endpoints") {
-        walk::remove(endpoint, "deprecatedTopology");
-    }
     // The lists are written even when they are empty; as what they are in Go then.
     for field in ["endpoints", "ports"] {
         if walk::list(object, field).is_empty() {
             walk::set(object, field, Value::Null);
         }
+    }
+}
+
+/// Drops the topology that v1 no longer writes (`dropTopologyOnV1`); whether there was any. Whoever had a node's name there has
+/// it in a field of its own by now.
+fn drop_topology(object: &mut Value) -> bool {
+    let mut had = false;
+    for endpoint in walk::list_mut(object, "endpoints") {
+        had |= !walk::map(endpoint, "deprecatedTopology").is_empty();
+        walk::remove(endpoint, "deprecatedTopology");
+    }
+    had
+}
+
+/// Prepares a new slice.
+pub fn prepare_slice(object: &mut Value) {
+    drop_topology(object);
+}
+
+/// Prepares a changed one: what is dropped then was a change all the same.
+pub fn prepare_slice_update(new: &mut Value, old: &Value) {
+    if drop_topology(new) {
+        meta::set_generation(new, Some(meta::generation(old) + 1));
     }
 }
 
@@ -346,6 +365,8 @@ mod tests {
         assert_eq!(generation(json!({"metadata": {"annotations": {"a": "b"}}})), 1);
         assert_eq!(generation(json!({"metadata": {"labels": {"a": "b"}}})), 2);
         assert_eq!(generation(json!({"ports": [{"port": 81}]})), 2);
+        let topology = json!([{"addresses": ["10.0.0.1"], "deprecatedTopology": {"a": "b"}}]);
+        assert_eq!(generation(json!({"endpoints": topology})), 2, "also what isn't kept");
     }
 
     #[test]

@@ -538,7 +538,7 @@ impl Kind {
     }
 
     /// Counts `metadata.generation` up when the desired state differs. Also to be called after an allocation has changed
-    /// the object; calling it twice counts once.
+    /// the object; calling it twice counts once, and what a kind's own rules have counted stays counted.
     pub fn count_generation(&self, new: &mut Value, old: &Value) {
         let differs = match self {
             Kind::Listed(entry) if !entry.generation => return,
@@ -546,7 +546,8 @@ impl Kind {
             Kind::Custom(custom) => custom.desired_differs(new, old),
         };
         let before = meta::generation(old);
-        meta::set_generation(new, Some(if differs { before + 1 } else { before }));
+        let counted = differs || meta::generation(new) > before;
+        meta::set_generation(new, Some(if counted { before + 1 } else { before }));
     }
 
     /// What is wrong with a new object, metadata included.
