@@ -25,6 +25,7 @@ use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
 
 use crate::normal::Names;
+use crate::parted::{self, State, parted};
 use crate::peer::{Peer, Programs, flag, free_port, spawn};
 
 const PROMISE: &str = "the real controllers make the same of the same";
@@ -113,9 +114,6 @@ fn api(client: &Client, kind: &str) -> Api<DynamicObject> {
     }
 }
 
-/// Of each kind, its objects as texts.
-type State = BTreeMap<String, Vec<String>>;
-
 /// One cluster: its client, and how often each of its slices was written.
 struct Side {
     client: Client,
@@ -189,6 +187,9 @@ impl Side {
             } else if pod.data["status"]["podIP"].is_null() {
                 let status = running(&format!("10.7.{}.{}", at / 250, at % 250 + 1), true);
                 self.apply(&Change::Status("Pod", name, status)).await;
+            } else if pod.owner_references()[0].kind == "Job" && pod.data["status"]["phase"] == "Running" {
+                let ended = json!({"status": {"phase": "Succeeded"}});
+                self.apply(&Change::Status("Pod", name, ended)).await;
             }
         }
     }
@@ -204,7 +205,15 @@ impl Side {
                 all.push(object);
             }
         }
-        let names = Names::of(&all);
+        // Services aren't made by controllers: only referred to.
+        let mut named = all.clone();
+        let services = api(&self.client, "Service").list(&ListParams::default()).await.expect("a list");
+        for service in services.items {
+            let mut service = serde_json::to_value(service).expect("an object");
+            service["kind"] = "Service".into();
+            named.push(service);
+        }
+        let names = Names::of(&named);
         let mut state = State::new();
         for object in &all {
             let mut object = names.normal(object);
@@ -228,22 +237,10 @@ fn simplify(kind: &str, object: &mut Value) {
     };
     match kind {
         "Event" => {
-            // Who says it, when and how often within a moment is not compared.
-            for path in [
-                "/source",
-                "/firstTimestamp",
-                "/lastTimestamp",
-                "/metadata",
-                "/count",
-                "/reportingComponent",
-                "/reportingInstance",
-                "/involvedObject/uid",
-                "/eventTime",
-                "/series",
-                "/action",
-            ] {
-                drop(path);
-            }
+            // How often within a moment is a matter of how fast, and the name is made of the time.
+            drop("/count");
+            drop("/metadata/name");
+            drop("/metadata/uid");
         }
         "Pod" => {
             drop("/spec/volumes");
@@ -315,7 +312,7 @@ fn draw(dice: &mut Dice) -> Change {
     let app = dice.pick(&APPS);
     let name = format!("{app}-{}", dice.below(3));
     let address = format!("10.1.{}.{}", name.as_bytes()[0], name.as_bytes()[2]);
-    match dice.below(100) {
+    match dice.below(106) {
         0..15 => Change::Create("Service", service(app, dice)),
         15..20 => Change::Delete("Service", app.into()),
         20..28 => {
@@ -384,7 +381,27 @@ fn draw(dice: &mut Dice) -> Change {
             template["spec"]["restartPolicy"] = "Never".into();
             Change::Create("Job", json!({"metadata": {"name": "j"}, "spec": {"template": template}}))
         }
-        _ => Change::Delete("Deployment", "d".into()),
+        99..100 => Change::Delete("Deployment", "d".into()),
+        100..102 => Change::Create(
+            "DaemonSet",
+            json!({"metadata": {"name": "e"}, "spec": {"selector": {"matchLabels": {"app": "e"}}, "template": template("e")}}),
+        ),
+        102..104 => Change::Patch(
+            dice.pick(&["DaemonSet", "StatefulSet"]),
+            dice.pick(&["e", "s"]).into(),
+            json!({"spec": {"template": {"metadata": {"annotations": {"at": dice.below(3).to_string()}}}}}),
+        ),
+        _ => {
+            let (kind, name) = dice.pick(&[
+                ("DaemonSet", "e"),
+                ("StatefulSet", "s"),
+                ("Job", "j"),
+                ("ReplicationController", "r"),
+                ("PodDisruptionBudget", "p"),
+                ("ResourceQuota", "q"),
+            ]);
+            Change::Delete(kind, name.into())
+        }
     }
 }
 
@@ -412,22 +429,6 @@ fn controllers(program: &std::path::Path, peer: &Peer, dir: &std::path::Path) ->
     spawn(program, dir, "controllers.log", &args)
 }
 
-/// What one says and the other doesn't, but for what was reported before.
-fn parted(a: &State, b: &State, known: &BTreeSet<String>) -> Vec<String> {
-    let mut out = Vec::new();
-    for (kind, texts) in a {
-        let mut theirs = b.get(kind).cloned().unwrap_or_default();
-        for text in texts {
-            match theirs.iter().position(|other| other == text) {
-                Some(at) => drop(theirs.swap_remove(at)),
-                None if !known.contains(text) => out.push(text.clone()),
-                None => {}
-            }
-        }
-    }
-    out
-}
-
 /// Waits until both say the same; gives what differs where they don't.
 async fn agree(real: &Side, ours: &Side, known: &mut BTreeSet<String>) -> Option<String> {
     let begun = Instant::now();
@@ -439,12 +440,9 @@ async fn agree(real: &Side, ours: &Side, known: &mut BTreeSet<String>) -> Option
             return None;
         }
         if begun.elapsed() > PATIENCE {
-            let said = |who: &str, texts: &[String]| -> String {
-                texts.iter().map(|text| format!("    {who} {text}\n")).collect()
-            };
-            let out = said("real", &of_real) + &said("ours", &of_ours);
-            known.extend(of_real.into_iter().chain(of_ours));
-            return Some(out);
+            let lines = parted::fields(&of_real, &of_ours);
+            known.extend(of_real.into_iter().chain(of_ours).map(|(_, text)| text));
+            return Some(lines.iter().map(|line| format!("    {line}\n")).collect());
         }
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
