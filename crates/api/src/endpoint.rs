@@ -159,13 +159,13 @@ pub fn endpoints_warnings(object: &Value) -> Vec<String> {
 
 /// What is wrong with an EndpointSlice.
 pub fn validate_slice(object: &Value) -> Vec<FieldError> {
-    slice_rules(object, &[])
+    slice_rules(object, None)
 }
 
-/// What is wrong with a changed EndpointSlice. Endpoints that were there before are not looked at again.
+/// What is wrong with a changed EndpointSlice. Endpoints that are all as they were are not looked at again.
 pub fn validate_slice_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = meta::validate_base(new, meta::NameRule::Subdomain);
-    errors.extend(slice_rules(new, walk::list(old, "endpoints")));
+    errors.extend(slice_rules(new, Some(walk::list(old, "endpoints"))));
     let kind = walk::text(new, "addressType");
     if kind != walk::text(old, "addressType") {
         errors.push(FieldError::invalid("addressType", kind, "field is immutable"));
@@ -173,7 +173,7 @@ pub fn validate_slice_update(new: &Value, old: &Value) -> Vec<FieldError> {
     errors
 }
 
-fn slice_rules(object: &Value, had: &[Value]) -> Vec<FieldError> {
+fn slice_rules(object: &Value, had: Option<&[Value]>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let kind = walk::text(object, "addressType");
     match kind {
@@ -205,11 +205,14 @@ fn slice_rules(object: &Value, had: &[Value]) -> Vec<FieldError> {
         app_protocol(&mut errors, port, path("appProtocol"));
     }
     let endpoints = walk::list(object, "endpoints");
+    if had == Some(endpoints) {
+        return errors;
+    }
     if endpoints.len() > MAX_ENDPOINTS {
         errors.push(FieldError::too_many("endpoints", endpoints.len(), MAX_ENDPOINTS));
         return errors;
     }
-    for (i, endpoint) in endpoints.iter().enumerate().filter(|(_, e)| !had.contains(e)) {
+    for (i, endpoint) in endpoints.iter().enumerate() {
         endpoint_rules(&mut errors, endpoint, &format!("endpoints[{i}]"), kind);
     }
     errors

@@ -563,7 +563,8 @@ impl Kind {
                 }
                 let mut errors = meta::validate(object, entry.namespaced, entry.names);
                 // Nor do these rules ask for the domain of a finalizer, which findings with an index are about.
-                errors.retain(|error| !alone || !error.path.starts_with("metadata.finalizers["));
+                let bare = alone || entry.kind == "Lease";
+                errors.retain(|error| !bare || !error.path.starts_with("metadata.finalizers["));
                 match (entry.group, entry.kind) {
                     // The base of its name is asked nothing: the name that is made of it is.
                     ("", "ReplicationController") => {
@@ -586,8 +587,8 @@ impl Kind {
         match self {
             Kind::Listed(entry) => {
                 let mut errors = meta::validate_update(new, old);
-                let alone = (entry.group, entry.kind) == ("policy", "PodDisruptionBudget");
-                errors.retain(|error| !alone || !error.path.starts_with("metadata.finalizers["));
+                let bare = matches!(entry.kind, "PodDisruptionBudget" | "Lease");
+                errors.retain(|error| !bare || !error.path.starts_with("metadata.finalizers["));
                 errors.extend((entry.strategy.validate_update)(new, old));
                 errors
             }

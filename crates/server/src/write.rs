@@ -325,7 +325,12 @@ impl Server {
             owners.settle(kind, &mut new, &Value::Null);
             kind.default(&mut new);
             let base = walk::text(&object, "metadata.generateName");
-            self.admit_new(kind, &mut new, if generated { base } else { &name }).await?;
+            let known_as = match (generated, base) {
+                (false, _) => &name,
+                (true, "") => "Unknown",
+                (true, base) => base,
+            };
+            self.admit_new(kind, &mut new, known_as).await?;
             kind.prepare_create(&mut new);
             self.fill_token(kind, &mut new).await?;
             self.allocate(kind, &mut new, None, dry_run, &mut txn).await?;
@@ -344,8 +349,9 @@ impl Server {
                     Some(entry) => Err(exists(kind, &new, &entry).warned(&warnings)),
                     None => {
                         // What was never written has no version but the one that it came with.
-                        if meta::resource_version(&object) == "0" {
-                            meta::set_resource_version(&mut new, 0);
+                        let version = meta::resource_version(&object);
+                        if !version.is_empty() {
+                            walk::set(&mut new, "metadata.resourceVersion", version);
                         }
                         Ok((new, warnings))
                     }
@@ -411,18 +417,26 @@ impl Server {
         let owner = format!("{}/{}", meta::namespace(new), meta::name(new));
         // To a new Service even what one of its name holds is taken.
         let whose = if old.is_some() { owner.as_str() } else { "" };
-        let taken = |claim: &service::Claim| self.claims.taken(claim, whose);
+        let nameless = meta::name(new).is_empty();
+        let taken = |claim: &service::Claim| !nameless && self.claims.taken(claim, whose);
         let (services, ranges) = self.ready_ranges().await?;
         let outcome = service::allocate(new, old, &services, dry_run, &taken, &mut random::below);
+        if nameless {
+            // Nothing is given to a Service without a name, which is refused, but what its addresses can't be is said first.
+            return match outcome {
+                Err(Refusal::Invalid(errors))
+                    if !errors.iter().all(|e| e.path.starts_with("spec.ports[")) =>
+                {
+                    Err(Status::invalid(kind, "", &errors))
+                }
+                _ => Ok(()),
+            };
+        }
         let _changes_hands = outcome.map_err(|refusal| match refusal {
             Refusal::Invalid(errors) => Status::invalid(kind, meta::name(new), &errors),
             Refusal::Internal(why) => Status::internal(why),
             Refusal::Unexpected(why) => Status::unexpected(why),
         })?;
-        // Nothing is given to a Service without a name, which is refused, but what it can't have is said first.
-        if meta::name(new).is_empty() {
-            return Ok(());
-        }
         // The difference of what is held says the same by keys: ports that share a number share a claim.
         let (before, after) = (old.map(claims::held).unwrap_or_default(), claims::held(new));
         let (before, after): (BTreeSet<_>, BTreeSet<_>) = (before, after);

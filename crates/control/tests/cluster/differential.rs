@@ -118,11 +118,12 @@ fn api(client: &Client, kind: &str) -> Api<DynamicObject> {
 struct Side {
     client: Client,
     writes: Arc<Mutex<BTreeMap<String, usize>>>,
+    names: Mutex<Names>,
 }
 
 impl Side {
     fn new(client: Client) -> Side {
-        Side { client, writes: Arc::default() }
+        Side { client, writes: Arc::default(), names: Mutex::default() }
     }
 
     /// Counts the writes of a kind from now on.
@@ -153,6 +154,12 @@ impl Side {
         match change {
             Change::Create(kind, object) => {
                 let object: DynamicObject = serde_json::from_value(object.clone()).expect("an object");
+                // What is there isn't asked for again: kube-apiserver charges a quota for it all the same, until the quota's
+                // controller counts anew after minutes.
+                let there = api(&self.client, kind).get_opt(&object.name_any()).await;
+                if there.expect("an answer").is_some() {
+                    return;
+                }
                 let made = api(&self.client, kind).create(&PostParams::default(), &object).await;
                 fine(made.map(drop));
             }
@@ -213,13 +220,14 @@ impl Side {
             service["kind"] = "Service".into();
             named.push(service);
         }
-        let names = Names::of(&named);
+        let mut names = self.names.lock();
+        names.learn(&named);
         let mut state = State::new();
         for object in &all {
-            let mut object = names.normal(object);
+            let mut object = sorted(&names.normal(object));
             let kind = object["kind"].as_str().unwrap_or_default().to_owned();
             simplify(&kind, &mut object);
-            state.entry(kind).or_default().push(sorted(&object).to_string());
+            state.entry(kind).or_default().push(object.to_string());
         }
         state.values_mut().for_each(|list| list.sort());
         state
@@ -242,14 +250,20 @@ fn simplify(kind: &str, object: &mut Value) {
             drop("/metadata/name");
             drop("/metadata/uid");
         }
-        "Pod" => {
-            drop("/spec/volumes");
-            drop("/spec/imagePullSecrets");
-        }
+        // It counts writes, which are compared in all.
+        "EndpointSlice" => drop("/metadata/generation"),
         _ => {}
     }
-    if let Some(Value::Array(endpoints)) = object.get_mut("endpoints") {
-        endpoints.sort_by_key(ToString::to_string);
+    // In Kubernetes the order is one of hashes, identifiers among what is hashed.
+    for list in ["endpoints", "subsets"] {
+        if let Some(Value::Array(items)) = object.get_mut(list) {
+            items.iter_mut().for_each(|item| {
+                if let Some(Value::Array(ports)) = item.get_mut("ports") {
+                    ports.sort_by_key(ToString::to_string);
+                }
+            });
+            items.sort_by_key(ToString::to_string);
+        }
     }
     if let Some(Value::Array(conditions)) = object.pointer_mut("/status/conditions") {
         conditions.sort_by_key(ToString::to_string);
@@ -276,7 +290,8 @@ fn running(address: &str, ready: bool) -> Value {
 }
 
 fn pod(name: &str, app: &str, dice: &mut Dice) -> Value {
-    let mut spec = json!({"nodeName": dice.pick(&["n1", "n2", "n3"]),
+    // One that is on its way out stays so: that it no longer counts after a time would be noticed when something else changes.
+    let mut spec = json!({"nodeName": dice.pick(&["n1", "n2", "n3"]), "terminationGracePeriodSeconds": 3600,
         "containers": [{"name": "c", "image": "echo:1", "ports": [{"name": "http", "containerPort": dice.pick(&[8080, 9090])}]}]});
     if dice.percent(20) {
         spec["hostname"] = name.into();
@@ -487,6 +502,8 @@ async fn the_real_controllers_make_the_same_of_the_same() {
             side.apply(&Change::Create("Node", node)).await;
             let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
             side.apply(&Change::Status("Node", name.into(), ready)).await;
+            // What kube-apiserver gives each new node, and a controller that isn't here takes away.
+            side.apply(&Change::Patch("Node", name.into(), json!({"spec": {"taints": null}}))).await;
         }
         Api::all(side.client.clone()).create(&PostParams::default(), &namespace).await.expect("a namespace");
         side.count("EndpointSlice");
@@ -523,6 +540,10 @@ async fn the_real_controllers_make_the_same_of_the_same() {
         if *count > theirs {
             say(&format!("  {what}: {theirs} times by the real ones, {count} by ours"));
         }
+    }
+    // A few depend on what was seen together.
+    if sum(&of_ours) > sum(&of_real) + sum(&of_real) / 10 + 2 {
+        different.push("ours write slices and Endpoints more often".to_owned());
     }
     stop.cancel();
     let _ = running.await;

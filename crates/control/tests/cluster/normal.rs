@@ -1,5 +1,7 @@
 //! What two clusters can't agree on - names, identifiers, times, hashes - gets the same name in both.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 /// Replacements of texts, the longest first.
@@ -7,8 +9,9 @@ use serde_json::{Map, Value};
 pub struct Names(Vec<(String, String)>);
 
 impl Names {
-    /// Learns the names that the servers and controllers have made up.
-    pub fn of(objects: &[Value]) -> Names {
+    /// Learns the names that the servers and controllers have made up; what was learnt before is not forgotten, since events
+    /// speak of what is gone.
+    pub fn learn(&mut self, objects: &[Value]) {
         let mut names = Vec::new();
         for object in objects {
             let meta = &object["metadata"];
@@ -47,9 +50,11 @@ impl Names {
                 names.push((uid, format!("<uid of {} {name}>", text(&object["kind"]))));
             }
         }
-        names.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
-        names.dedup();
-        Names(names)
+        let known: HashSet<&String> = names.iter().map(|(text, _)| text).collect();
+        self.0.retain(|(text, _)| !known.contains(text));
+        self.0.extend(names);
+        self.0.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
+        self.0.dedup();
     }
 
     fn renamed(&self, text: &str) -> String {

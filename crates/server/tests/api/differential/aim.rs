@@ -107,7 +107,7 @@ fn plenty(turn: usize, aim: &mut Aim<'_>) {
     let balanced = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": ports});
     let ingress = "/status/loadBalancer/ingress";
     let both = json!(["10.96.0.60", "fd00:96::60"]);
-    match turn % 21 {
+    match turn % 22 {
         0 => {
             let address = aim.dice.pick(&["192.0.2.1", "bogus", "010.0.0.1"]);
             aim.made(json!({"type": "LoadBalancer", "loadBalancerIP": address, "ports": ports}));
@@ -175,7 +175,19 @@ fn plenty(turn: usize, aim: &mut Aim<'_>) {
             let config = json!({"clientIP": {"timeoutSeconds": seconds}});
             aim.made(json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": config, "ports": ports}));
         }
-        13 => aim.made(json!({"clusterIP": "None", "ports": ports})),
+        13 => {
+            aim.made(json!({"clusterIP": "None", "ports": ports}));
+            // Put where nothing is, made with a status, and not made at all.
+            aim.gone(NAME);
+            let fallback = service(NAME, json!({"ports": ports, "sessionAffinity": "ClientIP"}));
+            aim.about(NAME, "", Doing::Update { edits: Vec::new(), fallback, version: Version::None });
+            aim.gone(NAME);
+            let mut body = service(NAME, json!({"ports": ports, "sessionAffinity": "ClientIP"}));
+            body["status"] = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.7"}]}});
+            aim.about(NAME, "", Doing::Create(body));
+            aim.made(json!({"type": "NodePort", "ports": ports}));
+            aim.dry();
+        }
         14 => {
             aim.made(json!({"ports": ports}));
             let policy = aim.dice.pick(&["PreferDualStack", "RequireDualStack"]);
@@ -213,6 +225,15 @@ fn plenty(turn: usize, aim: &mut Aim<'_>) {
             aim.made(json!({"type": "ExternalName", "externalName": "db.example.com", "ports": with}));
             let fields = [("/spec/type", json!("NodePort")), ("/spec/externalName", json!(""))];
             aim.changed("", &fields);
+        }
+        20 => {
+            const OTHER: &str = "aim-other";
+            let with = json!([{"port": 80, "nodePort": 30024}]);
+            let spec = json!({"type": "NodePort", "clusterIP": "10.96.0.64", "ports": with});
+            aim.about(OTHER, "", Doing::Create(service(OTHER, spec)));
+            aim.made(json!({"type": "NodePort", "ports": with}));
+            aim.made(json!({"clusterIP": "10.96.0.64", "ports": ports}));
+            aim.gone(OTHER);
         }
         _ => {
             aim.made(json!({"type": "ClusterIP", "clusterIP": "10.96.0.61", "ports": ports}));

@@ -90,7 +90,9 @@ pub fn reason(step: &Step, answers: &Answers, difference: &Difference) -> Option
         return Some(LIST);
     }
     let dry = step.query.iter().any(|(key, value)| *key == "dryRun" && value == "All");
-    let emptied = [".body.rules", ".body.spec.limits"].contains(&at);
+    let emptied = [".body.rules", ".body.spec.limits", ".spec.podFailurePolicy.rules"]
+        .iter()
+        .any(|list| at.ends_with(list));
     if dry && emptied && difference.real == empty && difference.ours.is_null() {
         return Some(EMPTIED);
     }

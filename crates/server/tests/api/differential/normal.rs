@@ -95,7 +95,7 @@ pub fn normal(step: &Step, outcome: &mut Outcome, memory: &mut Memory) {
     }
     let generated = match &step.doing {
         Doing::Create(body) if body["metadata"]["name"].as_str().is_none_or(str::is_empty) => {
-            body["metadata"]["generateName"].as_str().map(str::to_owned)
+            body["metadata"]["generateName"].as_str().filter(|base| !base.is_empty()).map(str::to_owned)
         }
         _ => None,
     };

@@ -155,27 +155,21 @@ pub fn count(step: &Step, outcome: &Outcome, counts: &mut Counts) {
             }
         }
         Doing::Update { .. } if outcome.code == 201 => hit("A3.1 PUT makes"),
-        Doing::Update { edits, .. } => {
-            let touched = |place: &str| {
-                edits
-                    .iter()
-                    .any(|edit| matches!(edit, super::step::Edit::Set(at, _) if at.starts_with(place)))
-            };
-            if touched("/spec/type") {
-                hit("A3.9 type changed");
-            }
-            if touched("/spec/ipFamilyPolicy")
-                && spec["clusterIPs"].as_array().is_some_and(|ips| ips.len() == 2)
-            {
-                hit("A3.6 second address given");
-            }
-        }
         _ => {}
     }
-    if step.subresource == "status" && matches!(step.doing, Doing::Update { .. } | Doing::Patch { .. }) {
+    let changes = matches!(step.doing, Doing::Update { .. } | Doing::Patch { .. }) && outcome.code == 200;
+    if changes && step.subresource.is_empty() {
+        if step.touches("type") {
+            hit("A3.9 type changed");
+        }
+        if step.touches("ipFamilyPolicy") && spec["clusterIPs"].as_array().is_some_and(|ips| ips.len() == 2) {
+            hit("A3.6 second address given");
+        }
+    }
+    if changes && step.subresource == "status" {
         let status = &body["status"];
         let ingress = || status["loadBalancer"]["ingress"].as_array().into_iter().flatten();
-        if ingress().any(|ingress| ingress["ipMode"] == "VIP") && !step.to_string().contains("ipMode") {
+        if ingress().any(|ingress| ingress["ipMode"] == "VIP") && !step.touches("ipMode") {
             hit("A2.24 ipMode by default");
         }
         // Neither is checked.
