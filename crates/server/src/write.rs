@@ -418,10 +418,13 @@ impl Server {
         // To a new Service even what one of its name holds is taken.
         let whose = if old.is_some() { owner.as_str() } else { "" };
         let nameless = meta::name(new).is_empty();
-        let taken = |claim: &service::Claim| !nameless && self.claims.taken(claim, whose);
+        let taken = |claim: &service::Claim| match claim {
+            service::Claim::ClusterIp(_) if nameless => false,
+            _ => self.claims.taken(claim, whose),
+        };
         let (services, ranges) = self.ready_ranges().await?;
         let outcome = service::allocate(new, old, &services, dry_run, &taken, &mut random::below);
-        if nameless {
+        if nameless && walk::text(new, "spec.type") != "ExternalName" && !service::is_headless(new) {
             // Nothing is given to a Service without a name, which is refused, but what its addresses can't be is said first.
             return match outcome {
                 Err(Refusal::Invalid(errors))
@@ -437,6 +440,9 @@ impl Server {
             Refusal::Internal(why) => Status::internal(why),
             Refusal::Unexpected(why) => Status::unexpected(why),
         })?;
+        if nameless {
+            return Ok(());
+        }
         // The difference of what is held says the same by keys: ports that share a number share a claim.
         let (before, after) = (old.map(claims::held).unwrap_or_default(), claims::held(new));
         let (before, after): (BTreeSet<_>, BTreeSet<_>) = (before, after);

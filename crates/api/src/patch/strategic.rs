@@ -80,6 +80,19 @@ fn broken(text: String) -> PatchError {
     PatchError::Unexpected(text)
 }
 
+/// The type that Go gives a value of which nothing is known.
+fn go_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "%!s(<nil>)",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
 fn directive(patch: &Map<String, Value>) -> Result<Option<&str>, PatchError> {
     match patch.get(DIRECTIVE) {
         None => Ok(None),
@@ -143,6 +156,13 @@ pub(super) fn merge_map(
             }
         }
         target.retain(|key, _| keep.contains(&key.as_str()));
+    }
+    // What is to be put in order has to be a list, there and in the patch.
+    for field in patch.keys().filter_map(|key| key.strip_prefix(ORDER)) {
+        let both = [target.get(field), patch.get(field)];
+        if let Some(other) = both.into_iter().flatten().find(|value| !value.is_array()) {
+            return Err(broken(format!("expected a []interface {{}}, but received a {}", go_kind(other))));
+        }
     }
     if let (Ground::Type(known), false) = (shape, target.is_empty())
         && let Some(field) =
