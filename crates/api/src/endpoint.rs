@@ -102,7 +102,7 @@ fn app_protocol(errors: &mut Vec<FieldError>, port: &Value, path: String) {
     }
 }
 
-/// Fills in what a client left out of an EndpointSlice, and drops the topology that v1 no longer writes.
+/// Fills in what a client left out of an EndpointSlice.
 pub fn default_slice(object: &mut Value) {
     for port in walk::list_mut(object, "ports") {
         if walk::at(port, "name").is_none() {
@@ -112,15 +112,34 @@ pub fn default_slice(object: &mut Value) {
             walk::set(port, "protocol", "TCP");
         }
     }
-    // Whoever had a node's name there has it in a field of its own by now.
-    for endpoint in walk::list_mut(object, "endpoints") {
-        walk::remove(endpoint, "deprecatedTopology");
-    }
     // The lists are written even when they are empty; as what they are in Go then.
     for field in ["endpoints", "ports"] {
         if walk::list(object, field).is_empty() {
             walk::set(object, field, Value::Null);
         }
+    }
+}
+
+/// Drops the topology that v1 no longer writes (`dropTopologyOnV1`); whether there was any. Whoever had a node's name there has
+/// it in a field of its own by now.
+fn drop_topology(object: &mut Value) -> bool {
+    let mut had = false;
+    for endpoint in walk::list_mut(object, "endpoints") {
+        had |= !walk::map(endpoint, "deprecatedTopology").is_empty();
+        walk::remove(endpoint, "deprecatedTopology");
+    }
+    had
+}
+
+/// Prepares a new slice.
+pub fn prepare_slice(object: &mut Value) {
+    drop_topology(object);
+}
+
+/// Prepares a changed one: what is dropped then was a change all the same.
+pub fn prepare_slice_update(new: &mut Value, old: &Value) {
+    if drop_topology(new) {
+        meta::set_generation(new, Some(meta::generation(old) + 1));
     }
 }
 
@@ -140,13 +159,13 @@ pub fn endpoints_warnings(object: &Value) -> Vec<String> {
 
 /// What is wrong with an EndpointSlice.
 pub fn validate_slice(object: &Value) -> Vec<FieldError> {
-    slice_rules(object, &[])
+    slice_rules(object, None)
 }
 
-/// What is wrong with a changed EndpointSlice. Endpoints that were there before are not looked at again.
+/// What is wrong with a changed EndpointSlice. Endpoints that are all as they were are not looked at again.
 pub fn validate_slice_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = meta::validate_base(new, meta::NameRule::Subdomain);
-    errors.extend(slice_rules(new, walk::list(old, "endpoints")));
+    errors.extend(slice_rules(new, Some(walk::list(old, "endpoints"))));
     let kind = walk::text(new, "addressType");
     if kind != walk::text(old, "addressType") {
         errors.push(FieldError::invalid("addressType", kind, "field is immutable"));
@@ -154,7 +173,7 @@ pub fn validate_slice_update(new: &Value, old: &Value) -> Vec<FieldError> {
     errors
 }
 
-fn slice_rules(object: &Value, had: &[Value]) -> Vec<FieldError> {
+fn slice_rules(object: &Value, had: Option<&[Value]>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let kind = walk::text(object, "addressType");
     match kind {
@@ -186,11 +205,14 @@ fn slice_rules(object: &Value, had: &[Value]) -> Vec<FieldError> {
         app_protocol(&mut errors, port, path("appProtocol"));
     }
     let endpoints = walk::list(object, "endpoints");
+    if had == Some(endpoints) {
+        return errors;
+    }
     if endpoints.len() > MAX_ENDPOINTS {
         errors.push(FieldError::too_many("endpoints", endpoints.len(), MAX_ENDPOINTS));
         return errors;
     }
-    for (i, endpoint) in endpoints.iter().enumerate().filter(|(_, e)| !had.contains(e)) {
+    for (i, endpoint) in endpoints.iter().enumerate() {
         endpoint_rules(&mut errors, endpoint, &format!("endpoints[{i}]"), kind);
     }
     errors
@@ -346,6 +368,8 @@ mod tests {
         assert_eq!(generation(json!({"metadata": {"annotations": {"a": "b"}}})), 1);
         assert_eq!(generation(json!({"metadata": {"labels": {"a": "b"}}})), 2);
         assert_eq!(generation(json!({"ports": [{"port": 81}]})), 2);
+        let topology = json!([{"addresses": ["10.0.0.1"], "deprecatedTopology": {"a": "b"}}]);
+        assert_eq!(generation(json!({"endpoints": topology})), 2, "also what isn't kept");
     }
 
     #[test]

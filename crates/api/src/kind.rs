@@ -538,7 +538,7 @@ impl Kind {
     }
 
     /// Counts `metadata.generation` up when the desired state differs. Also to be called after an allocation has changed
-    /// the object; calling it twice counts once.
+    /// the object; calling it twice counts once, and what a kind's own rules have counted stays counted.
     pub fn count_generation(&self, new: &mut Value, old: &Value) {
         let differs = match self {
             Kind::Listed(entry) if !entry.generation => return,
@@ -546,7 +546,8 @@ impl Kind {
             Kind::Custom(custom) => custom.desired_differs(new, old),
         };
         let before = meta::generation(old);
-        meta::set_generation(new, Some(if differs { before + 1 } else { before }));
+        let counted = differs || meta::generation(new) > before;
+        meta::set_generation(new, Some(if counted { before + 1 } else { before }));
     }
 
     /// What is wrong with a new object, metadata included.
@@ -562,7 +563,8 @@ impl Kind {
                 }
                 let mut errors = meta::validate(object, entry.namespaced, entry.names);
                 // Nor do these rules ask for the domain of a finalizer, which findings with an index are about.
-                errors.retain(|error| !alone || !error.path.starts_with("metadata.finalizers["));
+                let bare = alone || entry.kind == "Lease";
+                errors.retain(|error| !bare || !error.path.starts_with("metadata.finalizers["));
                 match (entry.group, entry.kind) {
                     // The base of its name is asked nothing: the name that is made of it is.
                     ("", "ReplicationController") => {
@@ -585,8 +587,8 @@ impl Kind {
         match self {
             Kind::Listed(entry) => {
                 let mut errors = meta::validate_update(new, old);
-                let alone = (entry.group, entry.kind) == ("policy", "PodDisruptionBudget");
-                errors.retain(|error| !alone || !error.path.starts_with("metadata.finalizers["));
+                let bare = matches!(entry.kind, "PodDisruptionBudget" | "Lease");
+                errors.retain(|error| !bare || !error.path.starts_with("metadata.finalizers["));
                 errors.extend((entry.strategy.validate_update)(new, old));
                 errors
             }

@@ -94,6 +94,11 @@ pub(crate) fn desired_differs(kind: &Kind, new: &Value, old: &Value) -> bool {
             ["addressType", "endpoints", "ports"].iter().any(|f| new.get(f) != old.get(f))
                 || walk::at(new, "metadata.labels") != walk::at(old, "metadata.labels")
         }
+        // A change of annotations may be one of the revision that is asked for (registry/apps/deployment/strategy.go).
+        "Deployment" => {
+            new.get("spec") != old.get("spec")
+                || walk::map(new, "metadata.annotations") != walk::map(old, "metadata.annotations")
+        }
         "PodTemplate" => new.get("template") != old.get("template"),
         "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => {
             new.get("webhooks") != old.get("webhooks")

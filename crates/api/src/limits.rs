@@ -15,7 +15,9 @@ pub use admit::{apply, refusal};
 /// Fills in what the client left out: limits come from the maximum, requests from limits or the minimum
 /// (`SetDefaults_LimitRangeItem`).
 pub fn default(object: &mut Value) {
-    walk::default(object, "spec.limits", Value::Null);
+    if walk::list(object, "spec.limits").is_empty() {
+        walk::set(object, "spec.limits", Value::Null);
+    }
     for item in walk::list_mut(object, "spec.limits") {
         if let Some(map) = item.as_object_mut() {
             map.retain(|_, part| part.as_object().is_none_or(|map| !map.is_empty()));

@@ -24,14 +24,47 @@ pub enum PatchError {
 
 /// RFC 7386. The patch of an object must be an object.
 pub fn merge(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
-    if !patch.is_object() {
+    let Value::Object(patch) = patch else {
         return Err(PatchError::Malformed(format!(
             "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
             crate::strict::word(patch)
         )));
+    };
+    if let Value::Object(target) = object {
+        merge_map(target, patch);
+    } else {
+        *object = unnulled(&Value::Object(patch.clone()));
     }
-    json_patch::merge(object, patch);
     Ok(())
+}
+
+/// As Kubernetes' library has it (`gopkg.in/evanphx/json-patch.v4`), nulls are left out also of objects in lists, but for a list
+/// in the place of an object.
+fn merge_map(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
+    for (key, value) in patch {
+        match (target.get_mut(key), value) {
+            (_, Value::Null) => {
+                target.shift_remove(key);
+            }
+            (Some(Value::Object(there)), Value::Object(patch)) => merge_map(there, patch),
+            (Some(there @ Value::Object(_)), value) => *there = value.clone(),
+            (_, value) => {
+                target.insert(key.clone(), unnulled(value));
+            }
+        }
+    }
+}
+
+/// A value without the members of its objects that are null.
+pub fn unnulled(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let fields = map.iter().filter(|(_, field)| !field.is_null());
+            fields.map(|(name, field)| (name.clone(), unnulled(field))).collect()
+        }
+        Value::Array(items) => items.iter().map(unnulled).collect(),
+        other => other.clone(),
+    }
 }
 
 /// The most operations of one JSON patch, as in kube-apiserver (`maxJSONPatchOperations`).

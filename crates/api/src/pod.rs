@@ -167,8 +167,34 @@ fn default_volume(volume: &mut Value) {
         let policy = pull_policy(walk::text(image, "reference"));
         walk::default(image, "pullPolicy", policy);
     }
+    default_disks(volume);
+}
+
+/// The defaults that sources of volumes have in pods and in PersistentVolumes.
+pub(crate) fn default_disks(volume: &mut Value) {
     if let Some(path) = walk::at_mut(volume, "hostPath") {
         walk::default(path, "type", "");
+    }
+    let texts = [
+        ("iscsi", "iscsiInterface", "default"),
+        ("rbd", "pool", "rbd"),
+        ("rbd", "user", "admin"),
+        ("rbd", "keyring", "/etc/ceph/keyring"),
+        ("scaleIO", "storageMode", "ThinProvisioned"),
+        ("scaleIO", "fsType", "xfs"),
+    ];
+    for (source, field, usual) in texts {
+        if let Some(source) =
+            walk::at_mut(volume, source).filter(|source| walk::text(source, field).is_empty())
+        {
+            walk::set(source, field, usual);
+        }
+    }
+    if let Some(disk) = walk::at_mut(volume, "azureDisk") {
+        walk::default(disk, "cachingMode", "ReadWrite");
+        walk::default(disk, "fsType", "ext4");
+        walk::default(disk, "readOnly", false);
+        walk::default(disk, "kind", "Shared");
     }
 }
 

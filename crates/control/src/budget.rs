@@ -18,8 +18,11 @@ use crate::cluster::{Cluster, Result};
 use crate::deployment::share;
 use crate::pods;
 use crate::queue::Done;
+use crate::recorder::Severity;
 use crate::wake::controller;
 
+/// The disruption controller's events have no other name in Kubernetes.
+const SOURCE: &str = "controllermanager";
 /// A pod that was evicted and is still there after so long was not evicted (`DeletionTimeout`).
 const EVICTED_S: i64 = 120;
 
@@ -132,6 +135,9 @@ pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done
     let Some(budget) = cluster.find::<PodDisruptionBudget>(key) else { return Ok(Done::Settled) };
     let covered =
         cluster.select::<Pod>(&key.namespace, |pod| !pods::is_terminal(pod) && covers(&budget, pod.labels()));
+    if covered.is_empty() {
+        cluster.recorder.note(budget.as_ref(), SOURCE, Severity::Normal, "NoPods", "No matching pods found");
+    }
     let status = decide(&budget, &covered, scale(cluster, &covered), Timestamp::now());
     let again = status.disrupted_pods.is_some().then(|| Duration::from_secs(EVICTED_S.unsigned_abs()));
     if Some(&status) != budget.status.as_ref() {

@@ -28,6 +28,7 @@ use crate::load_balancer::Addresses;
 use crate::nodes::Nodes;
 use crate::queue::Queue;
 use crate::recorder::Recorder;
+use crate::slices::Triggers;
 use crate::wake::Wake;
 
 /// A kind that is watched.
@@ -86,6 +87,8 @@ pub(crate) struct Cluster {
     pub addresses: Addresses,
     pub garbage: Graph,
     pub kinds: Kinds,
+    pub slice_triggers: Triggers,
+    pub endpoints_triggers: Triggers,
 }
 
 /// Why a reconcile did not finish.

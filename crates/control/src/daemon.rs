@@ -207,8 +207,7 @@ pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done
         let owners = owners_with(pod.as_ref(), set.as_ref());
         cluster.patch(pod.as_ref(), json!({"metadata": {"ownerReferences": owners}})).await?;
     }
-    let labels = spec.selector.match_labels.clone().unwrap_or_default();
-    let (revision, revisions) = revise(cluster, set.as_ref(), &spec.template, labels).await?;
+    let (revision, revisions) = revise(cluster, set.as_ref(), &spec.template, REVISION).await?;
     let hash = revision.labels().get(REVISION).cloned().unwrap_or_default();
     let pattern = pattern(&set, &hash);
     let nodes = cluster.all::<Node>(|node| node.metadata.deletion_timestamp.is_none());

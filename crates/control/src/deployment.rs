@@ -103,7 +103,8 @@ async fn act(cluster: &Cluster, deployment: Arc<Deployment>, action: Action) -> 
         }
         Action::Annotate(annotations) => {
             let patch = json!({ "metadata": { "annotations": annotations } });
-            return cluster.patch(deployment.as_ref(), patch).await;
+            // Through the status, as Kubernetes does: otherwise it would count as a wish.
+            return cluster.patch_status(deployment.as_ref(), patch).await;
         }
         Action::Delete(set) => cluster.delete(set.as_ref(), DeleteParams::background()).await?,
     }

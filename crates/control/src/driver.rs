@@ -45,6 +45,8 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
         nodes: crate::nodes::Nodes::default(),
         garbage: crate::garbage::Graph::default(),
         kinds: crate::kinds::Kinds::default(),
+        slice_triggers: crate::slices::Triggers::default(),
+        endpoints_triggers: crate::slices::Triggers::default(),
     });
     let mut watches = JoinSet::new();
     watch::<Namespace>(&mut watches, &cluster);

@@ -12,7 +12,9 @@ use crate::cache::ObjectKey;
 use crate::cluster::{Cluster, Result};
 use crate::pods;
 use crate::queue::Done;
-use crate::slices::{HEADLESS, has_selector, is_headless, is_included, is_open, pod_ip, resolve};
+use crate::slices::{
+    HEADLESS, TRIGGER_TIME, has_selector, is_headless, is_included, is_open, pod_ip, resolve,
+};
 
 /// The label that names the controller that owns Endpoints.
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
@@ -25,6 +27,7 @@ const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done> {
     let existing = cluster.find::<Endpoints>(key);
     let Some(service) = cluster.find::<Service>(key) else {
+        cluster.endpoints_triggers.forget(key);
         // Endpoints have no owner reference: whoever made them ends them with the Service. Those that somebody else
         // made (a leader election) stay.
         if let Some(existing) = existing
@@ -41,8 +44,11 @@ pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done
         return Ok(Done::Settled);
     }
     let members = cluster.select::<Pod>(&key.namespace, |pod| pods::selects(&service, pod.labels()));
+    let trigger = cluster.endpoints_triggers.look(key, &service, &members).map(|time| time.to_string());
     match (existing, desired(&service, &members)) {
-        (None, desired) => {
+        (None, mut desired) => {
+            let annotations = desired.metadata.annotations.get_or_insert_default();
+            annotations.extend(trigger.map(|time| (TRIGGER_TIME.to_owned(), time)));
             cluster.create(&desired).await?;
         }
         (Some(existing), desired) if !same(&existing, &desired) => {
@@ -50,7 +56,9 @@ pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done
             metadata.labels = desired.metadata.labels;
             let annotations = metadata.annotations.get_or_insert_default();
             annotations.remove(OVER_CAPACITY);
+            annotations.remove(TRIGGER_TIME);
             annotations.extend(desired.metadata.annotations.unwrap_or_default());
+            annotations.extend(trigger.map(|time| (TRIGGER_TIME.to_owned(), time)));
             cluster.replace(&Endpoints { metadata, subsets: desired.subsets }).await?;
         }
         _ => {}

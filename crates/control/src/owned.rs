@@ -1,6 +1,5 @@
 //! What controllers that own pods share: references, templates, revisions.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -122,12 +121,13 @@ pub(crate) fn pod_of<K: Resource<DynamicType = ()>>(template: &PodTemplateSpec, 
     }
 }
 
-/// The revision of the present template, made if there is none; and all revisions of the owner, the oldest first.
+/// The revision of the present template, made if there is none, with its hash in the label `hashed`; and all revisions of the
+/// owner, the oldest first.
 pub(crate) async fn revise<K: Kind>(
     cluster: &Cluster,
     owner: &K,
     template: &PodTemplateSpec,
-    labels: BTreeMap<String, String>,
+    hashed: &str,
 ) -> Result<(Arc<ControllerRevision>, Vec<Arc<ControllerRevision>>)> {
     let uid = owner.uid().unwrap_or_default();
     let namespace = owner.meta().namespace.clone().unwrap_or_default();
@@ -149,13 +149,15 @@ pub(crate) async fn revise<K: Kind>(
         return Ok((same, all));
     }
     let hash = crate::deployment::template_hash(template, 0);
-    let mut labels = labels;
-    labels.insert(REVISION.to_owned(), hash.clone());
+    let meta = template.metadata.as_ref();
+    let mut labels = meta.and_then(|meta| meta.labels.clone()).unwrap_or_default();
+    labels.insert(hashed.to_owned(), hash.clone());
     let revision = ControllerRevision {
         metadata: ObjectMeta {
             name: Some(format!("{}-{hash}", owner.name_any())),
             namespace: Some(namespace),
             labels: Some(labels),
+            annotations: owner.meta().annotations.clone(),
             owner_references: Some(vec![owner_of(owner)]),
             ..ObjectMeta::default()
         },

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, ResourceQuota, Service};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::ListParams;
 use portolan_api::quota::{Usage, add, amounts, counts, to_object, usage};
@@ -66,6 +67,9 @@ pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done
     let mut used = Usage::new();
     for (group, plural) in resources {
         for object in objects(cluster, group, plural, &key.namespace).await? {
+            if (group, plural) == ("", "pods") && is_stuck(&object, Timestamp::now()) {
+                continue;
+            }
             if counts(&value, group, plural, &object) {
                 add(&mut used, &usage(group, plural, &object));
             }
@@ -86,6 +90,15 @@ pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done
     Ok(Done::Settled)
 }
 
+/// Whether a pod should have been gone long ago: its node is lost, say. What takes its place isn't to fail for it (`QuotaV1Pod`,
+/// which adds the grace to the time that has it already).
+fn is_stuck(pod: &Value, now: Timestamp) -> bool {
+    let meta = &pod["metadata"];
+    let until = meta["deletionTimestamp"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+    let grace = meta["deletionGracePeriodSeconds"].as_i64();
+    until.zip(grace).is_some_and(|(until, grace)| now.as_second() > until.as_second() + grace)
+}
+
 /// The quotas that want to know of a change in their namespace.
 pub(crate) fn wakes(cluster: &Cluster, namespace: &str) -> Vec<ObjectKey> {
     let quotas = cluster.caches.quotas.read();
@@ -93,4 +106,18 @@ pub(crate) fn wakes(cluster: &Cluster, namespace: &str) -> Vec<ObjectKey> {
         .in_namespace(namespace)
         .map(|quota: &Arc<ResourceQuota>| ObjectKey::new(namespace, &quota.name_any()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_that_should_be_gone_is_not_charged() {
+        let pod = |until: &str, grace: i64| json!({"metadata": {"deletionTimestamp": until, "deletionGracePeriodSeconds": grace}});
+        let now: Timestamp = "2026-01-01T00:01:00Z".parse().expect("a time");
+        assert!(is_stuck(&pod("2026-01-01T00:00:29Z", 30), now));
+        assert!(!is_stuck(&pod("2026-01-01T00:00:30Z", 30), now));
+        assert!(!is_stuck(&json!({"metadata": {}}), now), "it isn't going");
+    }
 }

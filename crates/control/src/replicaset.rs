@@ -59,7 +59,9 @@ pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done
         .await;
     // The status tells what is, even when not all could be done; its own change wakes us again.
     let failure = made.as_ref().err().or(removed.as_ref().err()).map(ToString::to_string);
-    if let Some(status) = decide::status(&set, &decision.observed, failure.as_deref(), Timestamp::now()) {
+    let terminating = Some(decision.terminating);
+    let status = decide::status(&set, &decision.observed, terminating, failure.as_deref(), Timestamp::now());
+    if let Some(status) = status {
         let mut changed = ReplicaSet::clone(&set);
         changed.status = Some(status);
         cluster.replace_status(&changed).await?;

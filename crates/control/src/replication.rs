@@ -101,7 +101,8 @@ pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done
     let made = make_all(cluster, rc.as_ref(), SOURCE, &vec![pod; decision.create]).await;
     let removed = remove_all(cluster, rc.as_ref(), SOURCE, &decision.delete).await;
     let failure = made.as_ref().err().or(removed.as_ref().err()).map(ToString::to_string);
-    if let Some(status) = decide::status(&set, &decision.observed, failure.as_deref(), Timestamp::now()) {
+    let status = decide::status(&set, &decision.observed, None, failure.as_deref(), Timestamp::now());
+    if let Some(status) = status {
         let mut changed = ReplicationController::clone(&rc);
         changed.status = Some(as_status(status));
         cluster.replace_status(&changed).await?;

@@ -16,12 +16,14 @@ use crate::queue::Done;
 mod desired; // which slices there should be: pure
 mod ports; // which ports of a pod a Service means: pure
 pub(crate) mod topology; // hints by the sizes of zones: pure
+mod triggers; // when what has slices written was changed
 
 pub use desired::pod_ip;
 pub use desired::{Changes, desired_slices};
 pub(crate) use desired::{is_headless, is_included};
 pub use ports::resolve;
 pub use topology::{Shares, shares};
+pub(crate) use triggers::Triggers;
 
 /// The label by which a slice belongs to a Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -53,7 +55,10 @@ pub(crate) fn is_open(cluster: &Cluster, namespace: &str) -> bool {
 
 pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done> {
     // A Service that is gone leaves its slices to the collection of garbage.
-    let Some(service) = cluster.find::<Service>(key) else { return Ok(Done::Settled) };
+    let Some(service) = cluster.find::<Service>(key) else {
+        cluster.slice_triggers.forget(key);
+        return Ok(Done::Settled);
+    };
     if service.metadata.deletion_timestamp.is_some()
         || !has_selector(&service)
         || !is_open(cluster, &key.namespace)
@@ -61,6 +66,7 @@ pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done
         return Ok(Done::Settled);
     }
     let members = cluster.select::<Pod>(&key.namespace, |pod| pods::selects(&service, pod.labels()));
+    let trigger = cluster.slice_triggers.look(key, &service, &members);
     let existing = cluster.select::<EndpointSlice>(&key.namespace, |slice| {
         let labels = slice.labels();
         labels.get(SERVICE_NAME) == Some(&key.name) && labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER)
@@ -72,7 +78,7 @@ pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done
     };
     let max = cluster.config.max_endpoints_per_slice;
     let changes = desired_slices(&service, &members, &node, &shares, &existing, max);
-    apply(cluster, changes).await?;
+    apply(cluster, changes.caused(trigger)).await?;
     Ok(Done::Settled)
 }
 

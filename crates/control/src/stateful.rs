@@ -14,7 +14,7 @@ use kube::api::{Api, DeleteParams, PostParams};
 
 use crate::cache::ObjectKey;
 use crate::cluster::{Cluster, Error, Result, is};
-use crate::owned::{REVISION, create_pod, forget_revisions, pod_of, revise};
+use crate::owned::{REVISION, forget_revisions, pod_of, revise};
 use crate::pods;
 use crate::queue::Done;
 use crate::recorder::Severity;
@@ -22,6 +22,8 @@ use crate::replicaset::decide::is_available;
 use crate::wake::controller;
 
 const SOURCE: &str = "statefulset-controller";
+/// The label of a revision with its hash.
+const HASH: &str = "controller.kubernetes.io/hash";
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
 
@@ -42,7 +44,7 @@ fn healthy(pod: &Pod) -> bool {
     pods::is_ready(pod) && !pods::is_terminating(pod)
 }
 
-/// Decides. `own` are the set's pods; `new` is the name of the present revision's hash.
+/// Decides. `own` are the set's pods; `new` is the name of the present revision, which its pods have in their label.
 fn decide(set: &StatefulSet, own: &[Arc<Pod>], new: &str, now: Timestamp) -> Decision {
     let mut decision = Decision::default();
     let Some(spec) = &set.spec else { return decision };
@@ -134,13 +136,11 @@ fn status(
     let old = set.status.clone().unwrap_or_default();
     let spec = set.spec.clone().unwrap_or_default();
     let min_ready = spec.min_ready_seconds.unwrap_or(0);
-    let hash = update.labels().get(REVISION).cloned().unwrap_or_default();
     let update_name = update.name_any();
     let current_name = old.current_revision.clone().unwrap_or_else(|| update_name.clone());
-    let current = current_name.strip_prefix(&format!("{}-", set.name_any())).unwrap_or_default().to_owned();
-    let of = |hash: &str| {
+    let of = |name: &str| {
         let all = own.iter().filter(|p| !pods::is_terminating(p));
-        i32::try_from(all.filter(|p| p.labels().get(REVISION).is_some_and(|h| h == hash)).count())
+        i32::try_from(all.filter(|p| p.labels().get(REVISION).is_some_and(|n| n == name)).count())
             .unwrap_or(0)
     };
     let count =
@@ -150,8 +150,8 @@ fn status(
         replicas: count(&|_| true),
         ready_replicas: nonzero(count(&healthy)),
         available_replicas: Some(count(&|pod| healthy(pod) && is_available(pod, min_ready, now))),
-        current_replicas: nonzero(of(&current)),
-        updated_replicas: nonzero(of(&hash)),
+        current_replicas: nonzero(of(&current_name)),
+        updated_replicas: nonzero(of(&update_name)),
         current_revision: Some(current_name),
         update_revision: Some(update_name.clone()),
         observed_generation: set.metadata.generation,
@@ -178,14 +178,12 @@ pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done
     let uid = set.uid().unwrap_or_default();
     let own =
         cluster.select::<Pod>(&key.namespace, |pod| controller(pod).is_some_and(|owner| owner.uid == uid));
-    let labels = spec.selector.match_labels.clone().unwrap_or_default();
-    let (update, revisions) = revise(cluster, set.as_ref(), &spec.template, labels).await?;
-    let hash = update.labels().get(REVISION).cloned().unwrap_or_default();
+    let (update, revisions) = revise(cluster, set.as_ref(), &spec.template, HASH).await?;
     let now = Timestamp::now();
-    let decision = decide(&set, &own, &hash, now);
+    let decision = decide(&set, &own, &update.name_any(), now);
     for pod in &decision.delete {
         cluster.delete(pod.as_ref(), DeleteParams::default()).await?;
-        let message = format!("delete Pod {} in StatefulSet {} successful", pod.name_any(), key.name);
+        let message = format!("Delete Pod {} in StatefulSet {} successful", pod.name_any(), key.name);
         cluster.recorder.note(set.as_ref(), SOURCE, Severity::Normal, "SuccessfulDelete", message);
     }
     let current = set.status.as_ref().and_then(|status| status.current_revision.clone());
@@ -194,12 +192,21 @@ pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done
         let revision = if *fresh { &update } else { current.unwrap_or(&update) };
         let pod = new_pod(&set, *at, revision);
         claim(cluster, &set, &pod).await?;
-        match create_pod(cluster, set.as_ref(), SOURCE, &pod).await {
+        let what = format!("Create Pod {} in StatefulSet {}", pod.name_any(), key.name);
+        match cluster.create(&pod).await {
             // A pod of this name that is somebody else's, or on its way out: its end wakes us.
             Err(Error::Api(error)) if is(&error, 409) => {
                 return Ok(Done::Again(std::time::Duration::from_secs(1)));
             }
-            made => drop(made?),
+            Ok(_) => {
+                let message = format!("{what} successful");
+                cluster.recorder.note(set.as_ref(), SOURCE, Severity::Normal, "SuccessfulCreate", message);
+            }
+            Err(error) => {
+                let message = format!("{what} failed error: {error}");
+                cluster.recorder.note(set.as_ref(), SOURCE, Severity::Warning, "FailedCreate", message);
+                return Err(error);
+            }
         }
     }
     let status = status(&set, &own, &update, now);
@@ -208,8 +215,7 @@ pub(crate) async fn reconcile(cluster: &Cluster, key: &ObjectKey) -> Result<Done
         changed.status = Some(status.clone());
         cluster.replace_status(&changed).await?;
     }
-    let name = set.name_any();
-    let pods_of = own.iter().filter_map(|pod| Some(format!("{name}-{}", pod.labels().get(REVISION)?)));
+    let pods_of = own.iter().filter_map(|pod| pod.labels().get(REVISION).cloned());
     let named = [status.current_revision, status.update_revision].into_iter().flatten();
     let in_use: Vec<String> = pods_of.chain(named).collect();
     let in_use: Vec<&str> = in_use.iter().map(String::as_str).collect();
@@ -233,10 +239,11 @@ fn new_pod(set: &StatefulSet, at: i32, revision: &ControllerRevision) -> Pod {
     });
     let mut pod = pod_of(&template.unwrap_or(spec.template), set);
     let name = format!("{}-{at}", set.name_any());
-    let hash = revision.labels().get(REVISION).cloned().unwrap_or_default();
     pod.metadata.name = Some(name.clone());
+    // It says of whom the pod is, as in Kubernetes; nothing is drawn.
+    pod.metadata.generate_name = Some(format!("{}-", set.name_any()));
     let labels = pod.metadata.labels.get_or_insert_default();
-    labels.insert(REVISION.to_owned(), hash);
+    labels.insert(REVISION.to_owned(), revision.name_any());
     labels.insert(POD_NAME.to_owned(), name.clone());
     labels.insert(POD_INDEX.to_owned(), at.to_string());
     if let Some(pod_spec) = &mut pod.spec {

@@ -245,9 +245,12 @@ impl Server {
                 // A pod that is on its way out can be told to hurry, and nothing else.
                 let left = walk::int(&old, "metadata.deletionGracePeriodSeconds");
                 let going = kind.kind() == "Pod" && meta::deletion_timestamp(&old).is_some();
-                let pending = left.is_some_and(|left| options.grace_s.is_none_or(|asked| asked >= left));
+                let pending =
+                    left.is_some_and(|left| left != 0 && options.grace_s.is_none_or(|asked| asked >= left));
                 if !(going && pending) {
-                    hold(&mut new, options.policy.or_else(|| default_policy(kind)));
+                    // Nothing is an event's (`GarbageCollectionPolicy` Unsupported).
+                    let policy = options.policy.or_else(|| default_policy(kind));
+                    hold(&mut new, if kind.kind() == "Event" { Some(Policy::Background) } else { policy });
                 }
                 match *kind == namespace::NAMESPACE {
                     // What is in a namespace is let go at its own pace.

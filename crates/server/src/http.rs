@@ -335,7 +335,11 @@ impl Server {
             }
         }
         let Some(retiring) = retiring else { return answer };
-        // Said with every answer, before all else (apiserver endpoints/installer.go, deprecated APIs).
+        // A patch of a sort that isn't known is turned away before anybody looks what it is about.
+        if matches!(&answer, Err(status) if status.code == 415) {
+            return answer;
+        }
+        // Said with every other answer, before all else (apiserver endpoints/installer.go, deprecated APIs).
         let mut response = answer.unwrap_or_else(refuse);
         let headers = response.headers_mut();
         let others: Vec<HeaderValue> = headers.get_all(header::WARNING).iter().cloned().collect();

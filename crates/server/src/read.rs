@@ -159,8 +159,9 @@ impl Server {
     /// The objects that a list asks for.
     pub(crate) async fn page(&self, call: &Call, selection: &Selection) -> Result<Page, Status> {
         let limit = call.query.get("limit").and_then(|text| text.parse().ok()).unwrap_or(0_i64);
-        let limit = usize::try_from(limit).unwrap_or(0);
         let revision = call.revision()?;
+        // What the cache has now is given whole (`computeListLimit`).
+        let limit = if revision == Some(0) { 0 } else { usize::try_from(limit).unwrap_or(0) };
         let policy = call.query.get("resourceVersionMatch");
         if let Some(token) = call.query.get("continue") {
             if revision.is_some_and(|revision| revision != 0) {
@@ -183,17 +184,32 @@ impl Server {
             (Some("Exact"), Some(revision)) if revision > 0 => {
                 return self.old_page(call, selection, revision, call.narrow(selection), limit).await;
             }
+            // A page of a list says the same without a word (`ValidateListOptions`, the legacy case).
+            (None, Some(revision))
+                if revision > 0 && limit > 0 && selection.fields.requires("metadata.name").is_none() =>
+            {
+                return self.old_page(call, selection, revision, call.narrow(selection), limit).await;
+            }
             // All other combinations have been looked at.
             _ => {}
         }
         let cache = self.fresh(&call.kind, revision).await?;
         let kind = &call.kind;
-        let snapshot = cache.snapshot(&call.narrow(selection), |object| selection.matches(object, kind));
-        let (mut objects, mut next, mut remaining) = (snapshot.objects, None, None);
-        if limit > 0 && objects.len() > limit {
+        let (mut taken, mut behind) = (0, 0);
+        let snapshot = cache.snapshot(&call.narrow(selection), |object| {
+            if limit > 0 && taken == limit {
+                behind += 1;
+                return false;
+            }
+            let fits = selection.matches(object, kind);
+            taken += usize::from(fits);
+            fits
+        });
+        let (objects, mut next, mut remaining) = (snapshot.objects, None, None);
+        // Whether what follows fits is not looked at, as in kube-apiserver: the next page may be empty.
+        if behind > 0 {
             // The rest is only known when nothing is filtered out (the API's `remainingItemCount`).
-            remaining = selection.is_empty().then_some(objects.len() - limit);
-            objects.truncate(limit);
+            remaining = selection.is_empty().then_some(behind);
             next =
                 objects.last().map(|last| Token::write(Some(snapshot.revision), &format!("{}\0", last.key)));
         }
@@ -258,15 +274,14 @@ impl Server {
                 else {
                     continue;
                 };
-                if !selection.matches(&object, &call.kind) {
-                    continue;
-                }
                 if limit > 0 && objects.len() == limit {
                     let next =
                         objects.last().map(|last| Token::write(Some(revision), &format!("{}\0", last.key)));
                     return Ok(Page { revision, objects, next, remaining: None });
                 }
-                objects.push(Arc::new(object));
+                if selection.matches(&object, &call.kind) {
+                    objects.push(Arc::new(object));
+                }
             }
             match result.entries.last() {
                 Some(last) if result.more => start = format!("{}\0", last.key),

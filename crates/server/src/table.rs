@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use portolan_api::Kind;
+use portolan_api::kinds::pod::POD;
 use serde_json::{Value, json};
 
 use crate::negotiate::Meta;
@@ -49,7 +50,22 @@ pub(crate) fn row(meta: Meta, kind: &Kind, object: &Value, include: Include, now
         Include::Metadata => metadata(meta, object),
         Include::Object => object.clone(),
     };
-    json!({"cells": cells, "object": shown})
+    let mut row = json!({"cells": cells, "object": shown});
+    if let Some(condition) = ended(kind, object) {
+        row["conditions"] = json!([condition]);
+    }
+    row
+}
+
+/// What the row of a pod that has ended says, so that clients can set it back.
+fn ended(kind: &Kind, object: &Value) -> Option<Value> {
+    let phase = object["status"]["phase"].as_str().filter(|_| *kind == POD)?;
+    let message = match phase {
+        "Succeeded" => "The pod has completed successfully.",
+        "Failed" => "The pod failed.",
+        _ => return None,
+    };
+    Some(json!({"type": "Completed", "status": "True", "reason": phase, "message": message}))
 }
 
 /// A table of rows; all but the first table of a watch have null for `columns`.

@@ -145,6 +145,14 @@ impl Call {
                 _ => warnings.extend(said),
             }
         }
+        if let Some(namespace) = self.path.namespace.as_deref() {
+            let claimed = meta::namespace(object);
+            if !claimed.is_empty() && claimed != namespace {
+                return Err(Status::bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request",
+                ));
+            }
+        }
         let twice = meta::dedup_owners(object);
         if !twice.is_empty() {
             // Patches are looked at once only, behind admission.
@@ -155,14 +163,6 @@ impl Call {
                  may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
                 twice.join(", ")
             ));
-        }
-        if let Some(namespace) = self.path.namespace.as_deref() {
-            let claimed = meta::namespace(object);
-            if !claimed.is_empty() && claimed != namespace {
-                return Err(Status::bad_request(
-                    "the namespace of the provided object does not match the namespace sent on the request",
-                ));
-            }
         }
         Ok(())
     }
@@ -226,11 +226,20 @@ impl Call {
             return Err(Status::unsupported_media_type(&CUSTOM_PATCHES));
         }
         let kind = self.kind.clone();
+        let lenient = self.query.get("fieldValidation") == Some("Ignore");
         Ok(move |old: &Value| {
             // That there is nothing to patch is said first.
             let patch = patch.as_ref().map_err(Clone::clone)?;
             let mut new = old.clone();
             match way {
+                // Where nothing is checked, a list takes the object's place, and isn't one (`jsonpatch.MergePatch`).
+                Way::Merge if lenient && patch.is_array() => {
+                    new = patch::unnulled(patch);
+                    Ok(())
+                }
+                Way::Merge if patch.is_null() || lenient && !patch.is_object() => {
+                    Err(Status::bad_request("Invalid JSON Patch"))
+                }
                 Way::Merge => patch::merge(&mut new, patch).map_err(|error| match error {
                     PatchError::Malformed(why) => Status::bad_request(format!("error decoding patch: {why}")),
                     error => patch_status(error),
@@ -316,7 +325,12 @@ impl Server {
             owners.settle(kind, &mut new, &Value::Null);
             kind.default(&mut new);
             let base = walk::text(&object, "metadata.generateName");
-            self.admit_new(kind, &mut new, if generated { base } else { &name }).await?;
+            let known_as = match (generated, base) {
+                (false, _) => &name,
+                (true, "") => "Unknown",
+                (true, base) => base,
+            };
+            self.admit_new(kind, &mut new, known_as).await?;
             kind.prepare_create(&mut new);
             self.fill_token(kind, &mut new).await?;
             self.allocate(kind, &mut new, None, dry_run, &mut txn).await?;
@@ -335,8 +349,9 @@ impl Server {
                     Some(entry) => Err(exists(kind, &new, &entry).warned(&warnings)),
                     None => {
                         // What was never written has no version but the one that it came with.
-                        if meta::resource_version(&object) == "0" {
-                            meta::set_resource_version(&mut new, 0);
+                        let version = meta::resource_version(&object);
+                        if !version.is_empty() {
+                            walk::set(&mut new, "metadata.resourceVersion", version);
                         }
                         Ok((new, warnings))
                     }
@@ -345,7 +360,7 @@ impl Server {
             // Text that is no number counts as none, as in Kubernetes.
             if meta::resource_version(&object).parse::<u64>().is_ok_and(|version| version != 0) {
                 let message = "resourceVersion should not be set on objects to be created";
-                return Err(Status::unexpected(message));
+                return Err(Status::unexpected(message).warned(&warnings));
             }
             txn.ops.push(Op::Put(key, bare(kind, &new)));
             match self.store.txn(txn).await.map_err(store_status)? {
@@ -394,8 +409,7 @@ impl Server {
         dry_run: bool,
         txn: &mut Txn,
     ) -> Result<(), Status> {
-        // Nothing is given to a Service without a name, which is refused.
-        if !is_service(kind) || meta::name(new).is_empty() {
+        if !is_service(kind) {
             return Ok(());
         }
         // What was acknowledged before this request counts as taken: wait until the index knows it.
@@ -403,14 +417,32 @@ impl Server {
         let owner = format!("{}/{}", meta::namespace(new), meta::name(new));
         // To a new Service even what one of its name holds is taken.
         let whose = if old.is_some() { owner.as_str() } else { "" };
-        let taken = |claim: &service::Claim| self.claims.taken(claim, whose);
+        let nameless = meta::name(new).is_empty();
+        let taken = |claim: &service::Claim| match claim {
+            service::Claim::ClusterIp(_) if nameless => false,
+            _ => self.claims.taken(claim, whose),
+        };
         let (services, ranges) = self.ready_ranges().await?;
         let outcome = service::allocate(new, old, &services, dry_run, &taken, &mut random::below);
+        if nameless && walk::text(new, "spec.type") != "ExternalName" && !service::is_headless(new) {
+            // Nothing is given to a Service without a name, which is refused, but what its addresses can't be is said first.
+            return match outcome {
+                Err(Refusal::Invalid(errors))
+                    if !errors.iter().all(|e| e.path.starts_with("spec.ports[")) =>
+                {
+                    Err(Status::invalid(kind, "", &errors))
+                }
+                _ => Ok(()),
+            };
+        }
         let _changes_hands = outcome.map_err(|refusal| match refusal {
             Refusal::Invalid(errors) => Status::invalid(kind, meta::name(new), &errors),
             Refusal::Internal(why) => Status::internal(why),
             Refusal::Unexpected(why) => Status::unexpected(why),
         })?;
+        if nameless {
+            return Ok(());
+        }
         // The difference of what is held says the same by keys: ports that share a number share a claim.
         let (before, after) = (old.map(claims::held).unwrap_or_default(), claims::held(new));
         let (before, after): (BTreeSet<_>, BTreeSet<_>) = (before, after);
@@ -458,8 +490,10 @@ impl Server {
         match changed {
             Err(status) if status.code == 404 && creates(&call.kind, &body) => {
                 walk::set(&mut body, "metadata.name", call.name());
-                // Which version it was has no meaning here.
-                meta::clear_resource_version(&mut body);
+                // Which version it was has no meaning here; what isn't written keeps it.
+                if !dry_run {
+                    meta::clear_resource_version(&mut body);
+                }
                 self.may_create(call).await?;
                 self.guard(call, Some(&body), None)?;
                 let namespace = call.path.namespace.as_deref();
@@ -533,10 +567,12 @@ impl Server {
                 }
                 false => Status::invalid_patch(new.to_string(), why),
             };
-            call.admit(&mut new, &refuse, &twice, &mut found)?;
+            let admitted = call.admit(&mut new, &refuse, &twice, &mut found);
+            // A refusal is told with them.
+            *warnings.lock() = found;
+            admitted?;
             call.check_name(&new)?;
             self.guard(call, Some(&new), Some(old))?;
-            *warnings.lock() = found;
             Ok(new)
         };
         let now = meta::rfc3339(Timestamp::now());

@@ -59,6 +59,8 @@ pub static ENDPOINT_SLICE: Kind = Kind::Listed(&Entry {
     conversion: None,
     strategy: Strategy {
         default: endpoint::default_slice,
+        prepare_create: endpoint::prepare_slice,
+        prepare_update: endpoint::prepare_slice_update,
         validate: endpoint::validate_slice,
         validate_update: endpoint::validate_slice_update,
         warnings: |new, old| {

@@ -26,7 +26,11 @@ pub static INGRESS: Kind = Kind::Listed(&Entry {
             errors.extend(class_annotation(o));
             errors
         },
-        validate_update: |new, _| validate(new),
+        validate_update: |new, _| {
+            let mut errors = meta::validate_base(new, meta::NameRule::Subdomain);
+            errors.extend(validate(new));
+            errors
+        },
         validate_status_update,
         ..Strategy::PLAIN
     },

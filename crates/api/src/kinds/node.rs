@@ -247,7 +247,7 @@ fn warnings(object: &Value) -> Vec<String> {
 fn cells(object: &Value, now: jiff::Timestamp) -> Vec<Value> {
     let mut status = walk::list(object, "status.conditions")
         .iter()
-        .find(|c| walk::text(c, "type") == "Ready")
+        .rfind(|c| walk::text(c, "type") == "Ready")
         .map_or("Unknown", |c| if walk::text(c, "status") == "True" { "Ready" } else { "NotReady" })
         .to_owned();
     if walk::flag(object, "spec.unschedulable") == Some(true) {

@@ -52,7 +52,11 @@ pub static LIMIT_RANGE: Kind = Kind::Listed(&Entry {
     strategy: Strategy {
         default: limits::default,
         validate: limits::validate,
-        validate_update: |new, _| limits::validate(new),
+        validate_update: |new, _| {
+            let mut errors = meta::validate_base(new, meta::NameRule::Subdomain);
+            errors.extend(limits::validate(new));
+            errors
+        },
         ..Strategy::PLAIN
     },
     ..Entry::of("", "v1", ("LimitRange", "LimitRangeList"), ("limitranges", "limitrange"))

@@ -87,9 +87,9 @@ pub static CLUSTER_ROLE_BINDING: Kind = Kind::Listed(&Entry {
     )
 });
 
-/// A role without rules says so: `rules` has no `omitempty`.
+/// A role without rules says so, also one that has been emptied: `rules` has no `omitempty`, and is stored without its emptiness.
 fn default_role(object: &mut Value) {
-    if walk::at(object, "rules").is_none() {
+    if walk::list(object, "rules").is_empty() {
         walk::set(object, "rules", Value::Null);
     }
 }

@@ -212,8 +212,8 @@ pub static PERSISTENT_VOLUME: Kind = Kind::Listed(&Entry {
             if walk::at(o, "spec").is_some() {
                 walk::default(o, "spec.persistentVolumeReclaimPolicy", "Retain");
                 walk::default(o, "spec.volumeMode", "Filesystem");
-                if walk::at(o, "spec.hostPath").is_some() {
-                    walk::default(o, "spec.hostPath.type", "");
+                if let Some(spec) = walk::at_mut(o, "spec") {
+                    crate::pod::default_disks(spec);
                 }
             }
         },

@@ -80,6 +80,19 @@ fn broken(text: String) -> PatchError {
     PatchError::Unexpected(text)
 }
 
+/// The type that Go gives a value of which nothing is known.
+fn go_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "%!s(<nil>)",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
 fn directive(patch: &Map<String, Value>) -> Result<Option<&str>, PatchError> {
     match patch.get(DIRECTIVE) {
         None => Ok(None),
@@ -94,27 +107,8 @@ fn directive(patch: &Map<String, Value>) -> Result<Option<&str>, PatchError> {
     }
 }
 
-/// A value that a patch adds where nothing was: without nulls and directives.
-fn fresh(patch: &Value, rule: Option<Rule<'_>>) -> Result<Option<Value>, PatchError> {
-    match patch {
-        Value::Null => Ok(None),
-        Value::Object(map) if map.get(DIRECTIVE).is_some_and(|word| word == "replace") => Ok(None),
-        Value::Object(map) => {
-            let shape = match rule {
-                Some(Rule::Map(shape)) => shape,
-                _ => Ground::Bare,
-            };
-            let mut out = Map::new();
-            Ok((merge_map(&mut out, map, shape)? == Fate::Kept).then_some(Value::Object(out)))
-        }
-        // A list that isn't there yet is taken as it is, also if two of its items are to be told apart and can't be; but for
-        // the words to the merge in it.
-        other => Ok(undirected(other)),
-    }
-}
-
-/// A value without the objects in it that are words to the merge, and without nulls in objects (strategicpatch's
-/// `removeDirectives` and `discardNullValuesFromPatch`).
+/// A value that a patch adds where nothing of its sort was: taken as it is, without the objects in it that are words to the
+/// merge, and without nulls in objects (strategicpatch's `removeDirectives` and `discardNullValuesFromPatch`).
 fn undirected(value: &Value) -> Option<Value> {
     match value {
         Value::Object(map) if map.contains_key(DIRECTIVE) => None,
@@ -163,6 +157,13 @@ pub(super) fn merge_map(
         }
         target.retain(|key, _| keep.contains(&key.as_str()));
     }
+    // What is to be put in order has to be a list, there and in the patch.
+    for field in patch.keys().filter_map(|key| key.strip_prefix(ORDER)) {
+        let both = [target.get(field), patch.get(field)];
+        if let Some(other) = both.into_iter().flatten().find(|value| !value.is_array()) {
+            return Err(broken(format!("expected a []interface {{}}, but received a {}", go_kind(other))));
+        }
+    }
     if let (Ground::Type(known), false) = (shape, target.is_empty())
         && let Some(field) =
             patch.keys().filter_map(|key| key.strip_prefix(ORDER)).find(|field| known.field(field).is_none())
@@ -204,7 +205,7 @@ pub(super) fn merge_map(
                 Some(Rule::Set) => merge_set(there, patch),
                 _ => *there = patch.clone(),
             },
-            (_, value) => match fresh(value, rule)? {
+            (_, value) => match undirected(value) {
                 Some(value) => {
                     target.insert(key.clone(), value);
                 }
@@ -288,11 +289,8 @@ fn merge_list(
             Some(Value::Object(there)) => {
                 merge_map(there, map, shape)?;
             }
-            _ => {
-                let mut made = Map::new();
-                merge_map(&mut made, map, shape)?;
-                target.push(Value::Object(made));
-            }
+            // A new item is taken as it is, with what is null in it.
+            _ => target.push(Value::Object((*map).clone())),
         }
     }
     let order: Vec<Value> = items.into_iter().map(|(_, _, item)| item).collect();

@@ -448,7 +448,11 @@ impl Draw<'_> {
     /// A changed Service's ports (`updateNodePorts`): what it has it keeps, also when the cluster's range is another by now.
     fn next_node_ports(&mut self, new: &mut Value, old: &Value) -> Result<(), Refusal> {
         let draws = draws_node_ports(new);
-        let before: Vec<i64> = walk::list(old, "spec.ports").iter().map(node_port).collect();
+        // What an alias has in its ports it doesn't hold.
+        let before: Vec<i64> = match needs_node_port(old) {
+            true => walk::list(old, "spec.ports").iter().map(node_port).collect(),
+            false => Vec::new(),
+        };
         let mut ports: Vec<Value> = walk::list(new, "spec.ports").to_vec();
         let mut settled: Vec<(String, i64)> = Vec::new();
         for (i, port) in ports.iter_mut().enumerate() {

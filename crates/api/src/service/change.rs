@@ -1,5 +1,7 @@
 //! What a changed Service keeps of the stored one, and what it loses with its type.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::{externally_accessible, needs_health_port, needs_node_port, type_of};
@@ -116,13 +118,12 @@ pub(super) fn wipe(new: &mut Value, old: &Value) {
         wipe_if_same(new, "spec.ipFamilyPolicy");
     }
     if needs_node_port(old) && !needs_node_port(new) {
-        let ports = |service: &Value| -> Vec<Value> {
-            walk::list(service, "spec.ports")
-                .iter()
-                .map(|p| walk::at(p, "nodePort").cloned().unwrap_or_default())
-                .collect()
+        let ports = |service: &Value| -> BTreeSet<i64> {
+            let numbers = walk::list(service, "spec.ports").iter().filter_map(|p| walk::int(p, "nodePort"));
+            numbers.filter(|number| *number != 0).collect()
         };
-        if ports(new) == ports(old) {
+        // Ports may come and go, as long as none has a number that wasn't there (`sameNodePorts`).
+        if ports(new).is_subset(&ports(old)) {
             for port in walk::list_mut(new, "spec.ports") {
                 walk::remove(port, "nodePort");
             }

@@ -29,6 +29,10 @@ fn default_spec(spec: &mut Value) {
     walk::default(spec, "suspend", false);
     let policy = walk::at(spec, "podFailurePolicy").is_some();
     walk::default(spec, "podReplacementPolicy", if policy { "Failed" } else { "TerminatingOrFailed" });
+    // The list is written also when it is empty; as what it is in Go then.
+    if walk::at(spec, "podFailurePolicy").is_some() && walk::list(spec, "podFailurePolicy.rules").is_empty() {
+        walk::set(spec, "podFailurePolicy.rules", Value::Null);
+    }
     for rule in walk::list_mut(spec, "podFailurePolicy.rules") {
         for pattern in walk::list_mut(rule, "onPodConditions") {
             walk::default(pattern, "status", "True");
@@ -495,7 +499,7 @@ pub fn validate_job_status(new: &Value, old: &Value) -> Vec<FieldError> {
     if done && at(new, "startTime").is_none() {
         errors.push(FieldError::required("status.startTime", "startTime is required for finished job"));
     }
-    if int(new, "ready") > int(new, "active") {
+    if walk::int(new, "status.ready").is_some_and(|ready| ready > int(new, "active")) {
         let text = "cannot set more ready pods than active";
         errors.push(FieldError::invalid("status.ready", int(new, "ready"), text));
     }

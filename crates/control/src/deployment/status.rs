@@ -33,6 +33,9 @@ pub(super) fn status(
     let status_of = |set: &ReplicaSet| set.status.clone().unwrap_or_default();
     let available = sum(&|set| status_of(set).available_replicas.unwrap_or(0));
     let asked = sum(&|set| set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0));
+    // A set that was seen to and doesn't tell leaves the sum unknown (`GetTerminatingReplicaCountForReplicaSets`).
+    let told = |set: &&Arc<ReplicaSet>| status_of(set).observed_generation.unwrap_or(0) != 0;
+    let terminating = sets.iter().filter(told).map(|set| status_of(set).terminating_replicas);
     let mut status = DeploymentStatus {
         replicas: Some(sum(&|set| status_of(set).replicas)),
         updated_replicas: Some(newest.map_or(0, |set| status_of(set).replicas)),
@@ -42,7 +45,7 @@ pub(super) fn status(
         observed_generation: deployment.metadata.generation,
         collision_count: old.collision_count,
         conditions: old.conditions.clone(),
-        terminating_replicas: None,
+        terminating_replicas: terminating.sum(),
     };
     let mut conditions = old.conditions.clone().unwrap_or_default();
     let enough = available >= bounds.replicas - bounds.unavailable;

@@ -23,6 +23,8 @@ pub(crate) struct Decision {
     pub delete: Vec<Arc<Pod>>,
     /// The set's own active pods, before any of this.
     pub observed: Vec<Arc<Pod>>,
+    /// How many of its own are on their way out.
+    pub terminating: usize,
     /// When a pod that is ready will count as available.
     pub again: Option<Duration>,
 }
@@ -37,6 +39,7 @@ pub(crate) fn decide(set: &ReplicaSet, seen: &[Arc<Pod>], related: &[Arc<Pod>], 
         let matching = pods::matches(&Some(&spec.selector), pod.labels());
         match (owned, matching) {
             (true, true) if pods::is_active(pod) => decision.observed.push(pod.clone()),
+            (true, true) if !pods::is_terminal(pod) => decision.terminating += 1,
             (true, true) => {}
             (true, false) if !going && !pods::is_terminating(pod) => decision.release.push(pod.clone()),
             (false, true) if !going && pods::is_active(pod) => {
@@ -80,10 +83,11 @@ fn next_available(pods: &[Arc<Pod>], min_ready_seconds: i32, now: Timestamp) -> 
         .map(|seconds| Duration::from_secs(seconds.max(1).unsigned_abs()))
 }
 
-/// The status that these pods mean, if it is not what the set says already.
+/// The status that these pods mean, if it is not what the set says already. How many are `terminating` not every kind tells.
 pub(crate) fn status(
     set: &ReplicaSet,
     pods: &[Arc<Pod>],
+    terminating: Option<usize>,
     failure: Option<&str>,
     now: Timestamp,
 ) -> Option<ReplicaSetStatus> {
@@ -119,7 +123,7 @@ pub(crate) fn status(
         available_replicas: Some(count(&|pod| is_available(pod, min_ready, now))),
         observed_generation: set.metadata.generation,
         conditions: (!conditions.is_empty()).then_some(conditions),
-        terminating_replicas: old.terminating_replicas,
+        terminating_replicas: terminating.map(|count| i32::try_from(count).unwrap_or(i32::MAX)),
     };
     let numbers = |status: &ReplicaSetStatus| {
         (
@@ -128,6 +132,7 @@ pub(crate) fn status(
             status.ready_replicas.unwrap_or(0),
             status.available_replicas.unwrap_or(0),
             status.observed_generation.unwrap_or(0),
+            status.terminating_replicas,
             status.conditions.clone().unwrap_or_default(),
         )
     };

@@ -28,10 +28,17 @@ pub struct Changes {
     pub delete: Vec<Arc<EndpointSlice>>,
 }
 
-/// An endpoint that should be, and since when the pod has been as it is.
-struct Desired {
-    endpoint: Endpoint,
-    since: Option<Timestamp>,
+impl Changes {
+    /// The same, and what is written tells when the change was made that caused it.
+    pub(crate) fn caused(mut self, trigger: Option<Timestamp>) -> Changes {
+        for slice in self.create.iter_mut().chain(&mut self.update) {
+            let mut annotations = slice.metadata.annotations.take().unwrap_or_default();
+            annotations.remove(TRIGGER_TIME);
+            annotations.extend(trigger.map(|time| (TRIGGER_TIME.to_owned(), time.to_string())));
+            slice.metadata.annotations = (!annotations.is_empty()).then_some(annotations);
+        }
+        self
+    }
 }
 
 /// A slice on its way from what it is to what it should be.
@@ -39,7 +46,6 @@ struct Draft {
     slice: Arc<EndpointSlice>,
     endpoints: Vec<Endpoint>,
     changed: bool,
-    triggers: Vec<Timestamp>,
 }
 
 type PortsKey = Vec<(String, String, Option<i32>, Option<String>)>;
@@ -118,9 +124,9 @@ fn groups(
     family: &str,
     pods: &[Arc<Pod>],
     node: &dyn Fn(&str) -> Option<Arc<Node>>,
-) -> BTreeMap<PortsKey, (Vec<EndpointPort>, Vec<Desired>)> {
+) -> BTreeMap<PortsKey, (Vec<EndpointPort>, Vec<Endpoint>)> {
     let publish = service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
-    let mut groups: BTreeMap<PortsKey, (Vec<EndpointPort>, Vec<Desired>)> = BTreeMap::new();
+    let mut groups: BTreeMap<PortsKey, (Vec<EndpointPort>, Vec<Endpoint>)> = BTreeMap::new();
     for pod in pods.iter().filter(|pod| is_included(pod)) {
         let Some(address) = pod_ip(pod, family) else { continue };
         let home = pods::node_name(pod).map(|name| (name, node(name)));
@@ -131,11 +137,7 @@ fn groups(
         let zone = home.and_then(|(_, node)| node?.labels().get(ZONE).cloned());
         let endpoint = endpoint(service, pod, address, zone, publish);
         let ports = resolve(service, pod);
-        groups
-            .entry(ports_key(&ports))
-            .or_insert_with(|| (ports, Vec::new()))
-            .1
-            .push(Desired { endpoint, since: transition(pod) });
+        groups.entry(ports_key(&ports)).or_insert_with(|| (ports, Vec::new())).1.push(endpoint);
     }
     groups
 }
@@ -181,8 +183,8 @@ fn hints(service: &Service, ready: bool, zone: Option<&str>, node: Option<&str>)
 }
 
 /// Hints for all ready endpoints, or for none: whoever reads them takes them so.
-fn hint_by_size(groups: &mut BTreeMap<PortsKey, (Vec<EndpointPort>, Vec<Desired>)>, shares: &Shares) {
-    let all = groups.values_mut().flat_map(|(_, desired)| desired).map(|desired| &mut desired.endpoint);
+fn hint_by_size(groups: &mut BTreeMap<PortsKey, (Vec<EndpointPort>, Vec<Endpoint>)>, shares: &Shares) {
+    let all = groups.values_mut().flat_map(|(_, desired)| desired);
     let ready =
         |endpoint: &&mut Endpoint| endpoint.conditions.as_ref().is_some_and(|one| one.ready == Some(true));
     let mut ready: Vec<&mut Endpoint> = all.filter(ready).collect();
@@ -195,16 +197,11 @@ fn hint_by_size(groups: &mut BTreeMap<PortsKey, (Vec<EndpointPort>, Vec<Desired>
     }
 }
 
-/// When the pod last became ready or unready.
-fn transition(pod: &Pod) -> Option<Timestamp> {
-    pods::condition(pod, "Ready")?.last_transition_time.as_ref().map(|time| time.0)
-}
-
 /// The writes for one family, whose endpoints should be `groups` and whose slices are `own`.
 fn family_changes(
     service: &Service,
     family: &str,
-    groups: &BTreeMap<PortsKey, (Vec<EndpointPort>, Vec<Desired>)>,
+    groups: &BTreeMap<PortsKey, (Vec<EndpointPort>, Vec<Endpoint>)>,
     own: Vec<Arc<EndpointSlice>>,
     max: usize,
     changes: &mut Changes,
@@ -231,15 +228,10 @@ fn family_changes(
             Some(at) => {
                 let slice = spare.remove(at);
                 if *slice.labels() != labels(service) {
-                    changes.update.push(rewrite(service, &slice, Vec::new(), Vec::new(), None));
+                    changes.update.push(rewrite(service, &slice, Vec::new(), Vec::new()));
                 }
             }
-            None => {
-                let trigger = service.metadata.creation_timestamp.as_ref().map(|time| time.0);
-                // An update that empties a slice says nothing of when that was caused.
-                let trigger = trigger.filter(|_| spare.is_empty());
-                fresh.push(new_slice(service, family, Vec::new(), Vec::new(), trigger));
-            }
+            None => fresh.push(new_slice(service, family, Vec::new(), Vec::new())),
         }
     }
     // What would be deleted takes over what would be created: one write instead of two.
@@ -268,31 +260,27 @@ fn fill(
     service: &Service,
     family: &str,
     ports: &[EndpointPort],
-    desired: &[Desired],
+    desired: &[Endpoint],
     existing: Vec<Arc<EndpointSlice>>,
     max: usize,
     changes: &mut Changes,
     fresh: &mut Vec<EndpointSlice>,
     spare: &mut Vec<Arc<EndpointSlice>>,
 ) {
-    let wanted: HashMap<Identity<'_>, &Desired> =
-        desired.iter().map(|desired| (identity(&desired.endpoint), desired)).collect();
+    let wanted: HashMap<Identity<'_>, &Endpoint> =
+        desired.iter().map(|endpoint| (identity(endpoint), endpoint)).collect();
     let mut placed: HashSet<Identity<'_>> = HashSet::new();
     let labels = labels(service);
     let mut dirty: Vec<Draft> = Vec::new();
     let mut clean: Vec<Draft> = Vec::new();
     // Keep what is right, change what has changed, drop what should not be.
     for slice in &existing {
-        let mut draft =
-            Draft { slice: slice.clone(), endpoints: Vec::new(), changed: false, triggers: Vec::new() };
+        let mut draft = Draft { slice: slice.clone(), endpoints: Vec::new(), changed: false };
         for endpoint in slice.endpoints.iter().flatten() {
             match wanted.get_key_value(&identity(endpoint)) {
                 Some((key, want)) if draft.endpoints.len() < max && placed.insert(*key) => {
-                    if want.endpoint != *endpoint {
-                        draft.changed = true;
-                        draft.triggers.extend(want.since);
-                    }
-                    draft.endpoints.push(want.endpoint.clone());
+                    draft.changed |= **want != *endpoint;
+                    draft.endpoints.push((*want).clone());
                 }
                 _ => draft.changed = true,
             }
@@ -306,8 +294,8 @@ fn fill(
             if draft.changed { dirty.push(draft) } else { clean.push(draft) }
         }
     }
-    let mut rest: Vec<&Desired> =
-        desired.iter().filter(|desired| !placed.contains(&identity(&desired.endpoint))).collect();
+    let mut rest: Vec<&Endpoint> =
+        desired.iter().filter(|endpoint| !placed.contains(&identity(endpoint))).collect();
     rest.reverse();
     // Slices that are written anyway take the new endpoints, the fullest first.
     dirty.sort_by_key(|draft| std::cmp::Reverse(draft.endpoints.len()));
@@ -330,25 +318,22 @@ fn fill(
             }
             None => {
                 let part = rest.split_off(rest.len() - rest.len().min(max));
-                let since = part.iter().filter_map(|desired| desired.since).min();
-                let endpoints = part.iter().rev().map(|desired| desired.endpoint.clone()).collect();
-                fresh.push(new_slice(service, family, ports.to_vec(), endpoints, since));
+                let endpoints = part.into_iter().rev().cloned().collect();
+                fresh.push(new_slice(service, family, ports.to_vec(), endpoints));
             }
         }
     }
     for draft in dirty {
-        let trigger = draft.triggers.iter().min().copied();
-        changes.update.push(rewrite(service, &draft.slice, ports.to_vec(), draft.endpoints, trigger));
+        changes.update.push(rewrite(service, &draft.slice, ports.to_vec(), draft.endpoints));
     }
 }
 
 impl Draft {
-    fn take(&mut self, rest: &mut Vec<&Desired>, max: usize) {
+    fn take(&mut self, rest: &mut Vec<&Endpoint>, max: usize) {
         while self.endpoints.len() < max
-            && let Some(desired) = rest.pop()
+            && let Some(endpoint) = rest.pop()
         {
-            self.endpoints.push(desired.endpoint.clone());
-            self.triggers.extend(desired.since);
+            self.endpoints.push(endpoint.clone());
         }
     }
 }
@@ -398,30 +383,17 @@ pub(crate) fn is_headless(service: &Service) -> bool {
     service.spec.as_ref().is_some_and(|spec| spec.cluster_ip.as_deref() == Some("None"))
 }
 
-fn annotated(
-    mut annotations: BTreeMap<String, String>,
-    trigger: Option<Timestamp>,
-) -> Option<BTreeMap<String, String>> {
-    annotations.remove(TRIGGER_TIME);
-    if let Some(trigger) = trigger {
-        annotations.insert(TRIGGER_TIME.to_owned(), trigger.to_string());
-    }
-    (!annotations.is_empty()).then_some(annotations)
-}
-
 fn new_slice(
     service: &Service,
     family: &str,
     ports: Vec<EndpointPort>,
     endpoints: Vec<Endpoint>,
-    trigger: Option<Timestamp>,
 ) -> EndpointSlice {
     EndpointSlice {
         metadata: ObjectMeta {
             generate_name: Some(format!("{}-", service.name_any())),
             namespace: service.namespace(),
             labels: Some(labels(service)),
-            annotations: annotated(BTreeMap::new(), trigger),
             owner_references: Some(vec![OwnerReference {
                 api_version: "v1".into(),
                 kind: "Service".into(),
@@ -443,14 +415,9 @@ fn rewrite(
     slice: &EndpointSlice,
     ports: Vec<EndpointPort>,
     endpoints: Vec<Endpoint>,
-    trigger: Option<Timestamp>,
 ) -> EndpointSlice {
     EndpointSlice {
-        metadata: ObjectMeta {
-            labels: Some(labels(service)),
-            annotations: annotated(slice.annotations().clone(), trigger),
-            ..slice.metadata.clone()
-        },
+        metadata: ObjectMeta { labels: Some(labels(service)), ..slice.metadata.clone() },
         address_type: slice.address_type.clone(),
         endpoints: Some(endpoints),
         ports: Some(ports),

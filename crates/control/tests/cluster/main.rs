@@ -8,6 +8,7 @@ mod garbage; // owners and namespaces
 mod leader; // who of several runs them
 mod nodes; // leases, ranges, taints
 mod normal; // what two clusters can't agree on
+mod parted; // what differs
 #[path = "../../../server/tests/api/differential/peer.rs"]
 mod peer; // the real API server
 mod rollout; // deployments

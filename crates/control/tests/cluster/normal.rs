@@ -1,5 +1,7 @@
 //! What two clusters can't agree on - names, identifiers, times, hashes - gets the same name in both.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 /// Replacements of texts, the longest first.
@@ -7,8 +9,9 @@ use serde_json::{Map, Value};
 pub struct Names(Vec<(String, String)>);
 
 impl Names {
-    /// Learns the names that the servers and controllers have made up.
-    pub fn of(objects: &[Value]) -> Names {
+    /// Learns the names that the servers and controllers have made up; what was learnt before is not forgotten, since events
+    /// speak of what is gone.
+    pub fn learn(&mut self, objects: &[Value]) {
         let mut names = Vec::new();
         for object in objects {
             let meta = &object["metadata"];
@@ -34,17 +37,24 @@ impl Names {
                 }
             }
             let (name, base) = (text(&meta["name"]), text(&meta["generateName"]));
-            if !base.is_empty() {
+            // A name may be of another's making although a base is given: a StatefulSet's pods.
+            if !base.is_empty() && name.strip_prefix(&base).is_some_and(is_random) {
                 names.push((name, format!("{base}<random>")));
             }
             let uid = text(&meta["uid"]);
             if !uid.is_empty() {
-                names.push((uid, "<uid>".into()));
+                // Whose it is shows where it is referred to.
+                let name = text(&meta["name"]);
+                let name =
+                    name.strip_prefix(&base).filter(|end| is_random(end)).map_or(name.as_str(), |_| &base);
+                names.push((uid, format!("<uid of {} {name}>", text(&object["kind"]))));
             }
         }
-        names.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
-        names.dedup();
-        Names(names)
+        let known: HashSet<&String> = names.iter().map(|(text, _)| text).collect();
+        self.0.retain(|(text, _)| !known.contains(text));
+        self.0.extend(names);
+        self.0.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
+        self.0.dedup();
     }
 
     fn renamed(&self, text: &str) -> String {
@@ -69,15 +79,18 @@ impl Names {
     fn walk(&self, value: &mut Value) {
         match value {
             Value::Object(map) => {
-                for own in
-                    ["managedFields", "resourceVersion", "creationTimestamp", "generateName", "selfLink"]
-                {
+                for own in ["managedFields", "resourceVersion", "selfLink"] {
                     map.shift_remove(own);
                 }
+                // Go writes some fields that aren't there as null.
+                map.retain(|_, value| !value.is_null());
                 let renamed: Map<String, Value> = std::mem::take(map)
                     .into_iter()
                     .map(|(key, mut value)| {
                         self.walk(&mut value);
+                        if key == "uid" && value.as_str().is_some_and(|text| !text.starts_with("<uid ")) {
+                            value = "<uid of what is gone>".into();
+                        }
                         (self.renamed(&key), value)
                     })
                     .collect();
@@ -96,13 +109,15 @@ impl Names {
     }
 }
 
+/// Whether this is what the dice make of a `generateName`.
+fn is_random(end: &str) -> bool {
+    end.len() == 5 && end.chars().all(|c| "bcdfghjklmnpqrstvwxz2456789".contains(c))
+}
+
 /// A word that ends with five letters of the dice's, without them.
 fn random_end(word: &str) -> String {
-    const LETTERS: &str = "bcdfghjklmnpqrstvwxz2456789";
     let bare = word.trim_end_matches([',', '.', ':', '"']);
-    let made =
-        bare.rsplit_once('-').filter(|(_, end)| end.len() == 5 && end.chars().all(|c| LETTERS.contains(c)));
-    match made {
+    match bare.rsplit_once('-').filter(|(_, end)| is_random(end)) {
         Some((base, _)) => format!("{base}-<random>{}", &word[bare.len()..]),
         None => word.to_owned(),
     }

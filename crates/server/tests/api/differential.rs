@@ -6,6 +6,7 @@
 //! docs/reference/differences.md has it.
 
 mod access; // who may
+mod aim; // what the dice seldom do
 mod custom; // kinds that clients define
 mod dice; // random numbers that a seed repeats
 mod draw; // requests
@@ -92,8 +93,10 @@ async fn run(
         rows::count(&step, &answers.real, &mut found.rows);
         history.push(step.clone());
         let mut differences = answers.differences();
+        let mut lasts = false;
         differences.retain(|difference| match known::reason(&step, &answers, difference) {
             Some(reason) => {
+                lasts |= known::lasts(reason);
                 *found.on_purpose.entry(reason).or_default() += 1;
                 false
             }
@@ -101,7 +104,7 @@ async fn run(
         });
         let made = [answers.real.made.as_str(), answers.ours.made.as_str()];
         // What one has done on purpose and the other hasn't is undone.
-        let parted = answers.real.code != answers.ours.code;
+        let parted = answers.real.code != answers.ours.code || lasts;
         if differences.is_empty() && !parted {
             // Nobody comes back to a name that the dice made.
             if step.name.is_empty() && matches!(step.doing, Doing::Create(_)) {
@@ -120,7 +123,7 @@ async fn run(
         if entry.0 == 1 {
             let mine = history.iter().filter(|before| before.kind.plural == step.kind.plural);
             let mine: Vec<Step> = mine.cloned().collect();
-            let from = mine.len().saturating_sub(60);
+            let from = mine.len().saturating_sub(number("PORTOLAN_BEFORE", 60) as usize);
             entry.1 = mine[from..].to_vec();
             found.order.push(signature);
         }

@@ -94,7 +94,6 @@ fn an_endpoint_tells_all_that_its_pod_and_node_tell() {
     );
     assert_eq!(slice["ports"], json!([{ "name": "web", "port": 8080, "protocol": "TCP" }]));
     assert_eq!(slice["metadata"]["labels"], json!({ "team": "a", SERVICE_NAME: "web", MANAGED_BY: MANAGER }));
-    assert_eq!(slice["metadata"]["annotations"][TRIGGER_TIME], "2026-01-01T00:00:05Z");
     assert_eq!(slice["metadata"]["ownerReferences"][0]["uid"], "service");
 }
 

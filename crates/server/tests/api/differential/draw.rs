@@ -1,9 +1,10 @@
 //! Draws requests: about half are such as the real server refuses.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use serde_json::{Value, json};
 
+use super::aim;
 use super::dice::Dice;
 use super::kinds::{Fields, ODD_NAMES, Spec, meta_fields};
 use super::pointer;
@@ -16,14 +17,20 @@ pub struct Drawer {
     shape: Shape,
     here: BTreeSet<String>,
     drawn: usize,
+    /// Requests that belong together and are still to come, and how many such groups there were.
+    aimed: VecDeque<Step>,
+    aims: usize,
 }
+
+/// In so many of a hundred cases requests that belong together begin: each does what the dice alone seldom do.
+const AIMED: usize = 5;
 
 /// So many names of each kind in each namespace: requests are to meet objects that are there.
 const NAMES: usize = 5;
 
 impl Drawer {
     pub fn new(seed: u64, shape: Shape) -> Drawer {
-        Drawer { dice: Dice(seed), shape, here: BTreeSet::new(), drawn: 0 }
+        Drawer { dice: Dice(seed), shape, here: BTreeSet::new(), drawn: 0, aimed: VecDeque::new(), aims: 0 }
     }
 
     /// Takes note of what the real server answered.
@@ -55,6 +62,15 @@ impl Drawer {
     /// The next request for a kind.
     pub fn step(&mut self, kind: &'static Spec) -> Step {
         self.drawn += 1;
+        if kind.plural == "services" {
+            if self.aimed.is_empty() && self.dice.percent(AIMED) {
+                self.aimed = aim::steps(self.aims, kind, self.shape, &mut self.dice).into();
+                self.aims += 1;
+            }
+            if let Some(step) = self.aimed.pop_front() {
+                return step;
+            }
+        }
         let dice = &mut self.dice;
         let namespace = kind.namespace(dice.weigh(&[(60, "one"), (37, "two"), (2, "nowhere")]));
         // A namespace that is being deleted stays, since nothing empties it: others take its place.
@@ -129,7 +145,10 @@ impl Drawer {
         if !matches!(step.doing, Doing::List | Doing::Get | Doing::DeleteAll) {
             self.options(&mut step);
         }
-        step.table = self.dice.percent(if matches!(step.doing, Doing::List | Doing::Get) { 40 } else { 3 });
+        // Where the dice soon draw the same again, what a write has drawn must be seen.
+        let rows = if self.shape.by_name { 3 } else { 0 };
+        step.table =
+            self.dice.percent(if matches!(step.doing, Doing::List | Doing::Get) { 40 } else { rows });
         step
     }
 

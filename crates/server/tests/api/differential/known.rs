@@ -23,13 +23,20 @@ const ROW: &str = "the metadata in a row of a table is the object's own";
 const COLUMN: &str = "each cell has a column";
 const LIST: &str = "a list is one even when nothing is in it";
 const VALUE: &str = "a value is shown as the API writes it";
-const KEPT: &str = "a generation counts what is kept";
 const CHANGED: &str = "what changed in a pod is named";
+const EMPTIED: &str = "what a dry run has emptied looks as if it were stored";
+const POLICY: &str = "an alias has no internal traffic policy";
+const PORT: &str = "a port of the nodes is one Service's";
 /// All reasons. A test compares them with the document.
-pub const DIFFERENCES: [&str; 20] = [
+pub const DIFFERENCES: [&str; 22] = [
     WORDS, ONCE, UNNAMED, KEYS, MERGE, TIME, STATUS, NEW, DIGITS, VERSION, WRAP, ORDER, EMPTY, TAINT,
-    CHANGED, ROW, COLUMN, LIST, VALUE, KEPT,
+    CHANGED, ROW, COLUMN, LIST, VALUE, POLICY, PORT, EMPTIED,
 ];
+
+/// Whether two objects that differ for this reason differ in what is made of them later.
+pub fn lasts(reason: &str) -> bool {
+    reason == NEW
+}
 
 /// The reason for a difference, if it is on purpose.
 pub fn reason(step: &Step, answers: &Answers, difference: &Difference) -> Option<&'static str> {
@@ -78,17 +85,30 @@ pub fn reason(step: &Step, answers: &Answers, difference: &Difference) -> Option
             return Some(COLUMN);
         }
     }
-    let required = [".rows", ".rules", ".limits"].iter().any(|list| at.ends_with(list));
-    if required && difference.real.is_null() && difference.ours == Value::Array(Vec::new()) {
+    let (empty, list) = (Value::Array(Vec::new()), matches!(step.doing, Doing::List));
+    if at == ".body.rows" && step.table && list && difference.real.is_null() && difference.ours == empty {
         return Some(LIST);
     }
-    if step.kind.plural == "endpointslices"
-        && at.ends_with(".metadata.generation")
-        && difference.real.as_i64() > difference.ours.as_i64()
-        && (matches!(step.doing, Doing::Get | Doing::List)
-            || format!("{:?}", step.doing).contains("deprecatedTopology"))
-    {
-        return Some(KEPT);
+    let dry = step.query.iter().any(|(key, value)| *key == "dryRun" && value == "All");
+    let emptied = [".body.rules", ".body.spec.limits", ".spec.podFailurePolicy.rules"]
+        .iter()
+        .any(|list| at.ends_with(list));
+    if dry && emptied && difference.real == empty && difference.ours.is_null() {
+        return Some(EMPTIED);
+    }
+    if step.kind.plural == "services" {
+        let alias = real["spec"]["type"] == "ExternalName" && ours["spec"]["type"] == "ExternalName";
+        let policy = at == ".body.spec.internalTrafficPolicy" && difference.ours.is_null();
+        if policy && alias && matches!(step.doing, Doing::Delete(_)) {
+            return Some(POLICY);
+        }
+        let refused = ours_said.contains("nodePort: Invalid value: ")
+            && (ours_said.contains("provided port is already allocated")
+                || ours_said.contains("provided port is not in the valid range"));
+        let changed = matches!(step.doing, Doing::Update { .. } | Doing::Patch { .. });
+        if refused && changed && answers.real.code == 200 {
+            return Some(PORT);
+        }
     }
     // Go walks through a map in another order each time.
     let sorted = |causes: &Value| {
@@ -157,7 +177,12 @@ pub fn reason(step: &Step, answers: &Answers, difference: &Difference) -> Option
             return Some(KEYS);
         }
         let unnamed = step.kind.plural == "services" && step.name.is_empty();
-        if unnamed && ours_said.contains("metadata.name: Required value: name or generateName is required") {
+        let ownerless = real_said.contains("failed to allocate IP")
+            && real_said.ends_with(" is invalid: spec.parentRef.name: Required value");
+        if unnamed
+            && ownerless
+            && ours_said.contains("metadata.name: Required value: name or generateName is required")
+        {
             return Some(UNNAMED);
         }
     }

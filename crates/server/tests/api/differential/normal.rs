@@ -1,8 +1,8 @@
 //! What two servers can't agree on - times, identifiers, versions, what they hand out by dice - is given the same name on both
-//! sides. What is handed out gets a name by its order in the life of the object that holds it, so that keeping and sharing
-//! still show.
+//! sides. What is handed out gets a name by its order in the life of the object that holds it, for as long as it is held, so that
+//! keeping and sharing still show.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -16,7 +16,16 @@ use super::world::Shape;
 pub struct Memory {
     shape: Shape,
     ranges: Vec<IpNet>,
-    objects: HashMap<String, HashMap<String, String>>,
+    objects: HashMap<String, Held>,
+}
+
+/// What has been drawn for one object.
+#[derive(Default)]
+struct Held {
+    names: HashMap<String, String>,
+    /// What has been met since the object was last seen whole.
+    met: HashSet<String>,
+    given: HashMap<&'static str, usize>,
 }
 
 impl Memory {
@@ -49,9 +58,32 @@ impl Memory {
             let first = if self.shape.by_name { 256 } else { 2 };
             (offset >= first && offset < last).then_some(if address.is_ipv4() { "ipv4" } else { "ipv6" })
         }?;
-        let names = self.objects.entry(object.to_owned()).or_default();
-        let next = names.values().filter(|name| name[1..].starts_with(drawn)).count() + 1;
-        Some(names.entry(word.to_owned()).or_insert_with(|| format!("<{drawn} {next}>")).clone())
+        let held = self.objects.entry(object.to_owned()).or_default();
+        held.met.insert(word.to_owned());
+        if let Some(name) = held.names.get(word) {
+            return Some(name.clone());
+        }
+        // No name comes back: the dice may draw on one side what was given back before, and something new on the other.
+        let given = held.given.entry(drawn).or_default();
+        *given += 1;
+        let name = format!("<{drawn} {given}>");
+        held.names.insert(word.to_owned(), name.clone());
+        Some(name)
+    }
+
+    /// What an object holds will be seen whole.
+    fn begin(&mut self, object: &str) {
+        if let Some(held) = self.objects.get_mut(object) {
+            held.met.clear();
+        }
+    }
+
+    /// It has been seen: what wasn't there is held no longer.
+    fn end(&mut self, object: &str) {
+        if let Some(held) = self.objects.get_mut(object) {
+            let met = std::mem::take(&mut held.met);
+            held.names.retain(|word, _| met.contains(word));
+        }
     }
 }
 
@@ -63,7 +95,7 @@ pub fn normal(step: &Step, outcome: &mut Outcome, memory: &mut Memory) {
     }
     let generated = match &step.doing {
         Doing::Create(body) if body["metadata"]["name"].as_str().is_none_or(str::is_empty) => {
-            body["metadata"]["generateName"].as_str().map(str::to_owned)
+            body["metadata"]["generateName"].as_str().filter(|base| !base.is_empty()).map(str::to_owned)
         }
         _ => None,
     };
@@ -85,6 +117,10 @@ pub fn normal(step: &Step, outcome: &mut Outcome, memory: &mut Memory) {
                 items.retain(|item| !theirs(item));
             }
         }
+    }
+    if outcome.code == 201 && matches!(step.doing, Doing::Create(_) | Doing::Update { .. }) {
+        // Its life begins.
+        memory.forget(&own);
     }
     walk(&mut outcome.body, "", step, &own, memory);
     for list in ["items", "rows"] {
@@ -180,8 +216,16 @@ fn walk(value: &mut Value, key: &str, step: &Step, object: &str, memory: &mut Me
             }
             // Who owns which field is compared by tests of its own.
             map.shift_remove("managedFields");
+            // A row of a table has the metadata alone.
+            let whole = map.contains_key("metadata") && map.contains_key("spec");
+            if whole {
+                memory.begin(&inner);
+            }
             for (key, value) in map {
                 walk(value, key, step, &inner, memory);
+            }
+            if whole {
+                memory.end(&inner);
             }
         }
         Value::Array(list) => list.iter_mut().for_each(|item| walk(item, key, step, object, memory)),
@@ -258,6 +302,10 @@ fn renamed(word: &str, before: &str, object: &str, memory: &mut Memory) -> Optio
         || before.ends_with("ResourceVersion in record (")
     {
         return Some("<version>".into());
+    }
+    // Go shows a map so.
+    if let Some(name) = word.strip_prefix("nodePort:").and_then(|port| memory.name(object, port)) {
+        return Some(format!("nodePort:{name}"));
     }
     // A column shows `port:nodePort/protocol`.
     if let Some((port, node)) = word.split_once(':')

@@ -150,6 +150,23 @@ impl Step {
         }
     }
 
+    /// Whether a change is one of a field of this name.
+    pub fn touches(&self, field: &str) -> bool {
+        match &self.doing {
+            Doing::Update { edits, .. } => edits.iter().any(|edit| match edit {
+                Edit::Set(place, value) => {
+                    place.ends_with(&format!("/{field}")) || value.to_string().contains(&format!("{field:?}"))
+                }
+                Edit::Remove(place) => place.ends_with(&format!("/{field}")),
+            }),
+            Doing::Patch { body, .. } => {
+                let text = body.to_string();
+                text.contains(&format!("{field:?}")) || text.contains(&format!("/{field}\""))
+            }
+            _ => false,
+        }
+    }
+
     /// Every request that asks for less.
     pub fn smaller(&self) -> Vec<Step> {
         let with = |doing: Doing| Step { doing, ..self.clone() };

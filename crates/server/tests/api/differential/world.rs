@@ -93,10 +93,15 @@ impl World {
             }
             let step = Step { name: name.to_owned(), ..step.clone() };
             let freed = json!({"metadata": {"finalizers": null}});
-            let grace = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0});
-            for doing in [Doing::Patch { way: "merge-patch", body: freed }, Doing::Delete(grace)] {
-                let step = Step { subresource: "", doing, query: Vec::new(), table: false, ..step.clone() };
-                step.send(&client).await;
+            let grace = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0, "propagationPolicy": "Background"});
+            let free = Doing::Patch { way: "merge-patch", body: freed };
+            // What can't be changed as it is, for lack of an address, lets go of its finalizers with its status.
+            let parts = [("", free.clone()), ("status", free), ("", Doing::Delete(grace))];
+            for (subresource, doing) in parts {
+                if subresource.is_empty() || step.kind.status {
+                    let step = Step { subresource, doing, query: Vec::new(), table: false, ..step.clone() };
+                    step.send(&client).await;
+                }
             }
         }
         self.memories.0.forget(&step.key());
@@ -125,7 +130,7 @@ impl World {
                         continue;
                     }
                     let freed = json!({"metadata": {"finalizers": null}});
-                    let grace = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0});
+                    let grace = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0, "propagationPolicy": "Background"});
                     step(name, Doing::Patch { way: "merge-patch", body: freed }).send(&client).await;
                     let gone = step(name, Doing::Delete(grace)).send(&client).await;
                     assert!(matches!(gone.code, 200 | 404), "{} {name}: {}", kind.plural, gone.body);
