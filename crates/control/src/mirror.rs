@@ -97,7 +97,8 @@ fn endpoint(address: &EndpointAddress, ready: bool) -> Option<(&'static str, End
     Some((if ip.is_ipv4() { "IPv4" } else { "IPv6" }, endpoint))
 }
 
-/// What is to be made, changed and removed so that `have` becomes `want`: slices of the same ports keep their names.
+/// What is to be made, changed and removed so that `have` becomes `want`: slices of the same ports keep their names, and others
+/// if they can.
 fn changes(
     have: &[Arc<EndpointSlice>],
     want: Vec<EndpointSlice>,
@@ -119,16 +120,26 @@ fn changes(
             None => open.push(slice),
         }
     }
+    let rewritten = |old: &EndpointSlice, slice: EndpointSlice| {
+        let mut old = old.clone();
+        old.ports = slice.ports;
+        old.endpoints = slice.endpoints;
+        old.metadata.labels = slice.metadata.labels;
+        old.metadata.annotations = slice.metadata.annotations;
+        old.metadata.owner_references = slice.metadata.owner_references;
+        old
+    };
+    let mut fresh = Vec::new();
     for slice in open {
         match left.iter().position(|old| old.address_type == slice.address_type && old.ports == slice.ports) {
-            Some(at) => {
-                let mut old = EndpointSlice::clone(&left.remove(at));
-                old.endpoints = slice.endpoints;
-                old.metadata.labels = slice.metadata.labels;
-                old.metadata.annotations = slice.metadata.annotations;
-                old.metadata.owner_references = slice.metadata.owner_references;
-                update.push(old);
-            }
+            Some(at) => update.push(rewritten(&left.remove(at), slice)),
+            None => fresh.push(slice),
+        }
+    }
+    // What would be deleted takes over what would be created (`recycleSlices`).
+    for slice in fresh {
+        match left.iter().position(|old| old.address_type == slice.address_type) {
+            Some(at) => update.push(rewritten(&left.remove(at), slice)),
             None => create.push(slice),
         }
     }
@@ -186,8 +197,11 @@ mod tests {
         let mut old = slices[0].clone();
         old.metadata.name = Some("e-1".into());
         old.endpoints = Some(Vec::new());
-        let (create, update, delete) = changes(&[Arc::new(old)], slices);
+        let (create, update, delete) = changes(&[Arc::new(old.clone())], slices.clone());
         assert_eq!((create.len(), update.len(), delete.len()), (1, 1, 0));
         assert_eq!(update[0].name_any(), "e-1");
+        old.ports = None;
+        let (create, update, delete) = changes(&[Arc::new(old)], slices);
+        assert_eq!((create.len(), update.len(), delete.len()), (1, 1, 0), "one of other ports is taken over");
     }
 }
