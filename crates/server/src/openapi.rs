@@ -16,6 +16,8 @@ use crate::http::{Answer, json as respond, not_modified, tag, typed};
 use crate::path::{Query, Target};
 use crate::server::Server;
 
+mod protobuf; // version 2 for client-go
+
 /// A document as it is sent, and its hash.
 struct Document {
     body: Bytes,
@@ -24,8 +26,25 @@ struct Document {
 
 impl Document {
     fn new(value: &Value) -> Document {
-        let body = Bytes::from(serde_json::to_vec(value).unwrap_or_default());
+        Document::of(serde_json::to_vec(value).unwrap_or_default())
+    }
+
+    fn of(body: Vec<u8>) -> Document {
+        let body = Bytes::from(body);
         Document { hash: tag(&body), body }
+    }
+}
+
+/// The document of version 2, in both its forms.
+struct Swagger {
+    json: Document,
+    protobuf: Document,
+}
+
+impl Swagger {
+    fn of(kinds: &[Kind]) -> Swagger {
+        let value = swagger(kinds);
+        Swagger { json: Document::new(&value), protobuf: Document::of(protobuf::write(&value)) }
     }
 }
 
@@ -34,7 +53,7 @@ pub(crate) struct Documents {
     /// Of version 3, by `api/v1`, `apis/apps/v1`: those with custom kinds.
     groups: BTreeMap<String, Document>,
     /// The one of version 2, if there are custom kinds.
-    swagger: Option<Document>,
+    swagger: Option<Swagger>,
 }
 
 impl Documents {
@@ -43,7 +62,7 @@ impl Documents {
         let made = |(path, group, version): (String, &str, &str)| {
             (path, Document::new(&document(kinds, group, version)))
         };
-        let swagger = (!custom.is_empty()).then(|| Document::new(&swagger(kinds)));
+        let swagger = (!custom.is_empty()).then(|| Swagger::of(kinds));
         let reviews =
             |group: &str| portolan_api::review::REVIEWS.iter().any(|review| review.group() == group);
         let groups = group_versions(&custom).into_iter().filter(|(_, group, _)| !reviews(group)).map(made);
@@ -62,7 +81,7 @@ static GROUPS: LazyLock<BTreeMap<String, Document>> = LazyLock::new(|| {
 });
 
 /// The one document of version 2 without custom kinds.
-static SWAGGER: LazyLock<Document> = LazyLock::new(|| Document::new(&swagger(&LISTED)));
+static SWAGGER: LazyLock<Swagger> = LazyLock::new(|| Swagger::of(&LISTED));
 
 /// Answers an OpenAPI path.
 pub(crate) async fn answer(server: &Server, target: &Target, query: &Query, headers: &HeaderMap) -> Answer {
@@ -95,27 +114,39 @@ pub(crate) async fn answer(server: &Server, target: &Target, query: &Query, head
                     }
                     Ok(response)
                 }
-                hash => Ok(send(document, hash.is_some(), headers)),
+                hash => Ok(send(document, JSON, hash.is_some(), headers)),
             }
         }
         _ => {
-            // Old clients ask for a form of protobuf that is not spoken here; those that take JSON get it.
-            let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-            let json = accept.is_none_or(|accept| accept.contains("json") || accept.contains("*/*"));
-            if json {
-                Ok(send(documents.swagger.as_ref().unwrap_or(&SWAGGER), false, headers))
-            } else {
-                Err(Status::not_acceptable(&["application/json"]))
+            let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
+            let document = documents.swagger.as_ref().unwrap_or(&SWAGGER);
+            // What is named first is preferred.
+            let asked = accept.split(',').map(|one| one.split(';').next().unwrap_or_default().trim());
+            for media in asked {
+                if let Some(media) = protobuf::MEDIA.iter().find(|known| **known == media) {
+                    return Ok(send(&document.protobuf, media, false, headers));
+                }
+                if matches!(media, JSON | "application/*" | "*/*" | "") {
+                    return Ok(send(&document.json, JSON, false, headers));
+                }
             }
+            Err(Status::not_acceptable(&[JSON, protobuf::MEDIA[0], protobuf::MEDIA[1]]))
         }
     }
 }
 
+const JSON: &str = "application/json";
+
 /// A document, unless the client has it. One that is asked for by its hash never changes.
-fn send(document: &Document, by_hash: bool, headers: &HeaderMap) -> http::Response<ServerBody> {
+fn send(
+    document: &Document,
+    media: &'static str,
+    by_hash: bool,
+    headers: &HeaderMap,
+) -> http::Response<ServerBody> {
     let mut response = match not_modified(headers, &document.hash) {
         Some(response) => response,
-        None => typed(StatusCode::OK, "application/json", document.body.clone()),
+        None => typed(StatusCode::OK, media, document.body.clone()),
     };
     if let Ok(tag) = HeaderValue::from_str(&format!("\"{}\"", document.hash)) {
         response.headers_mut().insert(header::ETAG, tag);

@@ -103,7 +103,16 @@ async fn documents_are_kept_by_their_hash() {
         (StatusCode::MOVED_PERMANENTLY, Some(&*url))
     );
     let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-    for (path, accept) in [(&*url, "application/json"), ("/apis", aggregated), ("/openapi/v2", "*/*")] {
+    // What client-go asks for, by its old and its new name.
+    let protobuf =
+        ["2.v1.0", "2@v1.0"].map(|v| format!("application/com.github.proto-openapi.spec.v{v}+protobuf"));
+    for (path, accept) in [
+        (&*url, "application/json"),
+        ("/apis", aggregated),
+        ("/openapi/v2", "*/*"),
+        ("/openapi/v2", &*protobuf[0]),
+        ("/openapi/v2", &*protobuf[1]),
+    ] {
         let ask = |tag: Option<http::HeaderValue>| {
             let mut request = Request::builder().method(Method::GET).uri(path).header("accept", accept);
             if let Some(tag) = tag {
@@ -113,6 +122,10 @@ async fn documents_are_kept_by_their_hash() {
         };
         let first = ask(None).await;
         assert_eq!(first.code, StatusCode::OK, "{path}");
+        if path == "/openapi/v2" {
+            let written = if accept == "*/*" { "application/json" } else { accept };
+            assert_eq!(first.headers["content-type"].to_str().ok(), Some(written));
+        }
         let again = ask(first.headers.get("etag").cloned()).await;
         assert_eq!((again.code, again.text.as_str()), (StatusCode::NOT_MODIFIED, ""), "{path}");
     }
