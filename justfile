@@ -30,4 +30,5 @@ rig:
 bench:
     cargo bench --bench programming
     cargo bench --bench churn
+    cargo bench --bench peers
     cargo bench --bench udp

@@ -146,7 +146,8 @@ impl Api {
         self.state.lock().expect("no thread panicked with it")
     }
 
-    fn service(&self, change: usize) -> usize {
+    /// The Service that a change is one of.
+    pub fn service(&self, change: usize) -> usize {
         change * self.stride % self.size.services
     }
 

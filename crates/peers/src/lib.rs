@@ -44,7 +44,7 @@ pub struct Process {
 /// What a process has used.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
-    /// Seconds of processor time: its own, and the kernel's for it.
+    /// Seconds of processor time: its own, the kernel's for it, and that of programs that it ran to their end.
     pub cpu: f64,
     /// Bytes of memory that are its own: resident, and neither mapped from a file nor shared.
     pub memory: u64,
@@ -81,10 +81,10 @@ impl Process {
         let read =
             |name| std::fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).expect("/proc");
         let (stat, status) = (read("stat"), read("status"));
-        // proc_pid_stat(5): fields 14 and 15; the second, the name, ends at the last parenthesis.
+        // proc_pid_stat(5): fields 14 to 17; the second, the name, ends at the last parenthesis.
         let fields: Vec<&str> =
             stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace().collect();
-        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+        let ticks: u64 = fields[11..15].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
         let size = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a size");
         let memory = size.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number") * 1024;
         Usage { cpu: ticks as f64 / TICKS, memory }
