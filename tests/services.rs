@@ -296,6 +296,10 @@ const CHAPTERS: &[(&str, &[Row])] = &[
                     "no_connection_is_reset_or_moved_when_the_agent_is_restarted_killed_upgraded_or_its_tables_are_flushed",
                 ],
             ),
+            row(
+                "A node passes from kube-proxy (nftables or iptables mode) to the agent and back: none of 1,000 TCP streams and 200 UDP flows is reset or moved.",
+                &["a_node_passes_from_kube_proxy_to_the_agent_and_back_with_all_its_connections"],
+            ),
         ],
     ),
     (
