@@ -7,7 +7,8 @@
 //!   resolve             whose frontend: the word        nodeports, frontends, then the same for inside
 //!   balance             source ranges, a random slot    ranges-N, classes, slots
 //!     sticky            the one remembered, or a slot   clients, tokens, endpoints
-//!     last              drop, refuse, or once more, if a commit came in between (see diff.rs)
+//!     second            once more, if a commit came in between (see diff.rs)
+//!     last              and again, or drop, or refuse
 //! settle                remember the choice, give the priority back
 //! postrouting / source  masquerade, from the connection's original destination
 //! ```
@@ -331,10 +332,22 @@ fn decision_chains(family: Family) -> Vec<Chain> {
         ]
         .concat(),
     ));
+    // A processor may be taken away from a packet between its two lookups, and a commit come in, more than once.
+    let last = || vec![rule().goto("last")];
+    chains.push(chain("second-sticky", [draw("sticky-classes", "sticky-half-classes"), last()].concat()));
+    chains.push(chain(
+        "second",
+        [
+            vec![rule().jump("again"), rule().priority_has(KIND, true).goto("second-sticky")],
+            draw("classes", "half-classes"),
+            last(),
+        ]
+        .concat(),
+    ));
     let client = [Load::PriorityBits(STICKY_SET), Load::Source];
     chains.push(chain(
         "forget",
-        vec![rule().remember(&client, CLIENTS, DynsetOp::Delete, 0), rule().goto("last")],
+        vec![rule().remember(&client, CLIENTS, DynsetOp::Delete, 0), rule().goto("second")],
     ));
     chains.push(chain(
         "sticky",
@@ -346,7 +359,7 @@ fn decision_chains(family: Family) -> Vec<Chain> {
                 rule().priority_has(TOKEN, true).goto("forget"),
             ],
             draw("sticky-classes", "sticky-half-classes"),
-            vec![rule().goto("last")],
+            vec![rule().goto("second")],
         ]
         .concat(),
     ));
@@ -363,7 +376,7 @@ fn decision_chains(family: Family) -> Vec<Chain> {
                 rule().priority_has(KIND, true).goto("sticky"),
             ],
             draw("classes", "half-classes"),
-            vec![rule().goto("last")],
+            vec![rule().goto("second")],
         ]
         .concat(),
     ));
