@@ -123,8 +123,9 @@ pub(crate) async fn answer(server: &Server, target: &Target, query: &Query, head
             // What is named first is preferred.
             let asked = accept.split(',').map(|one| one.split(';').next().unwrap_or_default().trim());
             for media in asked {
-                if let Some(media) = protobuf::MEDIA.iter().find(|known| **known == media) {
-                    return Ok(send(&document.protobuf, media, false, headers));
+                if protobuf::MEDIA.contains(&media) {
+                    // Always by the new name: the old one is no media type that a client's parser takes.
+                    return Ok(send(&document.protobuf, protobuf::MEDIA[0], false, headers));
                 }
                 if matches!(media, JSON | "application/*" | "*/*" | "") {
                     return Ok(send(&document.json, JSON, false, headers));
