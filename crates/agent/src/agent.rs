@@ -256,13 +256,7 @@ impl Agent {
         recorder.of_node(Severity::Normal, "Starting", "");
         // A future and not a task: it runs while this does. It never ends before the recorders.
         let looks_only = config.role == Role::Shadow;
-        let events = events::write(client.clone(), waiting);
-        let mut events = std::pin::pin!(async {
-            match looks_only {
-                true => std::future::pending().await,
-                false => events.await,
-            }
-        });
+        let mut events = std::pin::pin!(unless(looks_only, events::write(client.clone(), waiting)));
         let limit = 2 * check_every; // as kube-proxy has it (cmd/kube-proxy/app/server.go)
         let (eligible, is_eligible) = watch::channel(true);
         let stuck = {
@@ -277,14 +271,8 @@ impl Agent {
             counters,
         };
         let everywhere = config.node_port_addresses.all;
-        let checks = health::serve(asked, everywhere, stuck, recorder.clone());
         // The ports of health checks are the proxy's whose node it is.
-        let checks = async {
-            match looks_only {
-                true => std::future::pending().await,
-                false => checks.await,
-            }
-        };
+        let checks = unless(looks_only, health::serve(asked, everywhere, stuck, recorder.clone()));
         let servers = servers::run(config.servers.clone(), shown, recorder, opened);
         let outcome = tokio::select! {
             () = watch_all(client, &config, Outlet { updates: sender, meters }, eligible) => Ok(()), // the forwarding thread is gone
@@ -304,6 +292,14 @@ impl Agent {
             Ok(()) => anyhow::bail!("the forwarding thread ended early"),
             Err(panic) => std::panic::resume_unwind(panic),
         }
+    }
+}
+
+/// The future, unless it is not to be: then it never ends.
+async fn unless<T>(not: bool, future: impl Future<Output = T>) -> T {
+    match not {
+        true => std::future::pending().await,
+        false => future.await,
     }
 }
 

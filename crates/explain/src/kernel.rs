@@ -49,8 +49,7 @@ impl NodeKernel {
     }
 }
 
-/// The table of kube-proxy's nftables mode.
-pub const KUBE_PROXY: &str = "kube-proxy";
+pub use portolan_agent::beside::read::TABLE as KUBE_PROXY;
 
 /// By which way an address is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]

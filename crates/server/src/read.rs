@@ -180,19 +180,13 @@ impl Server {
                 _ => status,
             });
         }
-        match (policy, revision) {
-            (Some("Exact"), Some(revision)) if revision > 0 => {
-                return self.old_page(call, selection, revision, call.narrow(selection), limit).await;
-            }
-            // A page of a list says the same without a word (`ValidateListOptions`, the legacy case).
-            (None, Some(revision))
-                if revision > 0 && limit > 0 && selection.fields.requires("metadata.name").is_none() =>
-            {
-                return self.old_page(call, selection, revision, call.narrow(selection), limit).await;
-            }
-            // All other combinations have been looked at.
-            _ => {}
+        // A page of a list says `Exact` without a word (`ValidateListOptions`, the legacy case).
+        let page = policy.is_none() && limit > 0 && selection.fields.requires("metadata.name").is_none();
+        if let Some(revision) = revision.filter(|revision| *revision > 0 && (policy == Some("Exact") || page))
+        {
+            return self.old_page(call, selection, revision, call.narrow(selection), limit).await;
         }
+        // All other combinations have been looked at.
         let cache = self.fresh(&call.kind, revision).await?;
         let kind = &call.kind;
         let (mut taken, mut behind) = (0, 0);
