@@ -90,7 +90,14 @@ impl Speaker {
         });
         let mut run = Run::open(config, woken)?;
         let with = shared.clone();
-        let thread = std::thread::Builder::new().name("lb-speaker".into()).spawn(move || run.run(&with))?;
+        let thread = std::thread::Builder::new().name("lb-speaker".into()).spawn(move || {
+            // A machine that is busy is not dead: a heartbeat that waits half a second for a processor moves addresses, and
+            // with them every connection through them. The thread does little, and what it does can't wait.
+            if let Err(error) = portolan_sys::process::run_first() {
+                tracing::debug!(%error, "heartbeats wait for a processor as everything else does");
+            }
+            run.run(&with);
+        })?;
         Ok(Speaker { shared, thread: Some(thread) })
     }
 

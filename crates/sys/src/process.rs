@@ -126,6 +126,20 @@ pub fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
+/// Lets the calling thread run before all ordinary ones whenever it has something to do (`SCHED_RR`, the lowest priority);
+/// the threads and processes that it starts are ordinary again. Needs `CAP_SYS_NICE`.
+pub fn run_first() -> io::Result<()> {
+    // SAFETY: an all-zero sched_param is valid; on some systems it has more fields than this one.
+    let mut parameter: libc::sched_param = unsafe { std::mem::zeroed() };
+    parameter.sched_priority = 1;
+    let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: 0 is the calling thread, and the kernel only reads the parameter, which outlives the call.
+    match unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Forks into a PID namespace and a mount namespace of its own: the child is process 1 of the former, so that the kernel
 /// kills all its descendants when it ends. `None` in the child; its id and a pidfd in the parent. One thread, as [`fork`].
 pub fn fork_isolated() -> io::Result<Option<(Pid, OwnedFd)>> {
