@@ -13,8 +13,8 @@ use rustix::process::Signal;
 use crate::protocol::EchoOrder;
 
 /// A draining server leaves when no new client has come for so long: longer than the news of its leaving takes to reach
-/// every node.
-const QUIET: Duration = Duration::from_secs(2);
+/// every node, and than UDP flows that were in use at that time are still led here.
+const QUIET: Duration = Duration::from_millis(2500);
 /// A client that has connected is waited for so long before it has sent anything.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// An idle connection is closed after this time.
@@ -123,11 +123,13 @@ struct Connection {
     spoke: bool,
 }
 
-/// What became of a connection's turn.
-struct Turn {
-    alive: bool,
-    /// A client was served, not a probe.
+/// Who was served.
+#[derive(Clone, Copy, Debug, Default)]
+struct Served {
+    /// A client, not a probe.
     client: bool,
+    /// A probe, which heard that the server isn't ready because it drains.
+    refused: bool,
 }
 
 impl Connection {
@@ -142,29 +144,26 @@ impl Connection {
         self.since + if self.phase == Phase::Lingering { LINGER } else { IDLE }
     }
 
-    /// Reads and writes as far as it goes without waiting.
-    fn turn(&mut self, now: Instant, hostname: &str, draining: bool) -> Turn {
+    /// Reads and writes as far as it goes without waiting; `false` when the connection is done.
+    fn turn(&mut self, now: Instant, hostname: &str, draining: bool, served: &mut Served) -> bool {
         if self.phase == Phase::Parting && now >= self.since + COURTESY {
             let _ = self.stream.shutdown(Shutdown::Write);
             self.since = now;
             self.phase = Phase::Lingering;
         }
-        let mut client = false;
         loop {
-            match self.step(hostname, draining, &mut client) {
+            match self.step(hostname, draining, served) {
                 Ok(true) => {}
-                Ok(false) => return Turn { alive: false, client },
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Turn { alive: true, client };
-                }
+                Ok(false) => return false,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Turn { alive: false, client },
+                Err(_) => return false,
             }
         }
     }
 
     /// One read or write; `false` when the connection is done.
-    fn step(&mut self, hostname: &str, draining: bool, client: &mut bool) -> io::Result<bool> {
+    fn step(&mut self, hostname: &str, draining: bool, served: &mut Served) -> io::Result<bool> {
         let mut buffer = [0; 4096];
         match self.phase {
             Phase::Parting | Phase::Lingering => Ok(self.stream.read(&mut buffer)? > 0),
@@ -175,7 +174,7 @@ impl Connection {
                     self.since = Instant::now();
                     self.phase = if then_close { Phase::Parting } else { Phase::Listening };
                     if !then_close {
-                        self.respond(hostname, draining, client);
+                        self.respond(hostname, draining, served);
                     }
                 }
                 Ok(true)
@@ -193,7 +192,7 @@ impl Connection {
                 self.spoke = true;
                 self.since = Instant::now();
                 self.heard.extend_from_slice(&buffer[..read]);
-                self.respond(hostname, draining, client);
+                self.respond(hostname, draining, served);
                 Ok(true)
             }
         }
@@ -205,14 +204,14 @@ impl Connection {
     }
 
     /// Answers what has been heard, if it is complete.
-    fn respond(&mut self, hostname: &str, draining: bool, client: &mut bool) {
+    fn respond(&mut self, hostname: &str, draining: bool, served: &mut Served) {
         if self.heard.is_empty() {
             return;
         }
         match understand(&self.heard) {
             Heard::More => {}
             Heard::Raw => {
-                *client = true;
+                served.client = true;
                 self.heard.clear();
                 self.answer_raw(hostname);
             }
@@ -221,10 +220,13 @@ impl Connection {
                 let (status, body) = match path.as_str() {
                     // Not ready any more, so not serving: only then are UDP flows that conntrack still leads here
                     // taken elsewhere (EndpointSlice's `serving`), and it can become quiet.
-                    "/readyz" if draining => ("503 Service Unavailable", "draining\n".to_owned()),
+                    "/readyz" if draining => {
+                        served.refused = true;
+                        ("503 Service Unavailable", "draining\n".to_owned())
+                    }
                     "/readyz" | "/healthz" => ("200 OK", "ok\n".to_owned()),
                     path => {
-                        *client = true;
+                        served.client = true;
                         ("200 OK", describe(hostname, self.peer, self.local, path, &protocol))
                     }
                 };
@@ -280,7 +282,9 @@ pub(crate) struct Server {
 }
 
 struct Drain {
+    /// When the last client was served, or the first probe refused: until then nobody could know that it doesn't serve.
     last_client: Instant,
+    refused: bool,
     end: Instant,
 }
 
@@ -327,14 +331,15 @@ impl Server {
                     println!("draining");
                     let grace = Duration::from_secs(order.grace);
                     let margin = Duration::from_secs(1).min(grace / 4);
-                    drain = Some(Drain { last_client: now, end: now + grace - margin });
+                    drain = Some(Drain { last_client: now, refused: false, end: now + grace - margin });
                 }
             }
-            let client = self.turn(now, drain.is_some());
+            let served = self.turn(now, drain.is_some());
             if let Some(drain) = &mut drain {
-                if client {
+                if served.client || served.refused && !drain.refused {
                     drain.last_client = now;
                 }
+                drain.refused |= served.refused;
                 let busy = self.connections.iter().any(|connection| match connection.phase {
                     Phase::Listening => {
                         !connection.heard.is_empty() || !connection.spoke && now < connection.since + PATIENCE
@@ -377,9 +382,9 @@ impl Server {
         }
     }
 
-    /// Everything that can be done without waiting. Whether a client was served.
-    fn turn(&mut self, now: Instant, draining: bool) -> bool {
-        let mut client = false;
+    /// Everything that can be done without waiting.
+    fn turn(&mut self, now: Instant, draining: bool) -> Served {
+        let mut served = Served::default();
         for listener in &self.tcp {
             while self.connections.len() < MOST_CONNECTIONS
                 && let Ok((stream, peer)) = listener.accept()
@@ -404,17 +409,15 @@ impl Server {
         for socket in &self.udp {
             // An error here is an ICMP answer to an earlier datagram: nothing to do about it.
             while let Ok((_, peer)) = socket.recv_from(&mut datagram) {
-                client = true;
+                served.client = true;
                 let _ = socket.send_to(format!("{} {peer}\n", self.hostname).as_bytes(), peer);
             }
         }
         let hostname = &self.hostname;
         self.connections.retain_mut(|connection| {
-            let turn = connection.turn(now, hostname, draining);
-            client |= turn.client;
-            turn.alive && now < connection.expires()
+            connection.turn(now, hostname, draining, &mut served) && now < connection.expires()
         });
-        client
+        served
     }
 }
 
