@@ -3,14 +3,15 @@
 //! `cargo bench --bench udp [-- FLOWS]` (100,000 where none is given) makes that many flows to a hundred frontends by real
 //! packets, then forgets those of one frontend, of eight, and of all. Works in network namespaces of its own; asserts no time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use portolan_dataplane::{Engine, Options, forget_udp};
+use portolan_dataplane::{Engine, Forget, Options, forget_udp};
 use portolan_plan::model::*;
+use portolan_plan::planner::StaleUdp;
 use portolan_sys::conntrack::{Conntrack, SentTo, UDP};
 use portolan_sys::link::{LinkEnd, Links, Route};
 use portolan_sys::namespace;
@@ -103,12 +104,12 @@ fn main() {
             } else {
                 9
             };
-            let keep: BTreeMap<Frontend, Arc<BTreeSet<Backend>>> = (first..first + frontends)
+            let keep: StaleUdp = (first..first + frontends)
                 .map(|n| Frontend::Address { address: vip(n), protocol: Protocol::Udp, port: 53 })
                 .map(|f| (f, Arc::default()))
                 .collect();
             let started = Instant::now();
-            let forgotten = forget_udp(&keep, &BTreeSet::new()).expect("forgotten");
+            let forgotten = forget_udp(&keep, &BTreeSet::new(), Forget::All).expect("forgotten");
             println!("{frontends:<22} {before:>8} {forgotten:>10} {:>10.1?}", started.elapsed());
             assert_eq!(count(), before - forgotten, "nobody else's");
         }

@@ -280,10 +280,11 @@ const CHAPTERS: &[(&str, &[Row])] = &[
                 &["the_protocol_is_part_of_a_frontend", WITNESS, PEER],
             ),
             other(
-                "A UDP flow whose endpoint, Service or node port is gone is decided anew at once; a flow to an endpoint that still serves goes on; nobody else's flow is touched.",
+                "A UDP flow whose endpoint, Service or node port is gone is decided anew at once. A flow to an endpoint that still serves goes on. One to an endpoint that is there but no longer serves is decided anew at once if it is idle, and within some two seconds if it is in use, so that an answer that is owed comes through. Nobody else's flow is touched.",
                 &[
                     "a_udp_flow_goes_on_while_its_backend_serves_and_is_stale_after",
                     "udp_flows_to_a_removed_backend_are_forgotten_and_no_others",
+                    "a_backend_that_is_removed_while_it_works_on_an_answer_gets_it_through",
                     "a_udp_flow_follows_when_its_endpoint_is_replaced_and_forwarding_outlives_the_agent",
                     "a_udp_flow_ends_when_its_service_went_while_no_agent_ran",
                     "udp_flows_of_an_endpoint_that_is_gone_are_forgotten",

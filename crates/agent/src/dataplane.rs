@@ -1,6 +1,6 @@
 //! What the agent asks of a dataplane: the least it needs, so that a test can stand in for a kernel.
 
-use portolan_dataplane::Applied;
+use portolan_dataplane::{Applied, Forget};
 use portolan_plan::model::{Plan, PlanChange};
 use portolan_plan::planner::StaleUdp;
 
@@ -13,7 +13,7 @@ pub trait Dataplane {
     fn apply(&mut self, change: &PlanChange) -> anyhow::Result<Applied>;
 
     /// Forgets UDP flows to these frontends, but for those to the backends given with each. Gives how many.
-    fn forget_udp(&mut self, plan: &Plan, stale: &StaleUdp) -> anyhow::Result<usize>;
+    fn forget_udp(&mut self, plan: &Plan, stale: &StaleUdp, which: Forget) -> anyhow::Result<usize>;
 
     /// Begins to listen for what others do to what was put into the kernel; `tell` is called from another thread.
     fn watch(&mut self, tell: Box<dyn Fn(Told) + Send>) -> anyhow::Result<()>;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
-use portolan_dataplane::Applied;
+use portolan_dataplane::{Applied, Forget};
 use portolan_plan::finding::Finding;
 use portolan_plan::planner::StaleUdp;
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use crate::dataplane::{Dataplane, Told};
 use crate::health::Health;
 use crate::meters::Meters;
 use crate::observed::{Observed, Update};
+use crate::second_look::SecondLook;
 
 /// How the agent fares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -140,6 +141,7 @@ pub(crate) struct Forwarder<D> {
     unheard_at: Option<Instant>,
     retry_at: Option<Instant>,
     stale_udp: StaleUdp,
+    second_look: SecondLook,
     /// When the oldest update that the kernel doesn't have arrived.
     oldest: Option<Instant>,
     told: BTreeSet<Finding>,
@@ -173,6 +175,7 @@ impl<D: Dataplane> Forwarder<D> {
             unheard_at: None,
             retry_at: None,
             stale_udp: StaleUdp::new(),
+            second_look: SecondLook::default(),
             oldest: None,
             told: BTreeSet::new(),
         }
@@ -189,7 +192,10 @@ impl<D: Dataplane> Forwarder<D> {
             );
         }
         loop {
-            let timers = [Some(self.check_at), self.retry_at, self.look.as_ref().map(|look| look.at)];
+            // Out of step, no flow is looked for.
+            let second_look = self.second_look.at().filter(|_| self.in_step);
+            let timers =
+                [Some(self.check_at), self.retry_at, self.look.as_ref().map(|look| look.at), second_look];
             let until = timers.into_iter().flatten().min().unwrap_or(self.check_at);
             let next = updates.recv_timeout(until.saturating_duration_since(Instant::now()));
             match next {
@@ -342,8 +348,8 @@ impl<D: Dataplane> Forwarder<D> {
             status.last_disturbance = Some(Disturbance { at: SystemTime::now(), text });
         });
         // A UDP flow that began meanwhile went untranslated, and would go there for as long as its sender goes on.
-        for (frontend, serving) in self.observed.planner().udp_serving() {
-            self.stale_udp.entry(*frontend).or_insert_with(|| serving.clone());
+        for (frontend, backends) in self.observed.planner().udp_backends() {
+            self.stale_udp.entry(*frontend).or_insert_with(|| backends.clone());
         }
     }
 
@@ -378,22 +384,40 @@ impl<D: Dataplane> Forwarder<D> {
         );
     }
 
-    /// A flow that is not forgotten is not worth a transaction: its failure is told, and tried again with the next change.
+    /// Stale flows to the frontends that changed, and a little later those that the first look left.
     fn forget_udp(&mut self) {
-        if self.stale_udp.is_empty() {
-            return;
+        let stale = std::mem::take(&mut self.stale_udp);
+        if !stale.is_empty() {
+            match self.forget(&stale, Forget::Idle) {
+                true => self.second_look.after(Instant::now(), stale.into_keys()),
+                false => self.stale_udp = stale,
+            }
         }
+        let again = self.second_look.take(Instant::now());
+        if !again.is_empty() {
+            let backends = self.observed.planner().udp_backends();
+            let stale =
+                again.into_iter().map(|f| (f, backends.get(&f).cloned().unwrap_or_default())).collect();
+            if !self.forget(&stale, Forget::All) {
+                self.second_look.after(Instant::now(), stale.into_keys());
+            }
+        }
+    }
+
+    /// A flow that is not forgotten is not worth a transaction: its failure is told, and tried again.
+    fn forget(&mut self, stale: &StaleUdp, which: Forget) -> bool {
         let began = Instant::now();
-        match self.plane.forget_udp(self.observed.planner().plan(), &self.stale_udp) {
+        match self.plane.forget_udp(self.observed.planner().plan(), stale, which) {
             Ok(flows) => {
                 self.meters.conntrack(began.elapsed(), flows);
                 if flows > 0 {
-                    tracing::info!(flows, frontends = self.stale_udp.len(), "stale UDP flows forgotten");
+                    tracing::info!(flows, frontends = stale.len(), "stale UDP flows forgotten");
                 }
-                self.stale_udp.clear();
+                true
             }
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "stale UDP flows stay until the next change")
+                tracing::warn!(error = format!("{error:#}"), "stale UDP flows stay until the next look");
+                false
             }
         }
     }

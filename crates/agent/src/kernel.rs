@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use portolan_dataplane::{Applied, Engine, Options};
+use portolan_dataplane::{Applied, Engine, Forget, Options};
 use portolan_plan::model::{Plan, PlanChange};
 use portolan_plan::planner::StaleUdp;
 use portolan_sys::nft::{Heard, Monitor};
@@ -48,8 +48,8 @@ impl Dataplane for Kernel {
         Ok(self.engine.apply(change)?)
     }
 
-    fn forget_udp(&mut self, plan: &Plan, stale: &StaleUdp) -> anyhow::Result<usize> {
-        Ok(portolan_dataplane::forget_udp(stale, &plan.node.node_addresses)?)
+    fn forget_udp(&mut self, plan: &Plan, stale: &StaleUdp, which: Forget) -> anyhow::Result<usize> {
+        Ok(portolan_dataplane::forget_udp(stale, &plan.node.node_addresses, which)?)
     }
 
     /// Others commit often (container engines, firewalls, another proxy), so a generation that has moved is no reason to read

@@ -19,6 +19,7 @@ mod metrics; // the page that Prometheus reads
 pub mod observed; // what the watches said so far
 pub mod port; // an HTTP port: opened, tried again, answered
 mod proxy_health; // what /healthz and /livez say
+mod second_look; // when stale UDP flows are looked for again
 pub mod servers; // the agent's own ports
 pub mod sysctl; // the kernel settings that forwarding needs
 

@@ -26,5 +26,5 @@ mod tests;
 
 pub use engine::{Applied, Counters, Engine, Error, Options};
 pub use read::{ActionReading, FrontendReading, Reading};
-pub use udp::forget_udp;
+pub use udp::{Forget, forget_udp};
 pub use unit::Finding;

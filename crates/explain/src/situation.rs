@@ -45,8 +45,8 @@ pub struct Picture {
     pub plan: Plan,
     /// What there is to say about the objects.
     pub findings: Vec<Finding>,
-    /// Each UDP frontend, with the backends whose flows may go on.
-    pub serving: StaleUdp,
+    /// Each UDP frontend, with its backends.
+    pub udp_backends: StaleUdp,
 }
 
 /// A flow, and what its node does with it.
@@ -316,9 +316,9 @@ impl<'e> Situation<'e> {
         }
         let planner = observed.planner();
         let _ = planner.take_change();
-        let (plan, views, serving) =
+        let (plan, views, udp_backends) =
             (planner.plan().clone(), planner.views().clone(), planner.take_stale_udp());
-        Picture { plan, views, serving, findings: observed.findings().cloned().collect() }
+        Picture { plan, views, udp_backends, findings: observed.findings().cloned().collect() }
     }
 
     /// The Service in question, as causes name it.

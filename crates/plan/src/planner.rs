@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use crate::claims::Claims;
 use crate::finding::{Finding, Object};
 use crate::model::*;
-use crate::service::{HealthCheck, ServiceClaims, node_port_addresses, plan_service};
+use crate::service::{HealthCheck, ServiceClaims, UdpBackends, node_port_addresses, plan_service};
 use crate::view::*;
 
 /// Everything that a plan is made from.
@@ -23,8 +23,8 @@ pub struct Views {
     pub node: NodeView,
 }
 
-/// UDP frontends whose flows may be stale, each with the backends whose flows go on.
-pub type StaleUdp = BTreeMap<Frontend, Arc<BTreeSet<Backend>>>;
+/// UDP frontends whose flows may be stale, each with what becomes of flows to its backends.
+pub type StaleUdp = BTreeMap<Frontend, Arc<UdpBackends>>;
 
 /// A plan kept up to date. Whatever the history, its plan and findings are those of [`plan_all`].
 #[derive(Debug)]
@@ -42,8 +42,8 @@ pub struct Planner {
     node_findings: Vec<Finding>,
     health_checks: BTreeMap<ServiceName, HealthCheck>,
     plan: Plan,
-    /// Of each UDP frontend in the plan: the backends whose flows may go on.
-    udp_serving: StaleUdp,
+    /// Of each UDP frontend in the plan.
+    udp_backends: StaleUdp,
     stale_udp: StaleUdp,
     dirty: BTreeSet<ServiceName>,
     node_dirty: bool,
@@ -72,7 +72,7 @@ impl Planner {
             node_findings: Vec::new(),
             health_checks: BTreeMap::new(),
             plan: Plan::default(),
-            udp_serving: StaleUdp::new(),
+            udp_backends: StaleUdp::new(),
             stale_udp: StaleUdp::new(),
             dirty: BTreeSet::new(),
             node_dirty: true,
@@ -150,8 +150,8 @@ impl Planner {
             udp.0.extend(self.plan.services.get(&name).into_iter().flat_map(|p| udp_frontends(p)));
             let settled = self.settle_one(&name);
             if let (Some(part), Some(claims)) = (&settled, self.planned.get(&name)) {
-                let serving = |f: Frontend| Some((f, claims.udp_serving.get(&f)?.clone()));
-                udp.1.extend(udp_frontends(part).filter_map(serving));
+                let backends = |f: Frontend| Some((f, claims.udp_backends.get(&f)?.clone()));
+                udp.1.extend(udp_frontends(part).filter_map(backends));
             }
             if settled.as_ref() != self.plan.services.get(&name) {
                 change.services.insert(name, settled);
@@ -214,22 +214,18 @@ impl Planner {
     /// A UDP flow lives on in the connection table for as long as packets come, whatever the plan says by then. It is to
     /// be forgotten when its frontend is gone or its backend no longer serves; also when the frontend is new, since the
     /// flow may be older than it.
-    fn note_stale_udp(
-        &mut self,
-        before: BTreeSet<Frontend>,
-        after: BTreeMap<Frontend, Arc<BTreeSet<Backend>>>,
-    ) {
+    fn note_stale_udp(&mut self, before: BTreeSet<Frontend>, after: StaleUdp) {
         for frontend in before {
             if !after.contains_key(&frontend) {
-                self.udp_serving.remove(&frontend);
+                self.udp_backends.remove(&frontend);
                 self.stale_udp.insert(frontend, Arc::default());
             }
         }
-        for (frontend, serving) in after {
-            let old = self.udp_serving.insert(frontend, serving.clone());
+        for (frontend, backends) in after {
+            let old = self.udp_backends.insert(frontend, backends.clone());
             let pending = self.stale_udp.contains_key(&frontend);
-            if pending || old.is_none_or(|old| !old.is_subset(&serving)) {
-                self.stale_udp.insert(frontend, serving);
+            if pending || old.is_none_or(|old| old.lose_flows_under(&backends)) {
+                self.stale_udp.insert(frontend, backends);
             }
         }
     }
@@ -278,14 +274,13 @@ impl Planner {
         (plan, findings)
     }
 
-    /// Every UDP frontend in the plan, with the backends whose flows may go on.
-    pub fn udp_serving(&self) -> &StaleUdp {
-        &self.udp_serving
+    /// Every UDP frontend in the plan, with its backends.
+    pub fn udp_backends(&self) -> &StaleUdp {
+        &self.udp_backends
     }
 
-    /// UDP frontends whose flows may have become stale since the last time, and the backends whose flows may go on: a
-    /// flow to such a frontend and any other backend, or to none, is to be deleted from the connection table once the
-    /// kernel has the plan.
+    /// UDP frontends whose flows may have become stale since the last time: a flow to such a frontend that leads to none of
+    /// its serving backends is to be deleted from the connection table once the kernel has the plan.
     pub fn take_stale_udp(&mut self) -> StaleUdp {
         std::mem::take(&mut self.stale_udp)
     }

@@ -19,12 +19,28 @@ pub struct ServiceClaims {
     pub wanted: Arc<ServicePlan>,
     /// Addresses of its endpoints on this node, usable or not.
     pub local_pods: BTreeSet<IpAddr>,
-    /// For each UDP frontend in `wanted`: the endpoints that still serve, usable for new flows or not. A flow to one of
-    /// them goes on; a flow to another has to choose again (as in kube-proxy's
-    /// pkg/proxy/conntrack).
-    pub udp_serving: BTreeMap<Frontend, Arc<BTreeSet<Backend>>>,
+    /// For each UDP frontend in `wanted`: what becomes of flows to its endpoints.
+    pub udp_backends: BTreeMap<Frontend, Arc<UdpBackends>>,
     /// What load balancers may ask of this node.
     pub health_check: Option<HealthCheck>,
+}
+
+/// The endpoints of a UDP frontend, by what becomes of flows to them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UdpBackends {
+    /// They still serve, usable for new flows or not: a flow to one of them goes on, and a flow to any other endpoint has to
+    /// choose again (as in kube-proxy's pkg/proxy/conntrack).
+    pub serving: BTreeSet<Backend>,
+    /// They say that they don't, but are there: they may still owe an answer.
+    pub leaving: BTreeSet<Backend>,
+}
+
+impl UdpBackends {
+    /// Whether flows that these let go on have to choose again under others.
+    pub(crate) fn lose_flows_under(&self, others: &UdpBackends) -> bool {
+        let known = |b: &Backend| others.serving.contains(b) || others.leaving.contains(b);
+        !self.serving.is_subset(&others.serving) || !self.leaving.iter().all(known)
+    }
 }
 
 /// `spec.healthCheckNodePort`: by asking it a load balancer learns whether this node has endpoints of a Service.
@@ -48,13 +64,13 @@ pub fn plan_service(
     let vips = vips(service, node, &mut findings);
     let families: BTreeSet<Family> = service.cluster_ips.iter().map(|a| Family::of(*a)).collect();
     let mut plan = ServicePlan::default();
-    let mut udp_serving = BTreeMap::new();
+    let mut udp_backends = BTreeMap::new();
     for port in &service.ports {
         for &family in &families {
             let made = plan_port(service, port, family, &merged, &vips, node, &mut plan);
             if port.protocol == Protocol::Udp {
-                let serving = Arc::new(serving(&merged, port, family));
-                udp_serving.extend(made.into_iter().map(|f| (f, serving.clone())));
+                let backends = Arc::new(backends(&merged, port, family));
+                udp_backends.extend(made.into_iter().map(|f| (f, backends.clone())));
             }
         }
     }
@@ -67,7 +83,7 @@ pub fn plan_service(
     let local_ready = of_family(Family::V4).max(of_family(Family::V6));
     let health_check = service.health_check_node_port.map(|port| HealthCheck { port, local_ready });
     let wanted = Arc::new(plan);
-    (ServiceClaims { created: service.created, wanted, local_pods, udp_serving, health_check }, findings)
+    (ServiceClaims { created: service.created, wanted, local_pods, udp_backends, health_check }, findings)
 }
 
 /// An address of a Service that is captured, and for whom.
@@ -282,10 +298,15 @@ fn plan_port(
     made
 }
 
-fn serving(merged: &Merged<'_>, port: &PortView, family: Family) -> BTreeSet<Backend> {
+fn backends(merged: &Merged<'_>, port: &PortView, family: Family) -> UdpBackends {
     let key = PortKey { name: &port.name, protocol: port.protocol, family };
-    let endpoints = merged.get(&key).into_iter().flatten();
-    endpoints.filter(|(_, e)| e.ready || e.serving).map(|(b, _)| *b).collect()
+    let mut backends = UdpBackends::default();
+    for (backend, endpoint) in merged.get(&key).into_iter().flatten() {
+        let serves = endpoint.ready || endpoint.serving;
+        let list = if serves { &mut backends.serving } else { &mut backends.leaving };
+        list.insert(*backend);
+    }
+    backends
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

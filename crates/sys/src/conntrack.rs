@@ -5,7 +5,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::netlink::{Attributes, Message, NETFILTER, Received, Socket, errno};
+use crate::netlink::{ACK, Attributes, Message, NETFILTER, Received, Socket, acknowledgement};
 use crate::nft::Family;
 
 /// One direction of a flow.
@@ -36,8 +36,12 @@ pub struct Flow {
     pub zone: u16,
     /// `IPS_…` bits.
     pub status: u32,
+    /// It is forgotten in so many seconds, rounded down, unless another packet comes.
+    pub timeout: u32,
 }
 
+/// `IPS_ASSURED`, in [`Flow::status`]: a UDP flow that has gone to and fro for a while, and lives longer for it.
+pub const ASSURED: u32 = 1 << 2;
 /// `IPS_DST_NAT`, in [`Flow::status`]: the flow's destination was translated.
 pub const TRANSLATED: u32 = 1 << 5;
 /// UDP's protocol number.
@@ -52,16 +56,19 @@ const DELETE: u16 = SUBSYSTEM << 8 | 2;
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
+const TIMEOUT: u16 = 7;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
+/// So many deletions go in one message: some 30 KiB, which the smallest send buffer holds.
+const DELETIONS: usize = 256;
 /// `CTA_FILTER_FLAG(CTA_IP_DST)`, `…(CTA_PROTO_NUM)`, `…(CTA_PROTO_DST_PORT)`.
 const FILTER_DESTINATION: u32 = 1 << 1;
 const FILTER_PROTOCOL: u32 = 1 << 3;
 const FILTER_DESTINATION_PORT: u32 = 1 << 5;
 
 /// Which flows of a family and a protocol a list is to have: those whose first packet was sent there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SentTo {
     /// To this address; to any if none.
     pub address: Option<IpAddr>,
@@ -130,57 +137,79 @@ impl Conntrack {
         })
     }
 
-    /// Deletes a flow; `false` if it was gone already.
-    pub fn delete(&mut self, flow: &Flow) -> io::Result<bool> {
-        let family = if flow.original.source.is_ipv4() { Family::Ip } else { Family::Ip6 };
-        let mut request = Message::new(DELETE, 0);
-        request.raw(&[family.number(), 0, 0, 0]);
-        let tuple = &flow.original;
-        request.nest(TUPLE_ORIGINAL, |m| {
-            m.nest(1, |m| match (tuple.source, tuple.destination) {
-                (IpAddr::V4(from), IpAddr::V4(to)) => {
-                    m.bytes(1, &from.octets()).bytes(2, &to.octets());
-                }
-                (IpAddr::V6(from), IpAddr::V6(to)) => {
-                    m.bytes(3, &from.octets()).bytes(4, &to.octets());
-                }
-                _ => {}
-            });
-            m.nest(2, |m| {
-                m.u8(1, flow.protocol).u16be(2, tuple.source_port).u16be(3, tuple.destination_port);
-            });
-        });
-        request.u32be(ID, flow.id);
-        if flow.zone != 0 {
-            request.u16be(ZONE, flow.zone);
+    /// Deletes flows, and returns how many were still there. A thousand flows cost few system calls: the kernel takes many
+    /// deletions in one message, and answers those alone that fail, and the last of each message.
+    pub fn delete(&mut self, flows: &[Flow]) -> io::Result<usize> {
+        let mut gone_already = 0;
+        for flows in flows.chunks(DELETIONS) {
+            let mut request = Message::empty();
+            let mut sequence = 0;
+            for flow in flows {
+                request.next(DELETE, 0);
+                sequence = self.socket.next_sequence();
+                name(request.sequence(sequence), flow);
+            }
+            request.add_flags(ACK);
+            self.socket.send(request.as_bytes())?;
+            let (mut done, mut failed) = (false, None);
+            while !done {
+                self.socket.receive(|answer| {
+                    match acknowledgement(&answer) {
+                        Ok(()) => {}
+                        Err(refusal) if refusal.errno == libc::ENOENT => gone_already += 1,
+                        Err(refusal) => failed = Some(refusal),
+                    }
+                    done |= answer.sequence == sequence;
+                })?;
+            }
+            if let Some(refusal) = failed {
+                return Err(refusal.into());
+            }
         }
-        match self.socket.request(&mut request) {
-            Ok(()) => Ok(true),
-            Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(false),
-            Err(error) => Err(error),
-        }
+        Ok(flows.len() - gone_already)
     }
 
     /// Deletes the UDP flows of a family that were sent to any of these and for which `doomed` says so, and returns how many.
     pub fn delete_udp(
         &mut self,
         family: Family,
-        to: &[SentTo],
+        to: impl IntoIterator<Item = SentTo>,
         mut doomed: impl FnMut(&Flow) -> bool,
     ) -> io::Result<usize> {
         let mut flows = Vec::new();
         for to in to {
-            self.list(family, UDP, *to, |flow| {
+            self.list(family, UDP, to, |flow| {
                 if doomed(flow) {
                     flows.push(*flow);
                 }
             })?;
         }
-        let mut deleted = 0;
-        for flow in &flows {
-            deleted += usize::from(self.delete(flow)?);
-        }
-        Ok(deleted)
+        self.delete(&flows)
+    }
+}
+
+/// Says which flow a message is about.
+fn name(message: &mut Message, flow: &Flow) {
+    let family = if flow.original.source.is_ipv4() { Family::Ip } else { Family::Ip6 };
+    message.raw(&[family.number(), 0, 0, 0]);
+    let tuple = &flow.original;
+    message.nest(TUPLE_ORIGINAL, |m| {
+        m.nest(1, |m| match (tuple.source, tuple.destination) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                m.bytes(1, &from.octets()).bytes(2, &to.octets());
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                m.bytes(3, &from.octets()).bytes(4, &to.octets());
+            }
+            _ => {}
+        });
+        m.nest(2, |m| {
+            m.u8(1, flow.protocol).u16be(2, tuple.source_port).u16be(3, tuple.destination_port);
+        });
+    });
+    message.u32be(ID, flow.id);
+    if flow.zone != 0 {
+        message.u16be(ZONE, flow.zone);
     }
 }
 
@@ -195,6 +224,7 @@ fn read(message: &Received<'_>) -> Option<Flow> {
         id: attributes.find(ID).map_or(0, |a| a.u32be()),
         zone: attributes.find(ZONE).map_or(0, |a| a.u16be()),
         status: attributes.find(STATUS).map_or(0, |a| a.u32be()),
+        timeout: attributes.find(TIMEOUT).map_or(0, |a| a.u32be()),
     })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use portolan_dataplane::Applied;
+use portolan_dataplane::{Applied, Forget};
 use portolan_plan::model::{Frontend, Plan, PlanChange};
 use portolan_plan::planner::StaleUdp;
 use portolan_sys::nft::Nftables;
@@ -107,7 +107,7 @@ impl Dataplane for Shadow {
         Ok(Applied::default())
     }
 
-    fn forget_udp(&mut self, _: &Plan, _: &StaleUdp) -> anyhow::Result<usize> {
+    fn forget_udp(&mut self, _: &Plan, _: &StaleUdp, _: Forget) -> anyhow::Result<usize> {
         Ok(0)
     }
 

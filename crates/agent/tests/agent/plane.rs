@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_agent::dataplane::{Dataplane, Told};
-use portolan_dataplane::Applied;
+use portolan_dataplane::{Applied, Forget};
 use portolan_plan::model::{Plan, PlanChange};
 use portolan_plan::planner::StaleUdp;
 use tokio::sync::watch;
@@ -15,7 +15,9 @@ pub struct Held {
     pub plan: Plan,
     pub syncs: usize,
     pub changes: Vec<PlanChange>,
+    /// Whose idle flows were forgotten, and whose flows altogether.
     pub forgotten: StaleUdp,
+    pub forgotten_all: StaleUdp,
     /// How many of the next calls fail.
     pub fail: usize,
     pub failed: usize,
@@ -76,8 +78,11 @@ impl Dataplane for FakePlane {
         })
     }
 
-    fn forget_udp(&mut self, _plan: &Plan, stale: &StaleUdp) -> anyhow::Result<usize> {
-        self.held.send_modify(|held| held.forgotten.extend(stale.clone()));
+    fn forget_udp(&mut self, _plan: &Plan, stale: &StaleUdp, which: Forget) -> anyhow::Result<usize> {
+        self.held.send_modify(|held| match which {
+            Forget::Idle => held.forgotten.extend(stale.clone()),
+            Forget::All => held.forgotten_all.extend(stale.clone()),
+        });
         Ok(stale.len())
     }
 

@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portolan_dataplane::forget_udp;
+use portolan_dataplane::{Forget, forget_udp};
 use portolan_plan::model::Protocol::{Tcp, Udp};
 use portolan_plan::model::*;
+use portolan_plan::planner::StaleUdp;
+use portolan_plan::service::UdpBackends;
 
 use super::plans::*;
 use super::world::*;
@@ -383,8 +385,9 @@ fn udp_flows_to_a_removed_backend_are_forgotten_and_no_others() {
             assert_eq!(sockets.each_ref().map(who), [old, old]);
             let _ = engine.sync(&plan(new)).expect("a sync");
             assert_eq!(sockets.each_ref().map(who), [old, old], "known flows go on");
-            let serving: Arc<BTreeSet<Backend>> = Arc::new([Backend { address: new, port: PORT }].into());
-            let keep: BTreeMap<Frontend, Arc<BTreeSet<Backend>>> = plan(new)
+            let serving = [Backend { address: new, port: PORT }].into();
+            let serving = Arc::new(UdpBackends { serving, ..UdpBackends::default() });
+            let keep: StaleUdp = plan(new)
                 .services
                 .values()
                 .flat_map(|part| part.frontends.keys())
@@ -392,10 +395,63 @@ fn udp_flows_to_a_removed_backend_are_forgotten_and_no_others() {
                 .collect();
             assert_eq!(keep.len(), 3, "{keep:?}");
             let addresses = node_plan().node_addresses;
-            let forgotten = w.router.run(|| forget_udp(&keep, &addresses)).expect("forgotten");
+            let forgotten = w.router.run(|| forget_udp(&keep, &addresses, Forget::All)).expect("forgotten");
             assert_eq!(forgotten, 2);
             assert_eq!(sockets.each_ref().map(who), [new, new], "and are decided anew");
-            assert_eq!(w.router.run(|| forget_udp(&keep, &addresses)).expect("nothing"), 0);
+            assert_eq!(w.router.run(|| forget_udp(&keep, &addresses, Forget::All)).expect("nothing"), 0);
+        }
+    });
+}
+
+#[test]
+fn a_backend_that_is_removed_while_it_works_on_an_answer_gets_it_through() {
+    world("an answer that is owed reaches its client", |w| {
+        use std::net::{SocketAddr, UdpSocket};
+        let mut engine = w.engine();
+        for family in FAMILIES {
+            let a = addresses(family);
+            let slow = if family == Family::V4 { ip("198.51.100.10") } else { ip("2001:db8:2::10") };
+            let plan = |b| plan_of([part(&a, Udp, &[b], &[], false)]);
+            let _ = engine.sync(&plan(slow)).expect("a sync");
+            let (server, client) = w
+                .far
+                .run(|| UdpSocket::bind(SocketAddr::new(slow, PORT)))
+                .and_then(|server| {
+                    let any = if slow.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                    Ok((server, w.client.run(|| UdpSocket::bind(any))?))
+                })
+                .expect("sockets");
+            for socket in [&server, &client] {
+                socket.set_read_timeout(Some(Duration::from_secs(3))).expect("a timeout");
+            }
+            client.connect(SocketAddr::new(a.balancer, 80)).expect("a destination");
+            client.send(b"question").expect("sent");
+            let mut buffer = [0; 16];
+            let (_, asker) = server.recv_from(&mut buffer).expect("the question");
+            let _ = engine.sync(&plan(far_pod(family, 0))).expect("a sync");
+            let frontend = Frontend::Address { address: a.balancer, protocol: Udp, port: 80 };
+            let forget = |which, leaving: &[IpAddr]| {
+                let leaving =
+                    leaving.iter().map(|address| Backend { address: *address, port: PORT }).collect();
+                let backends = UdpBackends { leaving, ..UdpBackends::default() };
+                let stale: StaleUdp = [(frontend, Arc::new(backends))].into();
+                w.router.run(|| forget_udp(&stale, &node_plan().node_addresses, which)).expect("forgotten")
+            };
+            let mut answer = |said: &[u8]| {
+                let _ = server.send_to(said, asker).expect("sent");
+                let length = client.recv(&mut buffer).expect("the answer");
+                assert_eq!(&buffer[..length], said);
+            };
+            assert_eq!(forget(Forget::Idle, &[slow]), 0);
+            answer(b"answer");
+            assert_eq!(forget(Forget::Idle, &[slow]), 0, "the next question may be on its way");
+            answer(b"and more");
+            assert_eq!(forget(Forget::All, &[slow]), 1);
+            let mut buffer = [0; 16];
+            client.send(b"question").expect("sent");
+            let length = client.recv(&mut buffer).expect("another's answer");
+            assert!(buffer[..length].starts_with(far_pod(family, 0).to_string().as_bytes()));
+            assert_eq!(forget(Forget::Idle, &[]), 1, "from one that is gone no answer will come");
         }
     });
 }

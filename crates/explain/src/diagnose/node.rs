@@ -379,7 +379,7 @@ fn connections(
             continue;
         };
         let backend = Backend { address: flow.reply.source, port: flow.reply.source_port };
-        if picture.serving.get(&frontend).is_some_and(|serving| !serving.contains(&backend)) {
+        if picture.udp_backends.get(&frontend).is_some_and(|known| !known.serving.contains(&backend)) {
             stale.push((flow, frontend, backend));
         }
     }

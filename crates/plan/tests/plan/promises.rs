@@ -484,7 +484,7 @@ fn a_udp_flow_goes_on_while_its_backend_serves_and_is_stale_after() {
         }
         let _ = planner.take_change();
         let keep = planner.take_stale_udp().remove(&frontend)?;
-        Some(keep.iter().map(|b| b.address.to_string()).collect::<Vec<_>>())
+        Some(keep.serving.iter().map(|b| b.address.to_string()).collect::<Vec<_>>())
     };
     let (here, there) = (|| endpoint(POD_HERE, "here"), || endpoint(POD_THERE, "there"));
     let keep = |list: &[&str]| Some(list.iter().map(|s| s.to_string()).collect::<Vec<_>>());
@@ -496,6 +496,7 @@ fn a_udp_flow_goes_on_while_its_backend_serves_and_is_stale_after() {
     assert_eq!(after(Some(vec![here(), terminating(POD_THERE, "there")])), None, "it drains");
     assert_eq!(after(Some(vec![here()])), keep(&[POD_HERE]), "it is gone");
     assert_eq!(after(Some(vec![not_ready(POD_HERE, "here")])), keep(&[]), "none serves");
+    assert_eq!(after(Some(vec![])), keep(&[]), "and now there is none that could still owe an answer");
     assert_eq!(after(Some(vec![here()])), None);
     assert_eq!(after(None), keep(&[]), "the Service is gone");
 }

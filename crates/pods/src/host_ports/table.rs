@@ -340,7 +340,7 @@ pub(crate) fn forget(changed: &BTreeSet<Door>, doors: &Doors, node_addresses: &[
                 None => goes.ip() != address,
             }
         };
-        Conntrack::open()?.delete_udp(family, &sent, gone)?;
+        Conntrack::open()?.delete_udp(family, sent, gone)?;
     }
     Ok(())
 }
