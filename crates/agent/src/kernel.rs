@@ -5,7 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use portolan_dataplane::{Applied, Engine, Forget, Options};
+use anyhow::Context as _;
+use portolan_dataplane::{Applied, Engine, Forget, Lack, OLDEST, Options, lacks};
 use portolan_plan::model::{Plan, PlanChange};
 use portolan_plan::planner::StaleUdp;
 use portolan_sys::nft::{Heard, Monitor};
@@ -28,8 +29,21 @@ struct Listener {
 }
 
 impl Kernel {
-    /// The kernel in the network namespace of the calling thread.
+    /// The kernel in the network namespace of the calling thread. What it lacks is told; without what all forwarding needs,
+    /// that is an error.
     pub fn open(options: Options) -> anyhow::Result<Kernel> {
+        let (at_a_price, needed): (Vec<Lack>, Vec<Lack>) =
+            lacks().context("asking what the kernel has")?.into_iter().partition(|lack| lack.cost.is_some());
+        if !needed.is_empty() {
+            let needed: Vec<String> = needed.iter().map(|l| format!("{} ({})", l.part, l.option)).collect();
+            anyhow::bail!(
+                "this kernel can't forward: it has no {}; load what is missing, or use Linux {OLDEST} or newer with these options",
+                needed.join(", nor ")
+            );
+        }
+        for Lack { part, option, cost } in at_a_price {
+            tracing::warn!(option, "the kernel has no {part}: {}", cost.unwrap_or_default());
+        }
         let table = options.table.clone();
         let mut engine = Engine::open(options)?;
         if let Err(error) = engine.hold_translation() {

@@ -135,13 +135,25 @@ pub fn declaration(family: Family, place: Place) -> SetDeclaration {
     SetDeclaration { name: place.name().into_owned(), flags, key, data, size: 0 }
 }
 
-fn node_declaration(family: Family, set: NodeSet) -> SetDeclaration {
+/// The declaration of a set of the node.
+pub fn node_declaration(family: Family, set: NodeSet) -> SetDeclaration {
     let (key, flags) = match set {
         NodeSet::NodeAddresses => (Field::Destination(family), SetFlags::default()),
         NodeSet::ServiceCidrs | NodeSet::ClosedCidrs => (Field::Destination(family), SetFlags::INTERVAL),
         NodeSet::Inside | NodeSet::Unmasqueraded => (Field::Source(family), SetFlags::INTERVAL),
     };
     SetDeclaration { name: node_set(set).into(), flags, key: vec![key], data: vec![], size: 0 }
+}
+
+/// The declaration of the map of remembered clients.
+pub fn clients(family: Family) -> SetDeclaration {
+    SetDeclaration {
+        name: CLIENTS.into(),
+        flags: SetFlags::MAP.with(SetFlags::TIMEOUT).with(SetFlags::DYNAMIC),
+        key: vec![Field::Priority, Field::Source(family)],
+        data: vec![Field::Priority],
+        size: CLIENTS_MAX,
+    }
 }
 
 /// The rules of the two chains that look up source ranges, for these sets. What no rule lets pass is dropped, unless the
@@ -225,13 +237,7 @@ impl Ruleset {
         let mut sets: Vec<SetDeclaration> =
             Place::FIXED.into_iter().map(|place| declaration(family, place)).collect();
         sets.extend(NODE_SETS.into_iter().map(|set| node_declaration(family, set)));
-        sets.push(SetDeclaration {
-            name: CLIENTS.into(),
-            flags: SetFlags::MAP.with(SetFlags::TIMEOUT).with(SetFlags::DYNAMIC),
-            key: vec![Field::Priority, Field::Source(family)],
-            data: vec![Field::Priority],
-            size: CLIENTS_MAX,
-        });
+        sets.push(clients(family));
         // A packet that meets a commit between its lookup as anyone and its lookup as one from inside may have taken the one's
         // refusal for the other's: no refusal is believed before it was looked up again.
         let again = || Verdict::Goto("last".into());

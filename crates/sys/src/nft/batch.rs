@@ -253,12 +253,15 @@ impl Batch {
         self.element(family, (table, set, 0), false, key, 0, Data::None, None);
     }
 
-    /// The bytes to send, with the sequence numbers of the first and of the last message, which is acknowledged.
-    pub(super) fn finish(&mut self, base: u32) -> (Message, u32, u32) {
+    /// The bytes to send, with the sequence numbers of the first and of the last operation, which is acknowledged. Without an
+    /// end mark the kernel checks them and drops them.
+    pub(super) fn finish(&mut self, base: u32, commit: bool) -> (Message, u32, u32) {
         self.close();
         self.message.add_flags(crate::netlink::ACK);
         let last = self.sequence - 1;
-        self.begin(BATCH_END, 0, 0, SUBSYSTEM);
+        if commit {
+            self.begin(BATCH_END, 0, 0, SUBSYSTEM);
+        }
         let mut message = std::mem::take(&mut self.message);
         message.rebase_sequences(base);
         (message, base, base + last)

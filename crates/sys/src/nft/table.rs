@@ -131,12 +131,21 @@ impl Nftables {
 
     /// Commits a transaction and returns how many bytes were sent. An error says that nothing of it was done, except
     /// `ENOBUFS`, after which nobody knows.
-    pub fn commit(&mut self, mut batch: Batch) -> io::Result<usize> {
+    pub fn commit(&mut self, batch: Batch) -> io::Result<usize> {
+        self.transact(batch, true)
+    }
+
+    /// Has the kernel check a transaction and drop it: an error says why it would not be taken.
+    pub fn check(&mut self, batch: Batch) -> io::Result<()> {
+        self.transact(batch, false).map(drop)
+    }
+
+    fn transact(&mut self, mut batch: Batch, commit: bool) -> io::Result<usize> {
         if batch.is_empty() {
             return Ok(0);
         }
         let mut attempts = 0;
-        let (mut message, mut first, mut last) = batch.finish(self.socket.next_sequence());
+        let (mut message, mut first, mut last) = batch.finish(self.socket.next_sequence(), commit);
         self.socket.skip_sequences(last - first + 2);
         if message.overflowed() {
             return Err(io::Error::new(
