@@ -563,7 +563,7 @@ impl Kind {
                 }
                 let mut errors = meta::validate(object, entry.namespaced, entry.names);
                 // Nor do these rules ask for the domain of a finalizer, which findings with an index are about.
-                let bare = alone || entry.kind == "Lease";
+                let bare = alone || matches!(entry.kind, "Lease" | "RuntimeClass");
                 errors.retain(|error| !bare || !error.path.starts_with("metadata.finalizers["));
                 match (entry.group, entry.kind) {
                     // The base of its name is asked nothing: the name that is made of it is.
@@ -587,7 +587,10 @@ impl Kind {
         match self {
             Kind::Listed(entry) => {
                 let mut errors = meta::validate_update(new, old);
-                let bare = matches!(entry.kind, "PodDisruptionBudget" | "Lease");
+                let bare = matches!(
+                    (entry.group, entry.kind),
+                    ("", "Event") | ("policy", "PodDisruptionBudget") | ("coordination.k8s.io", "Lease")
+                );
                 errors.retain(|error| !bare || !error.path.starts_with("metadata.finalizers["));
                 errors.extend((entry.strategy.validate_update)(new, old));
                 errors

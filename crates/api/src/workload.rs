@@ -96,12 +96,16 @@ fn selector(errors: &mut Vec<FieldError>, object: &Value, kind: &str) -> Option<
 fn selected(errors: &mut Vec<FieldError>, template: &Value, selector: Option<&LabelSelector>) {
     let labels = walk::map(template, "metadata.labels");
     if selector.is_some_and(|selector| !selector.is_empty() && !selector.matches(labels)) {
-        errors.push(FieldError::invalid(
-            "spec.template.metadata.labels",
-            walk::at(template, "metadata.labels").filter(|l| *l != &json!({})).cloned().unwrap_or_default(),
-            "`selector` does not match template `labels`",
-        ));
+        errors.push(unselected(template));
     }
+}
+
+fn unselected(template: &Value) -> FieldError {
+    FieldError::invalid(
+        "spec.template.metadata.labels",
+        walk::at(template, "metadata.labels").filter(|l| *l != &json!({})).cloned().unwrap_or_default(),
+        "`selector` does not match template `labels`",
+    )
 }
 
 /// Checks what pods that shall always run may not ask for; `kind` is how the text names the owner.

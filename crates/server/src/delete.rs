@@ -249,7 +249,9 @@ impl Server {
                     left.is_some_and(|left| left != 0 && options.grace_s.is_none_or(|asked| asked >= left));
                 if !(going && pending) {
                     // Nothing is an event's (`GarbageCollectionPolicy` Unsupported).
-                    let policy = options.policy.or_else(|| default_policy(kind));
+                    // What an object holds itself for comes before what its kind is (`shouldOrphanDependents`).
+                    let chosen = meta::finalizers(&old).iter().any(|f| matches!(*f, ORPHAN | FOREGROUND));
+                    let policy = options.policy.or_else(|| default_policy(kind).filter(|_| !chosen));
                     hold(&mut new, if kind.kind() == "Event" { Some(Policy::Background) } else { policy });
                 }
                 match *kind == namespace::NAMESPACE {

@@ -260,7 +260,7 @@ fn cells(object: &Value, now: jiff::Timestamp) -> Vec<Value> {
     let mut count = walk::int(object, "count").filter(|n| *n != 0).unwrap_or(1);
     if let Some(series) = walk::at(object, "series") {
         last = walk::text(series, "lastObservedTime");
-        count = walk::int(series, "count").unwrap_or(count);
+        count = walk::int(series, "count").unwrap_or(0);
     }
     let kind = walk::text(object, "involvedObject.kind").to_lowercase();
     let name = walk::text(object, "involvedObject.name");

@@ -50,7 +50,7 @@ pub static DAEMON_SET: Kind = Kind::Listed(&Entry {
         default: workload::default_daemon_set,
         prepare_create: workload::prepare_create_daemon_set,
         prepare_update: workload::prepare_update_daemon_set,
-        prepare_status_update: keep_all_but_status,
+        prepare_status_update: workload::prepare_status_of_daemon_set,
         validate: workload::validate_daemon_set,
         validate_update: workload::validate_daemon_set_update,
         validate_status_update: workload::validate_daemon_set_status,

@@ -40,6 +40,12 @@ pub fn prepare_update_daemon_set(new: &mut Value, old: &Value) {
     set_template_generation(new, template_generation(old) + i64::from(changed));
 }
 
+/// A status leaves the template as it is, and with it its generation.
+pub fn prepare_status_of_daemon_set(new: &mut Value, old: &Value) {
+    crate::kind::keep_all_but_status(new, old);
+    set_template_generation(new, template_generation(old));
+}
+
 const GENERATION: &str = "deprecated.daemonset.template.generation";
 
 fn template_generation(object: &Value) -> i64 {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{not_negative, selected};
+use super::{not_negative, selected, unselected};
 use crate::cron::Schedule;
 use crate::fielderror::FieldError;
 use crate::selector::{LabelSelector, validate_object};
@@ -273,7 +273,11 @@ fn validate_spec(object: &Value, at: &str, selects: bool) -> Vec<FieldError> {
         return errors;
     }
     match walk::at(object, &path("selector")) {
-        None => errors.push(FieldError::required(path("selector"), "")),
+        // No selector matches no labels.
+        None => {
+            errors.push(FieldError::required(path("selector"), ""));
+            errors.push(unselected(template));
+        }
         Some(selector) => {
             let faults = validate_object(selector, &path("selector"));
             let chosen = LabelSelector::from_object(selector).ok().filter(|_| faults.is_empty());

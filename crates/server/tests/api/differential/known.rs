@@ -71,10 +71,9 @@ pub fn reason(step: &Step, answers: &Answers, difference: &Difference) -> Option
     if versionless && matches!(step.doing, Doing::Patch { .. }) {
         return Some(VERSION);
     }
-    if ours_said.contains("expected i32")
-        && !real_said.contains("cannot unmarshal")
-        && !real_said.contains("patch:")
-    {
+    let unfit = ours_said.contains("expected i32")
+        || ours_said.contains("cannot unmarshal number") && ours_said.ends_with("of type int32");
+    if unfit && !real_said.contains("cannot unmarshal") && !real_said.contains("patch:") {
         return Some(WRAP);
     }
     if step.table {
@@ -99,14 +98,16 @@ pub fn reason(step: &Step, answers: &Answers, difference: &Difference) -> Option
     if step.kind.plural == "services" {
         let alias = real["spec"]["type"] == "ExternalName" && ours["spec"]["type"] == "ExternalName";
         let policy = at == ".body.spec.internalTrafficPolicy" && difference.ours.is_null();
-        if policy && alias && matches!(step.doing, Doing::Delete(_)) {
+        let written = matches!(step.doing, Doing::Delete(_)) || step.subresource == "status";
+        if policy && alias && written {
             return Some(POLICY);
         }
         let refused = ours_said.contains("nodePort: Invalid value: ")
             && (ours_said.contains("provided port is already allocated")
                 || ours_said.contains("provided port is not in the valid range"));
         let changed = matches!(step.doing, Doing::Update { .. } | Doing::Patch { .. });
-        if refused && changed && answers.real.code == 200 {
+        let kept = answers.real.code == 200 || real_said.starts_with("duplicate nodePort: ");
+        if refused && changed && kept {
             return Some(PORT);
         }
     }
@@ -179,10 +180,10 @@ pub fn reason(step: &Step, answers: &Answers, difference: &Difference) -> Option
         let unnamed = step.kind.plural == "services" && step.name.is_empty();
         let ownerless = real_said.contains("failed to allocate IP")
             && real_said.ends_with(" is invalid: spec.parentRef.name: Required value");
-        if unnamed
-            && ownerless
-            && ours_said.contains("metadata.name: Required value: name or generateName is required")
-        {
+        // With two families either may be the first, and another of the addresses be refused here.
+        let told = ours_said.contains("metadata.name: Required value: name or generateName is required")
+            || ours_said.contains("failed to allocate IP");
+        if unnamed && ownerless && told {
             return Some(UNNAMED);
         }
     }
