@@ -121,6 +121,15 @@ pub fn keep_all_but_status(new: &mut Value, old: &Value) {
     keep(new, old, "spec");
 }
 
+/// The same for kinds whose `/status` leaves metadata alone (`ResetObjectMetaForStatus`).
+pub fn keep_all_but_status_itself(new: &mut Value, old: &Value) {
+    keep_all_but_status(new, old);
+    for field in ["labels", "annotations", "finalizers", "ownerReferences", "generation", "deletionTimestamp"]
+    {
+        keep_meta(new, old, field);
+    }
+}
+
 /// Keeps a field of metadata too: what some kinds don't let `/status` change.
 pub fn keep_meta(new: &mut Value, old: &Value, field: &str) {
     let before = old.get("metadata").and_then(|meta| meta.get(field)).cloned();

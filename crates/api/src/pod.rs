@@ -28,11 +28,13 @@ pub fn default_spec(spec: &mut Value) {
     walk::default(spec, "dnsPolicy", "ClusterFirst");
     walk::default(spec, "schedulerName", "default-scheduler");
     walk::default(spec, "securityContext", json!({}));
-    // The older name of the field is kept in step.
-    for (from, to) in [("serviceAccountName", "serviceAccount"), ("serviceAccount", "serviceAccountName")] {
-        let account = walk::text(spec, from).to_owned();
-        if !account.is_empty() {
-            walk::default(spec, to, account);
+    // The older name of the field is kept in step, and counts only where the newer one says nothing.
+    let names = ["serviceAccountName", "serviceAccount"];
+    if let Some(account) =
+        names.map(|name| walk::text(spec, name).to_owned()).into_iter().find(|n| !n.is_empty())
+    {
+        for name in names {
+            walk::set(spec, name, account.as_str());
         }
     }
     for list in ["initContainers", "containers", "ephemeralContainers"] {

@@ -120,7 +120,11 @@ impl Call {
             walk::set(object, "kind", kind.kind());
         }
         let strictness = self.query.get("fieldValidation").unwrap_or("Warn");
-        let unknown = decoded.map_err(|why| refuse(object, &why))?;
+        let mut unknown = decoded.map_err(|why| refuse(object, &why))?;
+        if self.method == http::Method::PATCH && kind.custom().is_none() {
+            // What a patch makes is a map of Go's by then, and is read or told in the order of its keys.
+            unknown.sort();
+        }
         if let Some(of) = kind.schema() {
             schema::go::date_conditions(object, of.get(), &meta::rfc3339(Timestamp::now()));
         }
@@ -615,7 +619,9 @@ impl Server {
             let (old, revision) = self.stored(kind, &key, name).await?;
             let mut new = make(&old)?;
             check_version(kind, name, &new, &old)?;
-            if part != Part::Exact && meta::resource_version(&new).is_empty() && !updates_unseen(kind) {
+            // Version 0 is none (`AllowUnconditionalUpdate`).
+            let unseen = matches!(meta::resource_version(&new), "" | "0");
+            if part != Part::Exact && unseen && !updates_unseen(kind) {
                 return Err(Status::version_needed(kind, name));
             }
             owners.settle(kind, &mut new, &old);

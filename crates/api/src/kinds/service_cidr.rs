@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::AGE;
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Entry, Kind, Strategy, keep_all_but_status, keep_status};
+use crate::kind::{Column, Entry, Kind, Strategy, keep_all_but_status_itself, keep_status};
 use crate::meta::{self, NameRule};
 use crate::{duration, ip, walk};
 
@@ -15,7 +15,7 @@ pub static SERVICE_CIDR: Kind = Kind::Listed(&Entry {
     strategy: Strategy {
         prepare_create: |o| walk::set(o, "status", json!({})),
         prepare_update: keep_status,
-        prepare_status_update: keep_all_but_status,
+        prepare_status_update: keep_all_but_status_itself,
         validate,
         validate_update,
         ..Strategy::PLAIN

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use super::AGE;
 use crate::fielderror::FieldError;
-use crate::kind::{Column, Entry, Kind, Strategy, keep_all_but_status, keep_status};
+use crate::kind::{
+    Column, Entry, Kind, Strategy, keep_all_but_status, keep_all_but_status_itself, keep_status,
+};
 use crate::quantity::Quantity;
 use crate::selector::validate_object;
 use crate::{duration, meta, walk};
@@ -148,7 +150,7 @@ pub static VOLUME_ATTACHMENT: Kind = Kind::Listed(&Entry {
     strategy: Strategy {
         prepare_create: |o| walk::set(o, "status", json!({"attached": false})),
         prepare_update: keep_status,
-        prepare_status_update: keep_all_but_status,
+        prepare_status_update: keep_all_but_status_itself,
         validate_update: |new, old| fixed(new, old, &["spec"]),
         ..Strategy::PLAIN
     },

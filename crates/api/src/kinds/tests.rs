@@ -76,6 +76,29 @@ fn no_malformed_object_makes_a_kind_panic() {
 }
 
 #[test]
+fn through_status_metadata_changes_but_where_kubernetes_resets_it() {
+    let old = json!({"metadata": {"name": "a", "labels": {"a": "b"}, "generation": 1}, "spec": {"x": 1}});
+    let new = json!({"metadata": {"name": "a", "annotations": {"": "x"}, "finalizers": ["e.org/f"]}, "spec": {"x": 2}});
+    for (plural, kept) in
+        [("servicecidrs", true), ("volumeattachments", true), ("services", false), ("namespaces", false)]
+    {
+        let mut made = new.clone();
+        kind(plural).prepare_status_update(&mut made, &old);
+        assert_eq!(made["spec"], old["spec"], "{plural}");
+        assert_eq!(made["metadata"] == old["metadata"], kept, "{plural}: {}", made["metadata"]);
+    }
+}
+
+#[test]
+fn a_daemon_sets_status_keeps_the_generation_of_its_template() {
+    let generation = |text: &str| json!({"deprecated.daemonset.template.generation": text});
+    let old = json!({"metadata": {"name": "a", "annotations": generation("3")}, "spec": {}});
+    let mut new = json!({"metadata": {"name": "a"}, "spec": {}});
+    kind("daemonsets").prepare_status_update(&mut new, &old);
+    assert_eq!(new["metadata"]["annotations"], generation("3"));
+}
+
+#[test]
 fn kinds_are_found_by_path_and_by_what_an_object_says() {
     for kind in KINDS {
         assert!(std::ptr::eq(find(kind.group(), kind.version(), kind.plural()).unwrap(), *kind));

@@ -42,6 +42,19 @@ fn a_plain_pod_gets_the_defaults() {
 }
 
 #[test]
+fn an_accounts_older_name_counts_where_the_newer_says_nothing() {
+    for (newer, older, account) in [("a", "", "a"), ("", "b", "b"), ("a", "b", "a")] {
+        let mut spec = json!({"serviceAccountName": newer, "serviceAccount": older});
+        super::default_spec(&mut spec);
+        assert_eq!(
+            [&spec["serviceAccountName"], &spec["serviceAccount"]],
+            [account; 2],
+            "{newer:?} {older:?}"
+        );
+    }
+}
+
+#[test]
 fn an_image_without_a_tag_is_always_pulled() {
     for (image, policy) in [
         ("echo", "Always"),

@@ -283,6 +283,26 @@ async fn finalizers_hold_an_object_until_the_last_has_gone() {
 }
 
 #[tokio::test]
+async fn how_dependents_go_that_an_object_says_itself_comes_before_its_kinds_way() {
+    let server = server().await;
+    let job = |finalizers: Value| {
+        json!({"metadata": {"generateName": "j", "finalizers": finalizers}, "spec": {"template": {"spec": {
+            "containers": [{"name": "c", "image": "i"}], "restartPolicy": "Never"}}}})
+    };
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    for (said, held) in [
+        (json!(["e.org/f"]), json!(["e.org/f", "orphan"])),
+        (json!(["e.org/f", "foregroundDeletion"]), json!(["e.org/f", "foregroundDeletion"])),
+    ] {
+        let made = post(&server, jobs, &job(said)).await;
+        assert_eq!(made.code, 201, "{}", made.text);
+        let path = format!("{jobs}/{}", made.body["metadata"]["name"].as_str().expect("a name"));
+        let gone = delete(&server, &path, &json!({})).await;
+        assert_eq!(gone.body["metadata"]["finalizers"], held, "{}", gone.text);
+    }
+}
+
+#[tokio::test]
 async fn a_collection_is_deleted_by_label() {
     let server = server().await;
     for (name, app) in [("a", "x"), ("b", "x"), ("c", "y")] {
