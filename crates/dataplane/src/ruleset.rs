@@ -328,28 +328,18 @@ fn decision_chains(family: Family) -> Vec<Chain> {
             rule().within(&[Load::Destination], "cluster-ips").goto("refuse"),
         ]
     };
-    chains.push(chain("last-sticky", [draw("sticky-classes", "sticky-half-classes"), end()].concat()));
-    chains.push(chain(
-        "last",
+    // One more look at what the frontend says by now, and what follows if it finds nothing.
+    let look = |name: &str, classes: &str, end: &dyn Fn() -> Vec<Rule>| {
+        let sticky = format!("{name}-sticky");
+        let begin = vec![rule().jump("again"), rule().priority_has(KIND, true).goto(&sticky)];
         [
-            vec![rule().jump("again"), rule().priority_has(KIND, true).goto("last-sticky")],
-            draw("last-classes", "half-classes"),
-            end(),
+            chain(&sticky, [draw("sticky-classes", "sticky-half-classes"), end()].concat()),
+            chain(name, [begin, draw(classes, "half-classes"), end()].concat()),
         ]
-        .concat(),
-    ));
+    };
+    chains.extend(look("last", "last-classes", &end));
     // A processor may be taken away from a packet between its two lookups, and a commit come in, more than once.
-    let last = || vec![rule().goto("last")];
-    chains.push(chain("second-sticky", [draw("sticky-classes", "sticky-half-classes"), last()].concat()));
-    chains.push(chain(
-        "second",
-        [
-            vec![rule().jump("again"), rule().priority_has(KIND, true).goto("second-sticky")],
-            draw("classes", "half-classes"),
-            last(),
-        ]
-        .concat(),
-    ));
+    chains.extend(look("second", "classes", &|| vec![rule().goto("last")]));
     let client = [Load::PriorityBits(STICKY_SET), Load::Source];
     chains.push(chain(
         "forget",
