@@ -10,14 +10,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use portolan_dataplane::{Applied, Forget};
 use portolan_plan::finding::Finding;
+use portolan_plan::model::Frontend;
 use portolan_plan::planner::StaleUdp;
+use portolan_plan::service::UdpBackends;
 use tokio::sync::watch;
 
 use crate::dataplane::{Dataplane, Told};
 use crate::health::Health;
+use crate::later_looks::LaterLooks;
 use crate::meters::Meters;
 use crate::observed::{Observed, Update};
-use crate::second_look::SecondLook;
 
 /// How the agent fares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -141,7 +143,7 @@ pub(crate) struct Forwarder<D> {
     unheard_at: Option<Instant>,
     retry_at: Option<Instant>,
     stale_udp: StaleUdp,
-    second_look: SecondLook,
+    later_looks: LaterLooks,
     /// When the oldest update that the kernel doesn't have arrived.
     oldest: Option<Instant>,
     told: BTreeSet<Finding>,
@@ -175,7 +177,7 @@ impl<D: Dataplane> Forwarder<D> {
             unheard_at: None,
             retry_at: None,
             stale_udp: StaleUdp::new(),
-            second_look: SecondLook::default(),
+            later_looks: LaterLooks::default(),
             oldest: None,
             told: BTreeSet::new(),
         }
@@ -193,9 +195,9 @@ impl<D: Dataplane> Forwarder<D> {
         }
         loop {
             // Out of step, no flow is looked for.
-            let second_look = self.second_look.at().filter(|_| self.in_step);
+            let later_look = self.later_looks.at().filter(|_| self.in_step);
             let timers =
-                [Some(self.check_at), self.retry_at, self.look.as_ref().map(|look| look.at), second_look];
+                [Some(self.check_at), self.retry_at, self.look.as_ref().map(|look| look.at), later_look];
             let until = timers.into_iter().flatten().min().unwrap_or(self.check_at);
             let next = updates.recv_timeout(until.saturating_duration_since(Instant::now()));
             match next {
@@ -384,22 +386,28 @@ impl<D: Dataplane> Forwarder<D> {
         );
     }
 
-    /// Stale flows to the frontends that changed, and a little later those that the first look left.
+    /// Stale flows to the frontends that changed, and later on those that the first look left.
     fn forget_udp(&mut self) {
         let stale = std::mem::take(&mut self.stale_udp);
         if !stale.is_empty() {
-            match self.forget(&stale, Forget::Idle) {
-                true => self.second_look.after(Instant::now(), stale.into_keys()),
+            match self.forget(&stale, Forget::Unused) {
+                true => self.later_looks.after(Instant::now(), stale),
                 false => self.stale_udp = stale,
             }
         }
-        let again = self.second_look.take(Instant::now());
-        if !again.is_empty() {
-            let backends = self.observed.planner().udp_backends();
-            let stale =
-                again.into_iter().map(|f| (f, backends.get(&f).cloned().unwrap_or_default())).collect();
-            if !self.forget(&stale, Forget::All) {
-                self.second_look.after(Instant::now(), stale.into_keys());
+        let Some(due) = self.later_looks.take(Instant::now()) else { return };
+        let backends = self.observed.planner().udp_backends();
+        let now = |f: &Frontend| backends.get(f).cloned().unwrap_or_default();
+        let second: StaleUdp = due.second.into_keys().map(|f| (f, now(&f))).collect();
+        // What served at the first look and doesn't any more has looks of its own to come.
+        let last: StaleUdp = due
+            .last
+            .into_iter()
+            .map(|(f, then)| (f, UdpBackends::that_serve_or_did(&now(&f), &then)))
+            .collect();
+        for (stale, which) in [(second, Forget::Unused), (last, Forget::All)] {
+            if !stale.is_empty() && !self.forget(&stale, which) {
+                self.later_looks.after(Instant::now(), stale);
             }
         }
     }

@@ -12,6 +12,7 @@ pub mod health; // the ports by which load balancers ask for endpoints
 mod heard; // objects without what the agent doesn't read
 pub mod kernel; // the kernel as a dataplane
 pub mod kube_proxy; // kube-proxy's configuration file
+mod later_looks; // when stale UDP flows are looked for again
 pub mod localhost; // what NodePorts on 127.0.0.1 and ::1 need
 pub mod lock; // one agent for each network namespace
 mod meters; // what the agent measures of its work
@@ -19,7 +20,6 @@ mod metrics; // the page that Prometheus reads
 pub mod observed; // what the watches said so far
 pub mod port; // an HTTP port: opened, tried again, answered
 mod proxy_health; // what /healthz and /livez say
-mod second_look; // when stale UDP flows are looked for again
 pub mod servers; // the agent's own ports
 pub mod sysctl; // the kernel settings that forwarding needs
 

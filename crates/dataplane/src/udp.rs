@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use portolan_plan::model::{Backend, Frontend, Protocol};
 use portolan_plan::planner::StaleUdp;
-use portolan_sys::conntrack::{ASSURED, Conntrack, Flow, SentTo, TRANSLATED};
+use portolan_sys::conntrack::{Conntrack, Flow, SentTo, TRANSLATED, UDP};
 
 use crate::encode::FAMILIES;
 use crate::ruleset;
@@ -18,15 +18,19 @@ use crate::ruleset;
 /// costs to be sent every flow (`benches/udp.rs`).
 const ONE_BY_ONE: usize = 8;
 
-/// Which of the stale flows are to be forgotten.
+/// What becomes of the stale flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forget {
-    /// All but those to a backend that leaves which had a packet within the last second: that may have been a question, and
-    /// without the entry its answer reaches nobody.
-    Idle,
-    /// All.
+    /// Those to a backend that leaves are given [`LAST_SECOND`] to live, and end unless another packet comes. A flow that is deleted
+    /// between a question and its answer loses the answer, and so does one that was idle when it was listed and has a question when
+    /// it is deleted. The others go at once.
+    Unused,
+    /// All go at once.
     All,
 }
+
+/// Seconds: the least that the kernel can be told.
+const LAST_SECOND: u32 = 1;
 
 /// Forgets the UDP flows to these frontends, but for those to the backends that serve; returns how many. Works on the calling
 /// thread's network namespace. The kernel sends only flows to these frontends if they are few, and all UDP flows, once, if they
@@ -38,7 +42,6 @@ pub fn forget_udp(
 ) -> io::Result<usize> {
     let mut forgotten = 0;
     let mut kernel = None;
-    let lifetimes = Lifetimes::read();
     for family in FAMILIES {
         let mut to: BTreeSet<SentTo> =
             frontends.keys().filter(|f| f.family() == family).map(sent_to).collect();
@@ -52,12 +55,18 @@ pub fn forget_udp(
             Some(kernel) => kernel,
             none => none.insert(Conntrack::open()?),
         };
-        let doomed = |flow: &Flow| match fate(flow, frontends, node_addresses) {
-            Fate::GoesOn => false,
-            Fate::Leaves => which == Forget::All || !lifetimes.had_a_packet_just_now(flow),
-            Fate::Stale => true,
-        };
-        forgotten += kernel.delete_udp(ruleset::family(family), to, doomed)?;
+        let (mut stale, mut leave) = (Vec::new(), Vec::new());
+        for to in to {
+            kernel.list(ruleset::family(family), UDP, to, |flow| {
+                match fate(flow, frontends, node_addresses) {
+                    Fate::GoesOn => {}
+                    Fate::Leaves if which == Forget::Unused => leave.push(*flow),
+                    Fate::Leaves | Fate::Stale => stale.push(*flow),
+                }
+            })?;
+        }
+        forgotten += kernel.delete(&stale)?;
+        forgotten += kernel.shorten(&leave, LAST_SECOND)?;
     }
     Ok(forgotten)
 }
@@ -95,27 +104,5 @@ fn fate(flow: &Flow, frontends: &StaleUdp, node_addresses: &BTreeSet<IpAddr>) ->
         Some(backends) if backends.serving.contains(&backend) => Fate::GoesOn,
         Some(backends) if backends.leaving.contains(&backend) => Fate::Leaves,
         Some(_) => Fate::Stale,
-    }
-}
-
-/// How many seconds a UDP flow lives after each of its packets: at first, and once it has gone to and fro for a while.
-struct Lifetimes {
-    young: u32,
-    assured: u32,
-}
-
-impl Lifetimes {
-    fn read() -> Lifetimes {
-        let read = |name: &str, default| {
-            let text = std::fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_udp_{name}"));
-            text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(default)
-        };
-        Lifetimes { young: read("timeout", 30), assured: read("timeout_stream", 120) }
-    }
-
-    /// What is left of the lifetime is rounded down: a second or less after a packet, one less than the whole is left.
-    fn had_a_packet_just_now(&self, flow: &Flow) -> bool {
-        let whole = if flow.status & ASSURED != 0 { self.assured } else { self.young };
-        flow.timeout + 1 >= whole
     }
 }

@@ -41,6 +41,16 @@ impl UdpBackends {
         let known = |b: &Backend| others.serving.contains(b) || others.leaving.contains(b);
         !self.serving.is_subset(&others.serving) || !self.leaving.iter().all(known)
     }
+
+    /// Those of `now` and those that served `then`, so that a flow to one of either goes on.
+    pub fn that_serve_or_did(now: &Arc<UdpBackends>, then: &UdpBackends) -> Arc<UdpBackends> {
+        if then.serving.is_subset(&now.serving) {
+            return now.clone();
+        }
+        let mut all = UdpBackends::clone(now);
+        all.serving.extend(&then.serving);
+        Arc::new(all)
+    }
 }
 
 /// `spec.healthCheckNodePort`: by asking it a load balancer learns whether this node has endpoints of a Service.

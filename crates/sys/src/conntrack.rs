@@ -1,4 +1,4 @@
-//! The connection table: list, delete.
+//! The connection table: list, delete, shorten a life.
 //!
 //! The numbers are those of `include/uapi/linux/netfilter/nfnetlink_conntrack.h`.
 
@@ -36,12 +36,8 @@ pub struct Flow {
     pub zone: u16,
     /// `IPS_…` bits.
     pub status: u32,
-    /// It is forgotten in so many seconds, rounded down, unless another packet comes.
-    pub timeout: u32,
 }
 
-/// `IPS_ASSURED`, in [`Flow::status`]: a UDP flow that has gone to and fro for a while, and lives longer for it.
-pub const ASSURED: u32 = 1 << 2;
 /// `IPS_DST_NAT`, in [`Flow::status`]: the flow's destination was translated.
 pub const TRANSLATED: u32 = 1 << 5;
 /// UDP's protocol number.
@@ -50,6 +46,7 @@ pub const UDP: u8 = 17;
 pub const TCP: u8 = 6;
 
 const SUBSYSTEM: u16 = 1;
+const CHANGE: u16 = SUBSYSTEM << 8;
 const GET: u16 = SUBSYSTEM << 8 | 1;
 const DELETE: u16 = SUBSYSTEM << 8 | 2;
 
@@ -60,8 +57,8 @@ const TIMEOUT: u16 = 7;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
-/// So many deletions go in one message: some 30 KiB, which the smallest send buffer holds.
-const DELETIONS: usize = 256;
+/// So many flows are named in one send: some 30 KiB, which the smallest send buffer holds.
+const AT_ONCE: usize = 256;
 /// `CTA_FILTER_FLAG(CTA_IP_DST)`, `…(CTA_PROTO_NUM)`, `…(CTA_PROTO_DST_PORT)`.
 const FILTER_DESTINATION: u32 = 1 << 1;
 const FILTER_PROTOCOL: u32 = 1 << 3;
@@ -137,17 +134,35 @@ impl Conntrack {
         })
     }
 
-    /// Deletes flows, and returns how many were still there. A thousand flows cost few system calls: the kernel takes many
-    /// deletions in one message, and answers those alone that fail, and the last of each message.
+    /// Deletes flows, and returns how many were still there.
     pub fn delete(&mut self, flows: &[Flow]) -> io::Result<usize> {
+        self.for_each(flows, |request, flow| {
+            request.next(DELETE, 0);
+            name(request, flow);
+        })
+    }
+
+    /// Has flows end in so many seconds, unless another packet comes, which gives them their usual life again. Returns how many
+    /// were still there. (The kernel goes by the addresses here: a later flow of the same is meant as well.)
+    pub fn shorten(&mut self, flows: &[Flow], seconds: u32) -> io::Result<usize> {
+        self.for_each(flows, |request, flow| {
+            request.next(CHANGE, 0);
+            name(request, flow);
+            request.u32be(TIMEOUT, seconds);
+        })
+    }
+
+    /// Asks something for each flow, and returns how many were still there. A thousand flows cost few system calls: the kernel
+    /// takes many requests at once, and answers those alone that fail, and the last of each send.
+    fn for_each(&mut self, flows: &[Flow], ask: impl Fn(&mut Message, &Flow)) -> io::Result<usize> {
         let mut gone_already = 0;
-        for flows in flows.chunks(DELETIONS) {
+        for flows in flows.chunks(AT_ONCE) {
             let mut request = Message::empty();
             let mut sequence = 0;
             for flow in flows {
-                request.next(DELETE, 0);
+                ask(&mut request, flow);
                 sequence = self.socket.next_sequence();
-                name(request.sequence(sequence), flow);
+                request.sequence(sequence);
             }
             request.add_flags(ACK);
             self.socket.send(request.as_bytes())?;
@@ -156,7 +171,10 @@ impl Conntrack {
                 self.socket.receive(|answer| {
                     match acknowledgement(&answer) {
                         Ok(()) => {}
-                        Err(refusal) if refusal.errno == libc::ENOENT => gone_already += 1,
+                        // `ETIME`: it ends just now.
+                        Err(refusal) if matches!(refusal.errno, libc::ENOENT | libc::ETIME) => {
+                            gone_already += 1
+                        }
                         Err(refusal) => failed = Some(refusal),
                     }
                     done |= answer.sequence == sequence;
@@ -224,7 +242,6 @@ fn read(message: &Received<'_>) -> Option<Flow> {
         id: attributes.find(ID).map_or(0, |a| a.u32be()),
         zone: attributes.find(ZONE).map_or(0, |a| a.u16be()),
         status: attributes.find(STATUS).map_or(0, |a| a.u32be()),
-        timeout: attributes.find(TIMEOUT).map_or(0, |a| a.u32be()),
     })
 }
 

@@ -15,7 +15,7 @@ pub struct Held {
     pub plan: Plan,
     pub syncs: usize,
     pub changes: Vec<PlanChange>,
-    /// Whose idle flows were forgotten, and whose flows altogether.
+    /// Whose unused flows were forgotten, and whose flows altogether.
     pub forgotten: StaleUdp,
     pub forgotten_all: StaleUdp,
     /// How many of the next calls fail.
@@ -80,7 +80,7 @@ impl Dataplane for FakePlane {
 
     fn forget_udp(&mut self, _plan: &Plan, stale: &StaleUdp, which: Forget) -> anyhow::Result<usize> {
         self.held.send_modify(|held| match which {
-            Forget::Idle => held.forgotten.extend(stale.clone()),
+            Forget::Unused => held.forgotten.extend(stale.clone()),
             Forget::All => held.forgotten_all.extend(stale.clone()),
         });
         Ok(stale.len())
