@@ -17,6 +17,7 @@ use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
 use portolan_dataplane::{Engine, Options};
+use portolan_heard::Heard;
 use portolan_plan::model::FromOutside;
 use portolan_plan::view::{ExternalIps, NodePortAddresses, NodeView};
 use portolan_sys::nft::Nftables;
@@ -30,7 +31,6 @@ use crate::events::{self, Recorder, Severity};
 use crate::forward::{Arrived, Forwarder, Status};
 use crate::from_kube::{self, Names};
 use crate::health::{self, Health};
-use crate::heard::Heard;
 use crate::kernel::Kernel;
 use crate::kube_proxy;
 use crate::localhost;
@@ -369,14 +369,7 @@ async fn watch_all(client: kube::Client, config: &Config, outlet: Outlet, eligib
                 // It sends this where the API has no such kind, or keeps it to itself: an empty list.
                 let none = || Update::ServiceCidr(Said::End);
                 let trim = |event: Event<Heard<ServiceCIDR>>| {
-                    (
-                        Update::ServiceCidr(said(
-                            event,
-                            |o| &o.0.metadata,
-                            |o| from_kube::service_cidr(&o.0),
-                        )),
-                        None,
-                    )
+                    (Update::ServiceCidr(said(event, |o| from_kube::service_cidr(&o))), None)
                 };
                 follow(cidrs, watch_config(), &outlet, trim, Some(none)).await;
             }
@@ -387,31 +380,31 @@ async fn watch_all(client: kube::Client, config: &Config, outlet: Outlet, eligib
         Api::<Heard<Service>>::all(client.clone()),
         services,
         &outlet,
-        |event| (Update::Service(said(event, |o| &o.0.metadata, |o| from_kube::service(&o.0))), None),
+        |event| (Update::Service(said(event, |o| from_kube::service(&o))), None),
         None,
     );
     let slices = follow(
-        Api::<EndpointSlice>::all(client.clone()),
+        Api::<Heard<EndpointSlice>>::all(client.clone()),
         slices,
         &outlet,
         |event| {
             let trigger = match &event {
                 // What happened before we ran says nothing of us.
-                Event::Apply(slice) => from_kube::trigger(slice).filter(|at| *at >= started),
+                Event::Apply(slice) => from_kube::trigger(&slice.0).filter(|at| *at >= started),
                 _ => None,
             };
-            (Update::Slice(said(event, |o| &o.metadata, |o| from_kube::slice(&o, &mut names))), trigger)
+            (Update::Slice(said(event, |o| from_kube::slice(&o, &mut names))), trigger)
         },
         None,
     );
     let node = follow(
-        Api::<Node>::all(client.clone()),
+        Api::<Heard<Node>>::all(client.clone()),
         node,
         &outlet,
         |event| {
             let now = eligibility.note(of_object(&event));
             eligible.send_if_modified(|was| std::mem::replace(was, now) != now);
-            (Update::Node(said(event, |o| &o.metadata, |o| from_kube::node(&o))), None)
+            (Update::Node(said(event, |o| from_kube::node(&o))), None)
         },
         None,
     );
@@ -524,30 +517,32 @@ fn jittered(pause: Duration) -> Duration {
     pause / 2 + pause / 2 * random as u32 / 1000
 }
 
-fn said<K, T>(
-    event: Event<K>,
-    metadata: impl Fn(&K) -> &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
-    trim: impl FnOnce(K) -> T,
-) -> Said<T> {
+fn said<K, T>(event: Event<Heard<K>>, trim: impl FnOnce(K) -> T) -> Said<T>
+where
+    Heard<K>: kube::Resource,
+{
     match event {
         Event::Init => Said::Begin,
         Event::InitDone => Said::End,
         Event::InitApply(object) | Event::Apply(object) => {
-            Said::Present(from_kube::key(metadata(&object)), trim(object))
+            Said::Present(from_kube::key(kube::Resource::meta(&object)), trim(object.0))
         }
-        Event::Delete(object) => Said::Absent(from_kube::key(metadata(&object))),
+        Event::Delete(object) => Said::Absent(from_kube::key(kube::Resource::meta(&object))),
     }
 }
 
 /// What the event says of the object, without its trimming.
-fn of_object<K: kube::Resource>(event: &Event<K>) -> Said<&K> {
+fn of_object<K>(event: &Event<Heard<K>>) -> Said<&K>
+where
+    Heard<K>: kube::Resource,
+{
     match event {
         Event::Init => Said::Begin,
         Event::InitDone => Said::End,
         Event::InitApply(object) | Event::Apply(object) => {
-            Said::Present(from_kube::key(object.meta()), object)
+            Said::Present(from_kube::key(kube::Resource::meta(object)), &object.0)
         }
-        Event::Delete(object) => Said::Absent(from_kube::key(object.meta())),
+        Event::Delete(object) => Said::Absent(from_kube::key(kube::Resource::meta(object))),
     }
 }
 
@@ -581,9 +576,8 @@ mod tests {
         });
         let (updates, _listens) = mpsc::channel();
         let outlet = Outlet { updates: Arc::new(updates), meters: Arc::default() };
-        let nodes = Api::<Node>::all(kube::Client::new(away, "default"));
-        let trim =
-            |event: Event<Node>| (Update::Node(said(event, |o| &o.metadata, |o| from_kube::node(&o))), None);
+        let nodes = Api::<Heard<Node>>::all(kube::Client::new(away, "default"));
+        let trim = |event: Event<Heard<Node>>| (Update::Node(said(event, |o| from_kube::node(&o))), None);
         let following = follow(nodes, watch_config(), &outlet, trim, None);
         let minute = tokio::time::timeout(Duration::from_secs(60), following).await;
         assert!(minute.is_err(), "it goes on");

@@ -9,7 +9,6 @@ mod events; // events about the node and its Services
 pub mod forward; // the thread: views, plan, kernel, in order
 pub mod from_kube; // API objects to views
 pub mod health; // the ports by which load balancers ask for endpoints
-mod heard; // objects without what the agent doesn't read
 pub mod kernel; // the kernel as a dataplane
 pub mod kube_proxy; // kube-proxy's configuration file
 mod later_looks; // when stale UDP flows are looked for again

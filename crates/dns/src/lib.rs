@@ -7,7 +7,6 @@ pub mod answer; // a question against the zone: pure
 mod cache; // what upstreams said, for as long as they said it holds
 pub mod forward; // names of others: relayed to upstreams
 pub mod from_kube; // API objects to the zone's views
-mod heard; // Services without their status
 pub mod message; // questions read, answers composed
 pub mod meters; // what is counted, and the page of it
 pub mod name; // domain names as they are on the wire

@@ -7,17 +7,17 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Api, Client};
 use parking_lot::RwLock;
+use portolan_heard::Heard;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch::Sender;
 
 use crate::from_kube;
-use crate::heard::Heard;
 use crate::zone::Zone;
 
 /// The objects of one kind that are there.
@@ -84,17 +84,17 @@ pub async fn follow(client: Client, zone: Arc<RwLock<Zone>>, synced: &Sender<boo
         |name, namespace| zone.write().set_namespace(name, namespace.is_some()),
         || complete(0),
     );
-    let services = one::<Heard, _>(
+    let services = one::<Heard<Service>, _>(
         Api::all(client.clone()),
         |service| from_kube::key(&service.0.metadata),
         |key, service| zone.write().set_service(key, service.and_then(|s| from_kube::service(&s.0))),
         || complete(1),
     );
-    let slices = one::<EndpointSlice, _>(
+    let slices = one::<Heard<EndpointSlice>, _>(
         Api::all(client),
-        |slice| Some(from_kube::slice_key(&slice.metadata)),
+        |slice| Some(from_kube::slice_key(&slice.0.metadata)),
         |key, slice| {
-            let view = slice.and_then(from_kube::slice);
+            let view = slice.and_then(|s| from_kube::slice(&s.0));
             zone.write().set_slice(key, view);
         },
         || complete(2),

@@ -14,6 +14,7 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 use portolan_control::SERVICE_NAME;
 use portolan_dataplane::{ActionReading, Reading};
+use portolan_heard::Heard;
 use portolan_plan::model::{Backend, Family, FromOutside, Frontend, Protocol, ServiceName};
 use portolan_plan::trace::Origin;
 use portolan_plan::view::{ExternalIps, NodePortAddresses};
@@ -29,11 +30,11 @@ use crate::{Evidence, kernel};
 pub async fn gather(client: &Client, question: &Question) -> anyhow::Result<Objects> {
     let mut objects = Objects::default();
     let all = ListParams::default();
-    let services = Api::<Service>::all(client.clone());
+    let services = Api::<Heard<Service>>::all(client.clone());
     let nodes = Api::<Node>::all(client.clone());
     let leases = Api::<Lease>::namespaced(client.clone(), "kube-node-lease");
     let (services, nodes, leases) = tokio::join!(services.list(&all), nodes.list(&all), leases.list(&all));
-    objects.services = services.context("listing Services")?.items;
+    objects.services = services.context("listing Services")?.items.into_iter().map(|s| s.0).collect();
     objects.nodes = nodes.context("listing nodes")?.items.into_iter().map(Arc::new).collect();
     // Who may not see leases can still be told the rest.
     objects.leases = leases.map(|l| l.items).unwrap_or_default();

@@ -9,6 +9,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
+use portolan_heard::Heard;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -95,9 +96,9 @@ fn nodes_with_ready_endpoints<'o>(
 /// Runs a speaker until `shutdown`, telling it what the cluster wants.
 pub async fn run(client: Client, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let changed = std::sync::Arc::new(Notify::new());
-    let (nodes, node_task) = follow::<Node>(Api::all(client.clone()), changed.clone());
-    let (services, service_task) = follow::<Service>(Api::all(client.clone()), changed.clone());
-    let (slices, slice_task) = follow::<EndpointSlice>(Api::all(client), changed.clone());
+    let (nodes, node_task) = follow::<Heard<Node>>(Api::all(client.clone()), changed.clone());
+    let (services, service_task) = follow::<Heard<Service>>(Api::all(client.clone()), changed.clone());
+    let (slices, slice_task) = follow::<Heard<EndpointSlice>>(Api::all(client), changed.clone());
     let node = config.node.clone();
     let mut speaker = None;
     let decide = async {
@@ -107,12 +108,7 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
         let mut last = None;
         loop {
             let (n, s, e) = (nodes.state(), services.state(), slices.state());
-            let now = wanted(
-                &node,
-                n.iter().map(|o| o.as_ref()),
-                s.iter().map(|o| o.as_ref()),
-                e.iter().map(|o| o.as_ref()),
-            );
+            let now = wanted(&node, n.iter().map(|o| &o.0), s.iter().map(|o| &o.0), e.iter().map(|o| &o.0));
             if last.as_ref() != Some(&now) {
                 if speaker.is_none() {
                     speaker = Some(Speaker::start(config.clone())?);

@@ -140,11 +140,7 @@ pub(crate) async fn launch(
         linked && of == Some(&namespace) || of == Some("default") && name == Some("kubernetes")
     };
     let sources = Sources {
-        services: services
-            .iter()
-            .map(std::convert::AsRef::as_ref)
-            .filter(|service| visible(service))
-            .collect(),
+        services: services.iter().map(|heard| &heard.0).filter(|service| visible(service)).collect(),
         config_maps,
         secrets,
         tokens,

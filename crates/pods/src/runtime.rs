@@ -18,6 +18,7 @@ use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_objects};
 use parking_lot::Mutex;
+use portolan_heard::Heard;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -63,7 +64,7 @@ pub(crate) struct Runtime {
     pub images: Images,
     pub pool: Mutex<Pool>,
     pub host_ports: HostPorts,
-    pub services: Store<Service>,
+    pub services: Store<Heard<Service>>,
     pub recorder: Recorder,
     pub tokens: Tokens,
     /// What containers wait for that can't be started: the reason, by the pod's uid and the container's name.
@@ -172,7 +173,7 @@ pub(crate) async fn run(client: Client, config: Config, shutdown: CancellationTo
 
     let mut tasks = JoinSet::new();
     tasks.spawn(endpoint.serve(runtime.config.clone(), runtime.waiting.clone()));
-    let all_services = watch_objects(Api::<Service>::all(client.clone()), watcher::Config::default());
+    let all_services = watch_objects(Api::<Heard<Service>>::all(client.clone()), watcher::Config::default());
     tasks.spawn(async move {
         let stream = reflector::reflector(writer, all_services.backoff(patience()));
         stream.for_each(|_| async {}).await;

@@ -157,13 +157,13 @@ async fn there_and_back(program: &Path, world: World, mode: &str) {
     agent.says("done: take-over");
     assert_eq!(tables(&world.node), (true, true), "what a proxy that runs has is left alone");
     // What only we know by now is where new connections go.
-    proxy.pause(true);
+    proxy.process.pause(true);
     api.put("endpointslices", slice("late-1", "late", &PODS[1..]));
     let until = std::time::Instant::now() + Duration::from_secs(10);
     while who(&world.inside, LATE) != PODS[1] {
         assert!(std::time::Instant::now() < until, "new connections go by kube-proxy's tables");
     }
-    proxy.pause(false);
+    proxy.process.pause(false);
     crowd.end("the agent beside kube-proxy").await;
 
     crowd.begin();

@@ -518,7 +518,6 @@ fn what_the_kernel_does_otherwise_than_the_plan_is_named() {
         id: 1,
         zone: 0,
         status: 1 << 5,
-        timeout: 30,
     };
     stale.kernel.as_mut().unwrap().udp = vec![udp("10.244.1.5")];
     assert_eq!(kinds(&stale).first().copied().filter(|k| !k.is_note()), None);
