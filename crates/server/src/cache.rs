@@ -33,6 +33,27 @@ pub(crate) struct Event {
     pub line: OnceLock<Bytes>,
 }
 
+/// Up to which revision everything was seen, by one cache or by all that are fed together: most changes are of another kind, and
+/// must cost a cache nothing.
+#[derive(Default)]
+pub(crate) struct Seen(tokio::sync::watch::Sender<u64>);
+
+impl Seen {
+    fn now(&self) -> u64 {
+        *self.0.borrow()
+    }
+
+    /// Every cache that this is of has taken everything up to here.
+    pub(crate) fn pass(&self, revision: Revision) {
+        self.0.send_if_modified(|seen| std::mem::replace(seen, (*seen).max(revision.0)) < revision.0);
+    }
+
+    /// Every one of them has begun anew here, which may be earlier.
+    pub(crate) fn begin(&self, revision: Revision) {
+        self.0.send_replace(revision.0);
+    }
+}
+
 /// A kind's cache.
 pub(crate) struct Cache {
     /// The kind.
@@ -41,7 +62,7 @@ pub(crate) struct Cache {
     /// Ends what follows and watches.
     close: CancellationToken,
     state: RwLock<State>,
-    revision: tokio::sync::watch::Sender<u64>,
+    seen: Arc<Seen>,
     /// Counts changes of `events`: watchers sleep while only other kinds change.
     news: tokio::sync::watch::Sender<u64>,
 }
@@ -49,6 +70,7 @@ pub(crate) struct Cache {
 #[derive(Default)]
 struct State {
     objects: BTreeMap<Arc<str>, Arc<Object>>,
+    /// Of the last change, or of what was read. Changes after it and up to `seen` were of other kinds.
     revision: u64,
     events: VecDeque<Arc<Event>>,
     bytes: usize,
@@ -90,17 +112,18 @@ impl Cache {
         base: Option<Revision>,
         close: CancellationToken,
     ) -> Result<Arc<Cache>, Error> {
-        let cache = Cache::read(kind, &*store, base, close.clone()).await?;
+        let cache = Cache::read(kind, &*store, base, Arc::default(), close.clone()).await?;
         follow::start(cache.clone(), store, close);
         Ok(cache)
     }
 
     /// Reads a kind's objects at `base` (or the newest revision if history doesn't reach so far back). What comes then is for
-    /// somebody else to feed.
+    /// somebody else to feed, who says how far that is by `seen`.
     pub(crate) async fn read(
         kind: &Kind,
         store: &dyn Store,
         base: Option<Revision>,
+        seen: Arc<Seen>,
         close: CancellationToken,
     ) -> Result<Arc<Cache>, Error> {
         let cache = Arc::new(Cache {
@@ -108,20 +131,20 @@ impl Cache {
             prefix: prefix(kind),
             close,
             state: RwLock::default(),
-            revision: tokio::sync::watch::Sender::new(0),
+            seen,
             news: tokio::sync::watch::Sender::new(0),
         });
         match cache.load_at(store, base).await {
             Err(Error::Compacted { .. } | Error::Future { .. }) if base.is_some() => {
-                cache.load(store).await?
+                cache.load_at(store, None).await?
             }
             other => other?,
-        }
+        };
         Ok(cache)
     }
 
     /// Replaces everything by the objects at a revision. Watchers find their place gone.
-    pub(crate) async fn load_at(&self, store: &dyn Store, at: Option<Revision>) -> Result<(), Error> {
+    pub(crate) async fn load_at(&self, store: &dyn Store, at: Option<Revision>) -> Result<Revision, Error> {
         let result = store.range(Range { revision: at, ..Range::prefix(&self.prefix) }).await?;
         let mut objects = BTreeMap::new();
         for entry in &result.entries {
@@ -139,12 +162,11 @@ impl Cache {
             ..State::default()
         };
         drop(state);
-        self.revision.send_replace(result.revision.0);
         self.news.send_modify(|count| *count += 1);
-        Ok(())
+        Ok(result.revision)
     }
 
-    /// Takes the changes of a revision, or hears that there are none.
+    /// Takes the changes of a revision: all that are of its kind.
     pub(crate) fn take(&self, revision: Revision, changes: Vec<Change>) {
         // Decoding happens before the lock is taken.
         let decoded: Vec<_> = changes
@@ -192,7 +214,6 @@ impl Cache {
         }
         state.revision = revision.0;
         drop(state);
-        self.revision.send_if_modified(|seen| std::mem::replace(seen, (*seen).max(revision.0)) < revision.0);
         if any {
             self.news.send_modify(|count| *count += 1);
         }
@@ -224,12 +245,20 @@ impl Cache {
 
     /// Where the cache is.
     pub(crate) fn revision(&self) -> u64 {
-        self.state.read().revision
+        self.at(&self.state.read())
+    }
+
+    /// Where the cache is in this state, whose lock is held: what `seen` says by then was taken before.
+    fn at(&self, state: &State) -> u64 {
+        state.revision.max(self.seen.now())
     }
 
     /// Waits until the cache has seen a revision; false if it doesn't come in time.
     pub(crate) async fn reach(&self, revision: u64, patience: Duration) -> bool {
-        let mut seen = self.revision.subscribe();
+        if self.revision() >= revision {
+            return true;
+        }
+        let mut seen = self.seen.0.subscribe();
         matches!(tokio::time::timeout(patience, seen.wait_for(|seen| *seen >= revision)).await, Ok(Ok(_)))
     }
 
@@ -251,7 +280,7 @@ impl Cache {
             .cloned()
             .collect();
         let cursor = Cursor(state.dropped + state.events.len() as u64);
-        Snapshot { revision: state.revision, objects, cursor }
+        Snapshot { revision: self.at(&state), objects, cursor }
     }
 
     /// The place behind a revision.
@@ -280,7 +309,7 @@ impl Cache {
         }
         cursor.0 += events.len() as u64;
         let all = (cursor.0 - state.dropped) as usize == state.events.len();
-        let revision = if all { state.revision } else { events.last().map_or(0, |event| event.revision) };
+        let revision = if all { self.at(&state) } else { events.last().map_or(0, |event| event.revision) };
         Ok((events, revision))
     }
 }
@@ -297,10 +326,13 @@ impl Follower for Cache {
 
     fn apply(&self, batch: WatchBatch) {
         self.take(batch.revision, batch.changes);
+        self.seen.pass(batch.revision);
     }
 
     async fn load(&self, store: &dyn Store) -> Result<(), Error> {
-        self.load_at(store, None).await
+        let revision = self.load_at(store, None).await?;
+        self.seen.begin(revision);
+        Ok(())
     }
 }
 

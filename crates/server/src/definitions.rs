@@ -21,7 +21,7 @@ use crate::follow::{self, Follower};
 use crate::http::store_status;
 use crate::object::stored;
 use crate::openapi::Documents;
-use crate::server::{Server, oldest};
+use crate::server::{Server, base};
 use crate::write::{Part, Subject};
 
 /// How long a request waits until what was defined before it is known.
@@ -171,7 +171,7 @@ impl Definitions {
         let found = found.or_else(|| self.look(kind.group(), kind.version(), kind.plural()));
         let served = found.ok_or_else(Status::no_such_path)?;
         let open = || async {
-            let base = oldest(&*self.store).await.map_err(|error| Status::internal(error.to_string()))?;
+            let base = base(&*self.store).await.map_err(|error| Status::internal(error.to_string()))?;
             let kind = Kind::Custom(served.custom.clone());
             Cache::open(&kind, self.store.clone(), base, served.close.clone()).await.map_err(store_status)
         };

@@ -6,24 +6,26 @@ use std::sync::Arc;
 
 use portolan_store::{Change, Error, Revision, Store, WatchBatch};
 
-use crate::cache::{Cache, prefix};
+use crate::cache::{Cache, Seen, prefix};
 use crate::follow::Follower;
 
 /// What is fed.
 pub(crate) struct Feed {
     caches: Vec<Arc<Cache>>,
+    /// What all of them have seen.
+    seen: Arc<Seen>,
     /// Which caches hold the objects below a prefix: two, where a kind has two shapes.
     below: HashMap<String, Vec<usize>>,
 }
 
 impl Feed {
-    /// Feeds these.
-    pub(crate) fn new(caches: Vec<Arc<Cache>>) -> Feed {
+    /// Feeds these, which share `seen`.
+    pub(crate) fn new(caches: Vec<Arc<Cache>>, seen: Arc<Seen>) -> Feed {
         let mut below: HashMap<String, Vec<usize>> = HashMap::new();
         for (at, cache) in caches.iter().enumerate() {
             below.entry(prefix(&cache.kind)).or_default().push(at);
         }
-        Feed { caches, below }
+        Feed { caches, seen, below }
     }
 
     /// The caches that hold the object of this key.
@@ -58,9 +60,10 @@ impl Follower for Feed {
                 parts.entry(*at).or_default().push(change.clone());
             }
         }
-        for (at, cache) in self.caches.iter().enumerate() {
-            cache.take(batch.revision, parts.remove(&at).unwrap_or_default());
+        for (at, changes) in parts {
+            self.caches[at].take(batch.revision, changes);
         }
+        self.seen.pass(batch.revision);
     }
 
     async fn load(&self, store: &dyn Store) -> Result<(), Error> {
@@ -69,6 +72,7 @@ impl Follower for Feed {
         for cache in &self.caches {
             cache.load_at(store, Some(revision)).await?;
         }
+        self.seen.begin(revision);
         Ok(())
     }
 }
@@ -89,14 +93,15 @@ mod tests {
     async fn each_cache_hears_of_its_own_objects_and_all_of_each_revision() {
         let store: Arc<Embedded> = Embedded::in_memory();
         let close = CancellationToken::new();
-        let mut caches = Vec::new();
+        let (mut caches, seen) = (Vec::new(), Arc::<Seen>::default());
         for (group, plural) in
             [("", "configmaps"), ("", "secrets"), ("", "events"), ("events.k8s.io", "events")]
         {
             let kind = portolan_api::find(group, "v1", plural).expect("the kind is served");
-            caches.push(Cache::read(kind, &*store, None, close.clone()).await.expect("it opens"));
+            let cache = Cache::read(kind, &*store, None, seen.clone(), close.clone()).await;
+            caches.push(cache.expect("it opens"));
         }
-        follow::start(Arc::new(Feed::new(caches.clone())), store.clone(), close.clone());
+        follow::start(Arc::new(Feed::new(caches.clone(), seen)), store.clone(), close.clone());
         let mut last = 0;
         for key in ["core/configmaps/d/a", "core/events/d/a", "core/configmaps/d/b", "else/where/d/a"] {
             let value = json!({"metadata": {"name": "a"}}).to_string();

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::accounts::Accounts;
 use crate::auth::{Identity, Tokens};
 use crate::body::{ServerBody, StreamError};
-use crate::cache::Cache;
+use crate::cache::{Cache, Seen};
 use crate::certificate::Peer;
 use crate::claims::Claims;
 use crate::config::{Config, Error, Result};
@@ -51,6 +51,8 @@ pub struct Server {
 
 /// How long the caches may take at the start to replay what the store remembers, before requests are taken all the same.
 const REPLAY: Duration = Duration::from_secs(30);
+/// So many revisions of the past are replayed at most: a fifth of a second's work, and some times what a cache keeps of one kind.
+const REPLAYED: u64 = 32_768;
 
 impl Server {
     /// Opens a server over a store: fills its caches and makes the objects that every cluster has.
@@ -61,12 +63,13 @@ impl Server {
         })?;
         let close = CancellationToken::new();
         let stop = close.clone().drop_guard();
-        let base = oldest(&*store).await?;
+        let base = base(&*store).await?;
+        let seen = Arc::<Seen>::default();
         let mut caches = Vec::with_capacity(KINDS.len());
         for kind in KINDS {
-            caches.push(Cache::read(kind, &*store, base, close.clone()).await?);
+            caches.push(Cache::read(kind, &*store, base, seen.clone(), close.clone()).await?);
         }
-        follow::start(Arc::new(Feed::new(caches.clone())), store.clone(), close.clone());
+        follow::start(Arc::new(Feed::new(caches.clone(), seen)), store.clone(), close.clone());
         // Who asks in the meantime would be told to come back later.
         let newest = store.revision().await?.0;
         for cache in &caches {
@@ -196,12 +199,13 @@ impl Server {
     }
 }
 
-/// The oldest revision that the store still knows: the caches begin there and replay what came since, so that watchers
-/// resume across a restart.
-pub(crate) async fn oldest(store: &dyn Store) -> Result<Option<Revision>> {
-    let first = Range { limit: 1, revision: Some(Revision(1)), ..Range::prefix("/registry/") };
+/// Where the caches begin, to replay what came since, so that watchers resume across a restart: the oldest revision that the store
+/// still knows. A watcher that is very far behind begins anew instead, so that a start takes no longer for a busy past.
+pub(crate) async fn base(store: &dyn Store) -> Result<Option<Revision>> {
+    let far = Revision(store.revision().await?.0.saturating_sub(REPLAYED).max(1));
+    let first = Range { limit: 1, revision: Some(far), ..Range::prefix("/registry/") };
     match store.range(first).await {
-        Ok(_) => Ok(Some(Revision(1))),
+        Ok(_) => Ok(Some(far)),
         Err(portolan_store::Error::Compacted { oldest, .. }) => Ok(Some(Revision(oldest))),
         Err(portolan_store::Error::Future { .. }) => Ok(None),
         Err(error) => Err(error.into()),
