@@ -7,6 +7,7 @@ mod deploy; // what is applied to somebody's Kubernetes
 mod disruption; // pods and parts die, connections go on
 mod dns; // names, as dig sees them, and the real CoreDNS beside ours
 mod explain; // faults are injected, and named
+mod faults; // what the agent of a real Kubernetes survives
 mod harness; // a lab for a test
 mod informers; // clients that follow
 mod kill; // the server and its etcd are killed while clients write and watch
@@ -17,4 +18,7 @@ mod map; // ARCHITECTURE.md tells the truth
 mod node; // a node joins by hand
 mod remote; // kubectl in pods: exec, attach, cp, port-forward, proxy
 mod services; // the reference of Services tells the truth
+#[path = "../crates/dataplane/tests/kernel/world.rs"]
+#[allow(dead_code)]
+mod stage; // a node, its pods, and a client outside, each a network namespace
 mod tidy; // rules worth stating

@@ -24,11 +24,21 @@ const VIPS: u32 = 0x0a60_1000;
 const ENDPOINTS: u32 = 0x1000_0000;
 const REPLACEMENTS: u32 = 0x2000_0000;
 
-/// How many Services there are, and how many endpoints each has.
+/// How many Services there are, how many endpoints each has, and how many of the Services have a port on every node.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
     pub services: usize,
     pub endpoints: usize,
+    pub node_ports: usize,
+}
+
+impl Size {
+    /// The port that a Service has on every node: one in so many has one.
+    pub fn node_port(self, service: usize) -> Option<u16> {
+        let every = self.services.checked_div(self.node_ports)?.max(1);
+        let number = service / every;
+        (service.is_multiple_of(every) && number < self.node_ports).then(|| 30_000 + number as u16)
+    }
 }
 
 /// The server.
@@ -272,7 +282,7 @@ impl Api {
     /// An object without its opening brace.
     fn object(&self, out: &mut String, kind: Kind, number: usize, state: &State) {
         match kind {
-            Kind::Service => service(out, number),
+            Kind::Service => service(out, number, self.size.node_port(number)),
             Kind::Slice => self.slice(out, number, REVISION + state.changes, state),
             Kind::Node => out.push_str(
                 r#""metadata":{"name":"node-0","resourceVersion":"1"},"spec":{"podCIDR":"10.32.0.0/24","podCIDRs":["10.32.0.0/24"]},"status":{"addresses":[{"type":"InternalIP","address":"192.0.2.1"}]}}"#,
@@ -327,11 +337,15 @@ impl Request {
     }
 }
 
-fn service(out: &mut String, number: usize) {
+fn service(out: &mut String, number: usize, node_port: Option<u16>) {
     let (namespace, address, uid) = (number % 100, Api::vip(number), uid_of_service(number));
+    let (kind, port) = match node_port {
+        Some(port) => ("NodePort", format!(r#","nodePort":{port}"#)),
+        None => ("ClusterIP", String::new()),
+    };
     let _ = write!(
         out,
-        r#""metadata":{{"name":"service-{number}","namespace":"bench-{namespace}","uid":"{uid}","resourceVersion":"{number}","creationTimestamp":"2026-01-02T03:04:05Z","labels":{{"app":"service-{number}"}},{SERVICE_FIELDS}}},"spec":{{"ports":[{{"name":"http","protocol":"TCP","port":80,"targetPort":8080}}],"selector":{{"app":"service-{number}"}},"clusterIP":"{address}","clusterIPs":["{address}"],"type":"ClusterIP","sessionAffinity":"None","ipFamilies":["IPv4"],"ipFamilyPolicy":"SingleStack","internalTrafficPolicy":"Cluster"}},"status":{{"loadBalancer":{{}}}}}}"#
+        r#""metadata":{{"name":"service-{number}","namespace":"bench-{namespace}","uid":"{uid}","resourceVersion":"{number}","creationTimestamp":"2026-01-02T03:04:05Z","labels":{{"app":"service-{number}"}},{SERVICE_FIELDS}}},"spec":{{"ports":[{{"name":"http","protocol":"TCP","port":80,"targetPort":8080{port}}}],"selector":{{"app":"service-{number}"}},"clusterIP":"{address}","clusterIPs":["{address}"],"type":"{kind}","sessionAffinity":"None","ipFamilies":["IPv4"],"ipFamilyPolicy":"SingleStack","internalTrafficPolicy":"Cluster"}},"status":{{"loadBalancer":{{}}}}}}"#
     );
 }
 

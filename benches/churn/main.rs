@@ -45,10 +45,12 @@ fn main() {
         |name: &str| arguments.iter().find_map(|a| a.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
     let (rate, seconds) = (named("RATE").unwrap_or(1000), named("SECONDS").unwrap_or(60));
     let numbers: Vec<usize> = arguments.iter().filter_map(|arg| arg.parse().ok()).collect();
-    let mut sizes: Vec<Size> =
-        numbers.chunks_exact(2).map(|pair| Size { services: pair[0], endpoints: pair[1] }).collect();
+    let mut sizes: Vec<Size> = numbers
+        .chunks_exact(2)
+        .map(|pair| Size { services: pair[0], endpoints: pair[1], node_ports: 0 })
+        .collect();
     if sizes.is_empty() {
-        sizes = vec![Size { services: 10_000, endpoints: 10 }, Size { services: 100_000, endpoints: 10 }];
+        sizes = [10_000, 100_000].map(|services| Size { services, endpoints: 10, node_ports: 0 }).to_vec();
     }
     println!("{rate} changes a second for {seconds} seconds");
     println!(

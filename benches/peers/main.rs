@@ -27,8 +27,13 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const CONNECT: Duration = Duration::from_millis(100);
 /// So many Services are asked before the tables count as whole: the first, the last, and some between.
 const ASKED: usize = 20;
+/// So many Services are reached through a port of the node, too.
+const NODE_PORTS: usize = 1000;
 /// A process that used no processor time for so long has nothing to do.
 const IDLE: Duration = Duration::from_millis(500);
+
+/// The node's address, as the API has it.
+const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// Whose turn it is.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +57,15 @@ struct Row {
     /// From each change to the first connection that it takes.
     changes: Vec<Duration>,
     change_cpu: f64,
-    connections: f64,
+    cluster_ips: Load,
+    node_ports: Load,
+}
+
+/// Connections to one frontend after the other.
+struct Load {
+    /// A second.
+    rate: f64,
+    /// How long each took, in order.
     latencies: Vec<Duration>,
 }
 
@@ -107,9 +120,13 @@ impl World {
     }
 }
 
-/// Connects to a Service, from the namespace of the calling thread; gives the endpoint that answered.
-fn ask(service: usize) -> Option<Ipv4Addr> {
-    let at = SocketAddr::from((Api::vip(service), 80));
+/// Where a Service is reached inside the cluster.
+fn cluster_ip(service: usize) -> SocketAddr {
+    SocketAddr::from((Api::vip(service), 80))
+}
+
+/// Connects to a frontend, from the namespace of the calling thread; gives the endpoint that answered.
+fn ask(at: SocketAddr) -> Option<Ipv4Addr> {
     let mut stream = TcpStream::connect_timeout(&at, CONNECT).ok()?;
     stream.set_read_timeout(Some(CONNECT)).ok()?;
     let mut octets = [0; 4];
@@ -173,7 +190,13 @@ fn measure(whose: Whose, size: Size, changes: usize, seconds: u64) -> Row {
     let dir = tempfile::tempdir().expect("a directory");
     let api = Api::new(size, changes, Instant::now());
     let at = inside(&world.node, || api.serve()).expect("the API");
-    let whole = || (0..ASKED).all(|n| ask((size.services - 1) * n / (ASKED - 1)).is_some());
+    let frontends: Vec<SocketAddr> = (0..size.services).map(cluster_ip).collect();
+    let node_ports: Vec<SocketAddr> = (0..size.services)
+        .filter_map(|service| Some(SocketAddr::from((NODE_ADDRESS, size.node_port(service)?))))
+        .collect();
+    let some_of =
+        |all: &[SocketAddr]| (0..ASKED).all(|n| ask(all[(all.len() - 1) * n / (ASKED - 1)]).is_some());
+    let whole = || some_of(&frontends) && some_of(&node_ports);
     let began = Instant::now();
     let process = start(whose, &world, at, dir.path(), &whole);
     let start = began.elapsed();
@@ -183,7 +206,9 @@ fn measure(whose: Whose, size: Size, changes: usize, seconds: u64) -> Row {
     for _ in 0..changes {
         let (began, change) = (Instant::now(), api.change());
         inside(&world.client, || {
-            while ask(api.service(change)).is_none_or(|at| api.change_of(at.octets()) != Some(change)) {
+            while ask(cluster_ip(api.service(change)))
+                .is_none_or(|at| api.change_of(at.octets()) != Some(change))
+            {
                 assert!(began.elapsed() < PATIENCE, "change {change} never took a connection");
             }
         });
@@ -192,7 +217,8 @@ fn measure(whose: Whose, size: Size, changes: usize, seconds: u64) -> Row {
     let changed = idle(&process);
     times.sort_unstable();
 
-    let (connections, latencies) = load(&world, size, Duration::from_secs(seconds));
+    let [cluster_ips, node_ports] =
+        [frontends, node_ports].map(|all| load(&world, &all, Duration::from_secs(seconds)));
     drop(process);
     api.close(at);
     Row {
@@ -201,28 +227,28 @@ fn measure(whose: Whose, size: Size, changes: usize, seconds: u64) -> Row {
         memory: started.memory,
         changes: times,
         change_cpu: (changed.cpu - started.cpu) / changes as f64,
-        connections,
-        latencies,
+        cluster_ips,
+        node_ports,
     }
 }
 
-/// Connects to one Service after the other for so long; connections a second, and how long each took.
-fn load(world: &World, size: Size, time: Duration) -> (f64, Vec<Duration>) {
+/// Connects to one frontend after the other for so long.
+fn load(world: &World, all: &[SocketAddr], time: Duration) -> Load {
     inside(&world.client, || {
         let (began, mut latencies) = (Instant::now(), Vec::new());
-        let mut service = 0;
+        let mut next = 0;
         while began.elapsed() < time {
-            service = (service + 7919) % size.services; // a prime: neighbours are not asked in a row
+            next = (next + 7919) % all.len(); // a prime: neighbours are not asked in a row
             let asked = Instant::now();
             // A port that is used again while the far end still remembers it may cost a second: it counts as long as it took.
-            while ask(service).is_none() {
-                assert!(asked.elapsed() < PATIENCE, "Service {service} doesn't answer");
+            while ask(all[next]).is_none() {
+                assert!(asked.elapsed() < PATIENCE, "{} doesn't answer", all[next]);
             }
             latencies.push(asked.elapsed());
         }
         let rate = latencies.len() as f64 / began.elapsed().as_secs_f64();
         latencies.sort_unstable();
-        (rate, latencies)
+        Load { rate, latencies }
     })
 }
 
@@ -232,6 +258,10 @@ type Figure = fn(&Row) -> f64;
 /// Of times in order of length, in seconds.
 fn percentile(all: &[Duration], percent: usize) -> f64 {
     all[(all.len() - 1) * percent / 100].as_secs_f64()
+}
+
+fn size(services: usize, endpoints: usize) -> Size {
+    Size { services, endpoints, node_ports: NODE_PORTS.min(services) }
 }
 
 fn main() {
@@ -244,10 +274,9 @@ fn main() {
         |name: &str| arguments.iter().find_map(|a| a.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
     let (changes, seconds) = (named("CHANGES").unwrap_or(20), named("SECONDS").unwrap_or(5));
     let numbers: Vec<usize> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
-    let mut sizes: Vec<Size> =
-        numbers.chunks_exact(2).map(|pair| Size { services: pair[0], endpoints: pair[1] }).collect();
+    let mut sizes: Vec<Size> = numbers.chunks_exact(2).map(|pair| size(pair[0], pair[1])).collect();
     if sizes.is_empty() {
-        sizes = vec![Size { services: 10_000, endpoints: 10 }, Size { services: 44_125, endpoints: 1 }];
+        sizes = vec![size(10_000, 10), size(44_125, 1)];
     }
     if std::env::var_os("PORTOLAN_KUBE_PROXY").is_none() {
         println!("PORTOLAN_KUBE_PROXY must name kube-proxy (.ci/peers DIR builds it)");
@@ -257,13 +286,13 @@ fn main() {
         let theirs = measure(Whose::KubeProxy, size, changes, seconds as u64);
         let ours = measure(Whose::Portolan, size, changes, seconds as u64);
         println!(
-            "\n{:<52} {:>12} {:>12} {:>9}",
+            "\n{:<54} {:>12} {:>12} {:>9}",
             format!("{} Services of {} endpoints", size.services, size.endpoints),
             "portolan",
             "kube-proxy",
             "better"
         );
-        let rows: [(&str, Figure, bool); 9] = [
+        let rows: [(&str, Figure, bool); 12] = [
             ("start until a client reaches all, s", |r| r.start.as_secs_f64(), false),
             ("start: CPU, s", |r| r.start_cpu, false),
             ("memory, MB", |r| r.memory as f64 / 1e6, false),
@@ -274,14 +303,25 @@ fn main() {
                 false,
             ),
             ("one change: CPU, ms", |r| r.change_cpu * 1e3, false),
-            ("new connections by one client, per second", |r| r.connections, true),
-            ("a new connection: p50, ms", |r| percentile(&r.latencies, 50) * 1e3, false),
-            ("a new connection: p99, ms", |r| percentile(&r.latencies, 99) * 1e3, false),
+            ("ClusterIP: new connections by one client, per second", |r| r.cluster_ips.rate, true),
+            (
+                "ClusterIP: a new connection: p50, ms",
+                |r| percentile(&r.cluster_ips.latencies, 50) * 1e3,
+                false,
+            ),
+            (
+                "ClusterIP: a new connection: p99, ms",
+                |r| percentile(&r.cluster_ips.latencies, 99) * 1e3,
+                false,
+            ),
+            ("NodePort: new connections by one client, per second", |r| r.node_ports.rate, true),
+            ("NodePort: a new connection: p50, ms", |r| percentile(&r.node_ports.latencies, 50) * 1e3, false),
+            ("NodePort: a new connection: p99, ms", |r| percentile(&r.node_ports.latencies, 99) * 1e3, false),
         ];
         for (what, figure, more) in rows {
             let (ours, theirs) = (figure(&ours), figure(&theirs));
             let ratio = if more { ours / theirs } else { theirs / ours };
-            println!("{what:<52} {ours:>12.2} {theirs:>12.2} {ratio:>8.1}x");
+            println!("{what:<54} {ours:>12.2} {theirs:>12.2} {ratio:>8.1}x");
         }
     }
 }

@@ -76,6 +76,19 @@ impl Process {
         self.child = spawn(&self.program, &self.arguments, &self.log);
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it can be asked").is_some()
+    }
+
+    /// Stops it as `kill -STOP` does, or lets it go on.
+    pub fn pause(&self, pause: bool) {
+        let signal = if pause { "-STOP" } else { "-CONT" };
+        let id = self.child.id().to_string();
+        let done = Command::new("kill").args([signal, &id]).status().expect("kill runs");
+        assert!(done.success(), "kill {signal} {id}");
+    }
+
     /// What it has used since it was started.
     pub fn usage(&self) -> Usage {
         let read =
@@ -178,19 +191,11 @@ impl KubeProxy {
         let mut process = Process::start(program, arguments, dir.join("kube-proxy.log"));
         let began = Instant::now();
         while !(is_synced() && ready()) {
-            let ended = process.child.try_wait().expect("it can be asked").is_some();
+            let ended = process.has_ended();
             assert!(!ended && began.elapsed() < PATIENCE, "{}", process.silent());
             std::thread::sleep(Duration::from_millis(20));
         }
         KubeProxy { process }
-    }
-
-    /// Stops it as `kill -STOP` does, or lets it go on.
-    pub fn pause(&self, pause: bool) {
-        let signal = if pause { "-STOP" } else { "-CONT" };
-        let id = self.process.child.id().to_string();
-        let done = Command::new("kill").args([signal, &id]).status().expect("kill runs");
-        assert!(done.success(), "kill {signal} {id}");
     }
 }
 
