@@ -141,6 +141,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         // Who joins is nobody's node yet: all that this token is good for is to ask for a node's certificate.
         (node.clone(), Identity::new("system:bootstrap:portolan", &["system:bootstrappers:portolan"])),
     ];
+    config.accounts_of_pods = true;
     config.audit_log = args.audit_log.as_ref().map(portolan_server::AuditLog::at);
     config.client_authority = Some(authority.certificate_der().clone());
     config.authority_pem = Some(authority.certificate_pem().to_owned());
