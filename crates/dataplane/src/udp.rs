@@ -21,7 +21,7 @@ const ONE_BY_ONE: usize = 8;
 /// What becomes of the stale flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forget {
-    /// Those to a backend that leaves are given [`LAST_SECOND`] to live, and end unless another packet comes. A flow that is deleted
+    /// Those to a backend that leaves are given a second to live, and end unless another packet comes. A flow that is deleted
     /// between a question and its answer loses the answer, and so does one that was idle when it was listed and has a question when
     /// it is deleted. The others go at once.
     Unused,
