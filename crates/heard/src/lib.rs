@@ -1,4 +1,4 @@
-//! Objects, read only as far as a node needs them: what nobody here looks at is passed over, and can't break a watch.
+//! What nobody reads can't break a watch: objects are read as far as a node needs them, and never written back.
 //!
 //! Two reasons. The API takes what the generated types refuse: a condition whose `lastTransitionTime` nobody set is written as null
 //! (Kubernetes' own end-to-end tests write one), and with the whole type one such Service broke the list and the watch of all. And
@@ -6,7 +6,6 @@
 //! node. It is never allocated.
 //!
 //! Absent on purpose: types of our own. A [`Heard`] holds the generated type, so that whoever reads it reads Kubernetes' names.
-//! What was heard is never written back.
 
 use std::collections::BTreeMap;
 
