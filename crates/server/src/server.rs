@@ -51,7 +51,7 @@ pub struct Server {
 
 /// How long the caches may take at the start to replay what the store remembers, before requests are taken all the same.
 const REPLAY: Duration = Duration::from_secs(30);
-/// So many revisions of the past are replayed at most: a fifth of a second's work, and some times what a cache keeps of one kind.
+/// So many revisions of the past are replayed at most: four times what a cache keeps of one kind.
 const REPLAYED: u64 = 32_768;
 
 impl Server {
